@@ -1,0 +1,1 @@
+"""What every command shares: messages, the one report format, publishing, JSONL, configs."""
