@@ -1,9 +1,9 @@
 """Publishing: write beside, fsync, verify, rename. Nothing half-written has its final name.
 
-    with publish.file("data/processed/train_sft.jsonl") as f:   # text; mode="wb" for bytes
-        f.write(...)
-    with publish.folder("adapters/mapper-lora/v1.0.0") as stage:
-        (stage / "card.json").write_text(...)
+with publish.file("data/processed/train_sft.jsonl") as f:   # text; mode="wb" for bytes
+    f.write(...)
+with publish.folder("adapters/mapper-lora/v1.0.0") as stage:
+    (stage / "card.json").write_text(...)
 """
 
 from __future__ import annotations

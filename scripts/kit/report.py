@@ -1,7 +1,7 @@
 """The one report format: checks are values, one table prints them, the worst decides the exit code.
 
-    checks = [Check("disk /", "warn", "24 GB free", "free 6 GB: du -sh ~/.cache/huggingface")]
-    sys.exit(report(checks, as_json=args.json))
+checks = [Check("disk /", "warn", "24 GB free", "free 6 GB: du -sh ~/.cache/huggingface")]
+sys.exit(report(checks, as_json=args.json))
 """
 
 from __future__ import annotations

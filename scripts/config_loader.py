@@ -1,0 +1,332 @@
+#!/usr/bin/env python3
+"""Print the effective configuration, or every error in it at once.
+
+    python scripts/config_loader.py                                  configs/training_config.yaml
+    python scripts/config_loader.py --config configs/eval.yaml --json
+    python scripts/config_loader.py --set training.learning_rate=1e-4 --set lora.r=8
+    TANDEM_TRAINING__MAX_STEPS=10 python scripts/config_loader.py
+
+Precedence: the file < its `environments.<local|remote>` section < TANDEM_SECTION__KEY variables
+< --set. Unknown keys, duplicate keys and wrong types are errors with file, line and nearest key.
+
+Exit codes: 0 good, 2 the configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import paths
+from kit import console
+
+# file stem -> (module under kit.schemas, class): the kinds of configuration that there are
+KINDS = {
+    "training_config": ("training", "TrainingConfig"),
+    "data_config": ("data", "DataConfig"),
+    "eval": ("evaluation", "EvalConfig"),
+    "rlhf": ("rlhf", "RlhfConfig"),
+    "models": ("models", "ModelsConfig"),
+}
+Key = tuple[str | int, ...]
+
+
+class ConfigError(console.Misuse):
+    """All that is wrong with one configuration; `errors` has one line for each."""
+
+    def __init__(self, errors: Sequence[str]):
+        self.errors = list(errors)
+        many = f"{len(self.errors)} errors\n" if len(self.errors) > 1 else ""
+        super().__init__(many + "\n".join(self.errors))
+
+
+def schema_of(kind: str):
+    """The pydantic class for a kind, 'training_config' say."""
+    module, name = KINDS[kind]
+    return getattr(importlib.import_module(f"kit.schemas.{module}"), name)
+
+
+def kind_of(path: Path) -> str:
+    """The kind a file's name says: configs/fsdp/training_config.yaml, my_training_config.yaml."""
+    for kind in KINDS:
+        if path.stem == kind or path.stem.endswith(f"_{kind}") or path.stem.startswith(f"{kind}_"):
+            return kind
+    return "training_config"
+
+
+def load(config: str | os.PathLike = "training_config.yaml", overrides: Sequence[str] = (), *,
+         kind: str | None = None):  # fmt: skip
+    """The validated configuration as a pydantic object.
+
+    `config`: a path, or a name in configs/. `overrides`: 'a.b=c' texts. Raises ConfigError.
+    """
+    path = _find(config)
+    schema = schema_of(kind or kind_of(path))
+    errors: list[str] = []
+    values, origins = _read_yaml(path, errors)
+    _apply_environment_section(values, origins, path, errors)
+    _apply_variables(values, origins, schema)
+    _apply_overrides(values, origins, overrides, errors)
+    result = _validate(schema, values, origins, errors, path)
+    if errors:
+        raise ConfigError(errors)
+    return result
+
+
+def _find(config: str | os.PathLike) -> Path:
+    path = Path(config)
+    for candidate in (path, paths.ROOT / "configs" / path, paths.ROOT / path):
+        if candidate.is_file():
+            return candidate
+    there = sorted(p.name for p in (paths.ROOT / "configs").glob("*.yaml"))
+    near = difflib.get_close_matches(path.name, there, 1, 0)
+    raise console.Misuse(f"{path}: no such configuration", f"did you mean configs/{near[0]}?")
+
+
+# --- reading YAML with positions --------------------------------------------------------------
+
+
+def _loader():
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """SafeLoader that reads 2e-4 as a number, as YAML 1.2 and everybody does."""
+
+    Loader.yaml_implicit_resolvers = {
+        first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:float"]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    number = (
+        r"^[-+]?(\d[\d_]*\.?\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\.(inf|Inf|INF)|\.(nan|NaN))$"
+    )
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(number), list("-+0123456789.")
+    )
+    return yaml, Loader
+
+
+def scalar(text: str) -> Any:
+    """The value that `text` has in YAML: '2e-4' 0.0002, 'false' False, '[a, b]' a list."""
+    yaml, loader = _loader()
+    return yaml.load(text, Loader=loader)  # noqa: S506  (a SafeLoader)
+
+
+def _read_yaml(path: Path, errors: list[str]) -> tuple[dict[str, Any], dict[Key, str]]:
+    """The file's values, and where each key stands ('file:line')."""
+    yaml, loader = _loader()
+    origins: dict[Key, str] = {}
+    shown = paths.show(path)
+    try:
+        reader = loader(path.read_text(encoding="utf-8-sig"))
+        root = reader.get_single_node()
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{shown}: not UTF-8 ({error.reason}); save it as UTF-8"]) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or str(error)
+        raise ConfigError([f"{shown}{line}: not YAML: {what}; mend that line"]) from None
+    if root is None:
+        return {}, origins
+
+    def build(node, key: Key) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            result: dict[str, Any] = {}
+            for name_node, value_node in node.value:
+                name = str(reader.construct_object(name_node, deep=True))
+                where = f"{shown}:{name_node.start_mark.line + 1}"
+                if name in result:
+                    first = origins[(*key, name)].rpartition(":")[2]
+                    errors.append(
+                        f"{where}: {_dotted((*key, name))} stands twice (first in line {first}); "
+                        f"delete one of them"
+                    )
+                    continue
+                origins[(*key, name)] = where
+                result[name] = build(value_node, (*key, name))
+            return result
+        if isinstance(node, yaml.SequenceNode):
+            for i, item in enumerate(node.value):
+                origins[(*key, i)] = f"{shown}:{item.start_mark.line + 1}"
+            return [build(item, (*key, i)) for i, item in enumerate(node.value)]
+        return reader.construct_object(node, deep=True)
+
+    values = build(root, ())
+    if not isinstance(values, dict):
+        raise ConfigError([f"{shown}:1: sections expected at the top, such as `training:`"])
+    return values, origins
+
+
+# --- the layers above the file ----------------------------------------------------------------
+
+
+def _merge(values: dict, origins: dict[Key, str], layer: dict, where, key: Key = ()) -> None:
+    """Lay `layer` over `values`; `where(key)` says where a value of the layer comes from."""
+    for name, value in layer.items():
+        here = (*key, name)
+        origins[here] = where(here)
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            _merge(values[name], origins, value, where, here)
+        else:
+            for old in [k for k in origins if k[: len(here)] == here and k != here]:
+                del origins[old]
+            values[name] = value
+
+
+def _apply_environment_section(values, origins, path: Path, errors: list[str]) -> None:
+    sections = values.pop("environments", None) or {}
+    if not isinstance(sections, dict):
+        errors.append(f"{origins[('environments',)]}: environments holds `local:` and `remote:`")
+        return
+    for name in set(sections) - {"local", "remote"}:
+        near = difflib.get_close_matches(name, ("local", "remote"), 1, 0)[0]
+        where = origins[("environments", name)]
+        errors.append(f"{where}: environments.{name}: unknown key; did you mean {near}?")
+    chosen = paths.environment()
+    inside = ("environments", chosen)
+    if isinstance(sections.get(chosen), dict):
+        file_origins = dict(origins)
+        _merge(
+            values, origins, sections[chosen], lambda k: file_origins.get((*inside, *k), str(path))
+        )
+
+
+def _apply_variables(values, origins, schema) -> None:
+    for variable, text in sorted(os.environ.items()):
+        if not variable.startswith("TANDEM_") or "__" not in variable:
+            continue
+        key = tuple(variable[len("TANDEM_") :].lower().split("__"))
+        if key[0] in schema.model_fields:
+            _merge(values, origins, _nest(key, scalar(text)), lambda k, v=variable: v)
+
+
+def _apply_overrides(values, origins, overrides: Sequence[str], errors: list[str]) -> None:
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if not equals or not all(name.split(".")):
+            errors.append(f"--set {text}: not KEY=VALUE; write --set training.max_steps=10")
+            continue
+        try:
+            parsed = scalar(value)
+        except Exception:
+            errors.append(f"--set {text}: the value is not YAML; quote it")
+            continue
+        key = tuple(name.split("."))
+        _merge(values, origins, _nest(key, parsed), lambda k, t=text: f"--set {t}")
+
+
+def _nest(key: Key, value: Any) -> dict:
+    for name in reversed(key):
+        value = {name: value}
+    return value
+
+
+# --- validation -------------------------------------------------------------------------------
+
+
+def _validate(schema, values, origins, errors: list[str], path: Path):
+    from pydantic import ValidationError
+
+    try:
+        return schema.model_validate(values)
+    except ValidationError as failed:
+        seen = set()
+        for error in failed.errors():
+            key, where = _locate(error["loc"], origins, path)
+            line = f"{where}: {_dotted(key)}: {_say(error, key, schema)}"
+            if (where, key) not in seen:  # one line a key, though a union has one error a branch
+                seen.add((where, key))
+                errors.append(line)
+    errors.sort(key=_by_place)
+    return None
+
+
+def _locate(loc: Key, origins: dict[Key, str], path: Path) -> tuple[Key, str]:
+    """The part of pydantic's location that stands in the file, and where that is."""
+    known = tuple(loc)
+    while known and known not in origins:
+        known = known[:-1]
+    return known or tuple(loc), origins.get(known, paths.show(path))
+
+
+def _say(error: dict[str, Any], key: Key, schema) -> str:
+    if error["type"] == "extra_forbidden":
+        fields = _fields_at(schema, key[:-1])
+        near = difflib.get_close_matches(str(key[-1]), fields, 1, 0.5)
+        known = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(fields))}"
+        return f"unknown key; {known}"
+    if error["type"] == "missing":
+        return f"{_dotted(error['loc'])} is missing; add it"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    given = error["input"]
+    shown = (
+        repr(given)
+        if isinstance(given, str | int | float | bool | None)
+        else "a " + type(given).__name__
+    )
+    text = error["msg"].replace("Input should be ", "")
+    return f"{shown} is not {text}" if text != error["msg"] else f"{shown}: {text}"
+
+
+def _fields_at(schema, key: Key) -> list[str]:
+    """The names that the schema knows at `key`, where every step is a section."""
+    import typing
+
+    for name in key:
+        field = getattr(schema, "model_fields", {}).get(name)
+        if field is None:
+            candidates = [schema]
+        else:
+            candidates = [field.annotation]
+        while candidates:  # through Optional, list[...] and dict[str, ...] to the section
+            schema = candidates.pop()
+            if hasattr(schema, "model_fields"):
+                break
+            candidates.extend(typing.get_args(schema))
+    return list(getattr(schema, "model_fields", {}))
+
+
+def _dotted(key: Key) -> str:
+    return ".".join(map(str, key))
+
+
+def _by_place(line: str):
+    match = re.match(r"(.*?):(\d+): ", line)
+    return (0, match[1], int(match[2])) if match else (1, line, 0)
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = console.ArgumentParser(__doc__)
+    parser.add_argument(
+        "--config", default="training_config.yaml", help="a file, or a name in configs/"
+    )
+    parser.add_argument(
+        "--kind", choices=sorted(KINDS), help="what the file holds, where its name does not say"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides",
+                        help="replace one value; may be repeated")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    args = parser.parse_args(argv)
+    values = load(args.config, args.overrides, kind=args.kind).model_dump()
+    if args.json:
+        print(json.dumps(values, ensure_ascii=False))
+    else:
+        import yaml
+
+        yaml.safe_dump(values, sys.stdout, sort_keys=False, allow_unicode=True)
+    return console.GOOD
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,128 @@
+"""configs/training_config.yaml. Key names are those of TRL, PEFT, transformers and bitsandbytes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from kit.schemas import Section
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Dtype = Literal["bfloat16", "float16", "float32"]
+
+LLAMA_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class Model(Section):
+    model_name_or_path: str = "models/Llama-3.1-8B-Instruct"
+    model_revision: str | None = None
+    dtype: Dtype = "bfloat16"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    chat_template: str | None = None
+
+
+class Lora(Section):
+    r: Positive = 16
+    lora_alpha: Positive = 32
+    lora_dropout: Share = 0.05
+    target_modules: list[str] | Literal["all-linear"] = LLAMA_MODULES
+    modules_to_save: list[str] | None = None
+    bias: Literal["none", "all", "lora_only"] = "none"
+    use_rslora: bool = False
+    use_dora: bool = False
+
+
+class Quantization(Section):
+    load_in_4bit: bool = True
+    load_in_8bit: bool = False
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    bnb_4bit_use_double_quant: bool = True
+    bnb_4bit_compute_dtype: Dtype = "bfloat16"
+    bnb_4bit_quant_storage: Dtype | Literal["uint8"] = "uint8"
+
+    @model_validator(mode="after")
+    def _one_width(self):
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError(
+                "load_in_4bit and load_in_8bit are both true; set one of them to false"
+            )
+        return self
+
+
+class Training(Section):
+    num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
+    max_steps: Annotated[int, Field(ge=-1)] = -1
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
+    per_device_train_batch_size: Positive = 4
+    per_device_eval_batch_size: Positive = 4
+    gradient_accumulation_steps: Positive = 4
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup_steps: Annotated[float, Field(ge=0)] = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    optim: str = "paged_adamw_8bit"
+    bf16: bool = True
+    fp16: bool = False
+    tf32: bool | None = None
+    gradient_checkpointing: bool = True
+    max_length: Annotated[int, Field(ge=8)] = 2048
+    packing: bool = False
+    completion_only_loss: bool | None = None
+    assistant_only_loss: bool = True
+    neftune_noise_alpha: float | None = None
+    logging_steps: Positive = 10
+    eval_strategy: Literal["no", "steps", "epoch"] = "steps"
+    eval_steps: Positive = 100
+    save_strategy: Literal["steps", "epoch"] = "steps"
+    save_steps: Positive = 100
+    save_total_limit: Positive = 3
+    load_best_model_at_end: bool = True
+    early_stopping_patience: Positive | None = 3
+    dataloader_num_workers: Annotated[int, Field(ge=0)] = 2
+    seed: int = 42
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
+    fsdp: str | None = None
+    fsdp_config: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.bf16 and self.fp16:
+            raise ValueError(
+                "bf16 and fp16 are both true; fp16 is for GPUs without bf16 (T4, V100)"
+            )
+        steps = self.eval_strategy == self.save_strategy == "steps"
+        if self.load_best_model_at_end:
+            if self.eval_strategy != self.save_strategy:
+                raise ValueError(
+                    "load_best_model_at_end needs eval_strategy equal to save_strategy"
+                )
+            if steps and self.save_steps % self.eval_steps:
+                raise ValueError(
+                    f"load_best_model_at_end needs save_steps ({self.save_steps}) to be "
+                    f"a multiple of eval_steps ({self.eval_steps})"
+                )
+        elif self.early_stopping_patience:
+            raise ValueError("early_stopping_patience needs load_best_model_at_end: true")
+        return self
+
+
+class Data(Section):
+    train_file: str = "data/processed/train_sft.jsonl"
+    val_file: str | None = "data/processed/val_sft.jsonl"
+    max_samples: Positive | None = None
+
+
+class Safety(Section):
+    dry_run: bool = True
+    min_free_disk_gb: Annotated[float, Field(ge=0)] = 10.0
+
+
+class TrainingConfig(Section):
+    model: Model = Model()
+    lora: Lora = Lora()
+    quantization: Quantization = Quantization()
+    training: Training = Training()
+    data: Data = Data()
+    safety: Safety = Safety()
