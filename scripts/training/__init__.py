@@ -1,0 +1,1 @@
+"""The training room: loading models, encoding rows, planning, the run folder."""

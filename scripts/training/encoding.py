@@ -1,0 +1,163 @@
+"""Rows to token ids with a loss mask, by the model's own chat template.
+
+The mask does not need {% generation %} in the template: an assistant turn's text is what the
+template adds when the turn is appended to the conversation before it. That holds for every
+template that only appends; one that rewrites earlier turns is refused with the row's number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from kit import console, jsonl
+
+IGNORED = -100  # the label of a token without loss, as in torch's cross entropy
+
+
+@dataclasses.dataclass
+class Encoded:
+    """One file's rows, ready for the trainer, and what was counted on the way."""
+
+    rows: list[dict[str, list[int]]]  # {"input_ids": [n], "labels": [n]}, n <= max_length
+    read: int = 0
+    cut: int = 0  # longer than max_length, kept to that length
+    unsupervised: int = 0  # dropped: no token with loss within max_length
+    unterminated: int = 0  # the last trained token is not an end token
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(row["input_ids"]) for row in self.rows)
+
+    @property
+    def supervised(self) -> int:
+        return sum(label != IGNORED for row in self.rows for label in row["labels"])
+
+
+def conversation(row: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+    """(messages, tools) of a row with `messages`, or with `prompt` and `completion`."""
+    if "messages" in row:
+        return row["messages"], row.get("tools")
+    prompt, completion = row["prompt"], row["completion"]
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if isinstance(completion, str):
+        completion = [{"role": "assistant", "content": completion}]
+    return prompt + completion, row.get("tools")
+
+
+def render(tokenizer, messages, tools=None, prompt: bool = False) -> str:
+    """The conversation as text; `prompt` adds the opening of the next assistant turn."""
+    return tokenizer.apply_chat_template(
+        messages, tools=tools or None, tokenize=False, add_generation_prompt=prompt
+    )
+
+
+def spans(tokenizer, messages, tools=None) -> tuple[str, list[tuple[int, int]]]:
+    """The whole text, and (start, end) of the characters of each assistant turn with its end token.
+
+    Raises ValueError where the template does not only append.
+    """
+    text = render(tokenizer, messages, tools)
+    found = []
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = render(tokenizer, messages[:i], tools, prompt=True)
+        after = text if i == len(messages) - 1 else render(tokenizer, messages[: i + 1], tools)
+        if not (text.startswith(after) and after.startswith(before)):
+            raise ValueError("the chat template rewrites earlier turns")
+        found.append((len(before), len(after)))
+    return text, found
+
+
+def encode(tokenizer, row, max_length: int, assistant_only: bool = True) -> dict[str, list[int]]:
+    """{"input_ids", "labels"} of one row, not yet cut; labels are IGNORED outside the loss."""
+    messages, tools = conversation(row)
+    text, supervised = spans(tokenizer, messages, tools)
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = coded["input_ids"]
+    if not assistant_only:
+        return {"input_ids": ids, "labels": list(ids)}
+    labels = [IGNORED] * len(ids)
+    position = 0
+    for start, end in supervised:
+        for i in range(position, len(ids)):
+            left, right = coded["offset_mapping"][i]
+            if left >= end:
+                position = i
+                break
+            if left >= start and right > left:
+                labels[i] = ids[i]
+    return {"input_ids": ids, "labels": labels}
+
+
+def _ends(tokenizer) -> set[int]:
+    """Ids that may end a turn: eos, and every special token of the template's end of turn."""
+    ids = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    return ids | {tokenizer.eos_token_id}
+
+
+def encode_file(
+    path: Path, tokenizer, max_length: int, assistant_only: bool = True, limit: int | None = None
+) -> Encoded:
+    """Encode a JSONL file of rows. Problem for a row that cannot be, with file and line."""
+    result = Encoded([])
+    ends = _ends(tokenizer)
+    for number, row in jsonl.read(path):
+        if limit is not None and result.read == limit:
+            break
+        result.read += 1
+        try:
+            coded = encode(tokenizer, row, max_length, assistant_only)
+        except KeyError as missing:
+            raise console.Problem(
+                f"{path}:{number}: the row has no {missing}",
+                "rows need `messages` with role and content; make data writes such rows",
+            ) from None
+        except Exception as error:  # a template's own refusal: order of roles, tool calls
+            raise console.Problem(
+                f"{path}:{number}: the chat template refuses the row ({str(error).strip()})",
+                "mend or delete that row; python scripts/data_prep.py checks rows",
+            ) from None
+        if len(coded["input_ids"]) > max_length:
+            result.cut += 1
+            coded = {name: ids[:max_length] for name, ids in coded.items()}
+        else:
+            trained = [label for label in coded["labels"] if label != IGNORED]
+            tail = tokenizer.decode(trained[-1:]) if trained else ""
+            if trained and trained[-1] not in ends and tail.strip():
+                result.unterminated += 1
+        if all(label == IGNORED for label in coded["labels"]):
+            result.unsupervised += 1
+        else:
+            result.rows.append(coded)
+    return result
+
+
+def check(encoded: Encoded, path: Path, max_length: int) -> None:
+    """Refuse data that would train nothing, or never learn to stop."""
+    if encoded.read == 0:
+        raise console.Problem(f"{path}: no rows", "make data writes it")
+    if not encoded.rows:
+        raise console.Problem(
+            f"{path}: 0 supervised tokens in {encoded.read} rows: training would learn nothing",
+            f"each row needs an assistant answer within max_length ({max_length} tokens)",
+        )
+    if encoded.unterminated == encoded.read - encoded.cut and encoded.unterminated:
+        raise console.Problem(
+            f"{path}: no row's answer ends with an end-of-turn token: "
+            f"the model would never learn to stop",
+            "use a chat template that writes the end token after assistant turns",
+        )
+
+
+def template_sha256(tokenizer) -> str:
+    """SHA-256 of the chat template's text: two runs with equal hashes saw the same format."""
+    import hashlib
+
+    template = tokenizer.chat_template
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,156 @@
+"""A run's folder: who it is, how far it is, what it measured. Written by one process only.
+
+    adapters/runs/<run-id>/  config.yaml  run.json  status.json  metrics.jsonl  log.txt
+                             checkpoints/  final/  report.json  report.html
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import secrets
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import paths
+from kit import console, jsonl, publish
+
+UNFINISHED = ("running", "stopped", "failed")
+
+
+def new_id() -> str:
+    """A new run id that sorts by time: 20261121-081530-3f2a."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def all_runs(root: Path | None = None) -> list[Path]:
+    """Every run folder, oldest first."""
+    root = root or paths.folder("runs")
+    return sorted(p.parent for p in root.glob("*/status.json")) if root.is_dir() else []
+
+
+def read_status(run: Path) -> dict[str, Any]:
+    """status.json of a run; Problem where there is none."""
+    try:
+        return json.loads((run / "status.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(r.name for r in all_runs(run.parent)[-3:]) or "none"
+        raise console.Problem(f"no run at {paths.show(run)}", f"the latest runs: {known}") from None
+
+
+def alive(status: dict[str, Any]) -> bool:
+    """Whether the process that wrote this status still runs on this machine."""
+    import socket
+
+    if status.get("state") != "running" or status.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(status["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return time.time() - status["heartbeat"] < 60
+
+
+def unfinished(root: Path | None = None) -> Path:
+    """The latest run that can be resumed; Problem where there is none."""
+    for run in reversed(all_runs(root)):
+        if read_status(run)["state"] in UNFINISHED:
+            return run
+    raise console.Problem("no unfinished run to resume", "start one without --resume")
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The newest complete checkpoint: trainer_state.json is what the trainer writes last."""
+    def step(folder: Path) -> int:
+        return int(folder.name.rpartition("-")[2])
+
+    for folder in sorted((run / "checkpoints").glob("checkpoint-*[0-9]"), key=step, reverse=True):
+        try:
+            state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            continue
+        if state["global_step"] == step(folder):
+            return folder
+    return None
+
+
+class RunFolder:
+    """The writer of one run's folder. `heartbeat` in status.json is renewed every few seconds."""
+
+    def __init__(self, folder: Path, beat_seconds: float = 5.0):
+        self.folder = folder
+        self.status: dict[str, Any] = {}
+        self._beat_seconds = beat_seconds
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, config: dict[str, Any], facts: dict[str, Any], **status: Any) -> None:
+        """Write config.yaml and run.json, and begin to beat."""
+        import socket
+
+        import yaml
+
+        (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        with publish.file(self.folder / "config.yaml") as f:
+            yaml.safe_dump(config, f, sort_keys=False, allow_unicode=True)
+        publish.json_file(self.folder / "run.json", facts)
+        self.status = {
+            "run_id": self.folder.name,
+            "state": "running",
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": time.time(),
+            "step": 0,
+        }
+        self.update(**status)
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._beat_seconds):
+            self.update()
+
+    def update(self, **changes: Any) -> None:
+        """Replace status.json atomically, with `changes` and a new heartbeat (unix seconds)."""
+        with self._lock:
+            self.status |= changes
+            self.status["heartbeat"] = time.time()
+            part = self.folder / ".status.json.part"
+            part.write_text(json.dumps(self.status) + "\n", encoding="utf-8")
+            os.replace(part, self.folder / "status.json")
+
+    def log(self, text: str) -> None:
+        """Append one line to log.txt and show it."""
+        stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as f:
+            f.write(f"{stamp} {text}\n")
+        console.note(text)
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Append one row to metrics.jsonl."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop what metrics.jsonl has after `step`: a resumed run measures that again."""
+        file = self.folder / "metrics.jsonl"
+        if file.exists():
+            # A kill can leave half a last line, which is of a step that will come again.
+            text = file.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1].splitlines()
+            rows = [json.loads(line) for line in whole]
+            jsonl.write(file, [row for row in rows if row.get("step", 0) <= step])
+
+    def end(self, state: str, **changes: Any) -> None:
+        """The last word: completed, stopped or failed."""
+        self._ended.set()
+        if self._thread:
+            self._thread.join()
+        self.update(state=state, ended=time.time(), **changes)
