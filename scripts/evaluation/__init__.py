@@ -1,0 +1,1 @@
+"""Evaluation: scores of texts, batched generation, reports. Used by scripts/eval.py."""

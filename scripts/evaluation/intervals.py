@@ -1,0 +1,91 @@
+"""Means over rows with bootstrap intervals; two models on the same rows are resampled together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from evaluation import metrics
+
+CHUNK = 50  # resamples at once: 50 x rows integers in memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`samples` resamples of the rows, drawn with `seed`; intervals hold `confidence` of them."""
+
+    samples: int = 1000
+    confidence: float = 0.95
+    seed: int = 42
+
+
+@dataclasses.dataclass
+class Losses:
+    """Per row: the summed loss over its supervised tokens (nats), and how many these are."""
+
+    total: list[float]
+    tokens: list[int]
+
+
+def summarise(
+    columns: Sequence[tuple[metrics.Scores, Losses | None]], settings: Settings
+) -> tuple[list[dict[str, dict[str, float]]], dict[str, dict[str, float]]]:
+    """({metric: {value, low, high}} of each column, and of the difference first - second).
+
+    All columns are of the same rows. The difference is empty for a single column. Its interval is
+    paired: a resample takes the same rows of both, so it is narrower than the two look side by side.
+    """
+    import numpy as np
+
+    tables = [_table(scores, losses) for scores, losses in columns]
+    rows = len(tables[0])
+    values = [_measure(table.sum(0, keepdims=True), rows) for table in tables]
+    drawn: list[dict[str, list]] = [{name: [] for name in value} for value in values]
+    generator = np.random.default_rng(settings.seed)
+    for start in range(0, settings.samples, CHUNK):
+        many = min(CHUNK, settings.samples - start)
+        weights = generator.multinomial(rows, np.full(rows, 1 / rows), size=many).astype(float)
+        for table, into in zip(tables, drawn, strict=True):
+            for name, value in _measure(weights @ table, rows).items():
+                into[name].extend(value)
+    summaries = [
+        {name: _interval(value[name][0], into[name], settings) for name in value}
+        for value, into in zip(values, drawn, strict=True)
+    ]
+    difference = {}
+    if len(columns) == 2:
+        for name in (n for n in values[0] if n in values[1]):
+            gaps = np.subtract(drawn[0][name], drawn[1][name])
+            difference[name] = _interval(values[0][name][0] - values[1][name][0], gaps, settings)
+    return summaries, difference
+
+
+def _table(scores: metrics.Scores, losses: Losses | None):
+    """[rows, 13 or 15] floats whose weighted column sums are all that every measure needs."""
+    import numpy as np
+
+    columns = [scores.exact_match, scores.f1, scores.rouge_l, *zip(*scores.bleu, strict=True)]
+    if losses:
+        columns += [losses.total, losses.tokens]
+    return np.array(columns, dtype=float).T
+
+
+def _measure(sums, rows: int) -> dict[str, list[float]]:
+    """{metric: one value for each line of `sums` [resamples, 13 or 15]}."""
+    result = {
+        "exact_match": list(sums[:, 0] / rows),
+        "f1": list(sums[:, 1] / rows),
+        "rouge_l": list(sums[:, 2] / rows),
+        "bleu": [metrics.bleu(line.round()) for line in sums[:, 3:13]],
+    }
+    if sums.shape[1] > 13:
+        result["loss"] = list(sums[:, 13] / sums[:, 14])
+    return result
+
+
+def _interval(value: float, drawn, settings: Settings) -> dict[str, float]:
+    import numpy as np
+
+    tail = (1 - settings.confidence) / 2 * 100
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return {"value": float(value), "low": float(low), "high": float(high)}
