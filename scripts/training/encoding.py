@@ -117,6 +117,8 @@ def encode_file(
                 f"{path}:{number}: the row has no {missing}",
                 "rows need `messages` with role and content; make data writes such rows",
             ) from None
+        except ImportError:
+            raise
         except Exception as error:  # a template's own refusal: order of roles, tool calls
             raise console.Problem(
                 f"{path}:{number}: the chat template refuses the row ({str(error).strip()})",

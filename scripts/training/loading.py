@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,21 @@ def _unused_token(tokenizer) -> str:
 def first_line(error: Exception) -> str:
     """The first line of an error's text, for messages of one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def quiet() -> None:
+    """Leave out the libraries' progress bars and the warnings that are known to mean nothing."""
+    import warnings
+
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+    warnings.filterwarnings("ignore", message=".*use_reentrant")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a CPU without AMX says so at length
 
 
 def device() -> str:

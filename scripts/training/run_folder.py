@@ -1,7 +1,7 @@
 """A run's folder: who it is, how far it is, what it measured. Written by one process only.
 
-    adapters/runs/<run-id>/  config.yaml  run.json  status.json  metrics.jsonl  log.txt
-                             checkpoints/  final/  report.json  report.html
+adapters/runs/<run-id>/  config.yaml  run.json  status.json  metrics.jsonl  log.txt
+                         checkpoints/  final/  report.json  report.html
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def unfinished(root: Path | None = None) -> Path:
 
 def last_checkpoint(run: Path) -> Path | None:
     """The newest complete checkpoint: trainer_state.json is what the trainer writes last."""
+
     def step(folder: Path) -> int:
         return int(folder.name.rpartition("-")[2])
 

@@ -1,0 +1,264 @@
+"""The training itself: base, adapter, TRL's SFTTrainer, and what a run writes while it works."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import paths
+from kit import console, publish
+from training import encoding, loading, memory, plan
+from training.run_folder import RunFolder
+
+# sections of training_config.yaml whose keys are SFTConfig's, less those that the kit handles
+_OURS = ("early_stopping_patience", "assistant_only_loss", "completion_only_loss")
+
+
+def sft_config(settings, run: Path, steps: int) -> Any:
+    """The SFTConfig for a run. Rows come encoded, so TRL masks and cuts nothing itself."""
+    import torch
+    from trl import SFTConfig
+
+    values = {k: v for k, v in settings.training.model_dump().items() if k not in _OURS}
+    values = {k: v for k, v in values.items() if v is not None}
+    on_cpu = loading.device() == "cpu"
+    if not settings.data.val_file:
+        values |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    if on_cpu:
+        values |= {"bf16": False, "fp16": False, "use_cpu": True, "dataloader_num_workers": 0}
+    if not torch.cuda.is_available():
+        values["dataloader_pin_memory"] = False
+    if values["warmup_steps"] < 1:
+        values["warmup_steps"] = math.ceil(values["warmup_steps"] * steps)
+    values["report_to"] = [] if values["report_to"] == "none" else [values["report_to"]]
+    return SFTConfig(
+        output_dir=str(run / "checkpoints"),
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        completion_only_loss=False,
+        assistant_only_loss=False,
+        **values,
+    )
+
+
+def lora_config(settings, model_type: str) -> Any:
+    """The PEFT LoraConfig of the `lora` section."""
+    from peft import LoraConfig
+
+    loading.check_target_modules(model_type, settings.lora.target_modules)
+    return LoraConfig(task_type="CAUSAL_LM", **settings.lora.model_dump())
+
+
+def datasets(settings, tokenizer) -> dict[str, Any]:
+    """{'train', 'validation'}: the encoded files as datasets.Dataset; 'facts': what was counted."""
+    from datasets import Dataset
+
+    coded = plan.encode_all(settings, tokenizer)
+    made: dict[str, Any] = {name: Dataset.from_list(e.rows) for name, e in coded.items()}
+    made["facts"] = {
+        name: {"rows": len(e.rows), "tokens": e.tokens, "supervised_tokens": e.supervised}
+        for name, e in coded.items()
+    }
+    return made
+
+
+def run_facts(settings, tokenizer, counted: dict[str, Any], world_size: int) -> dict[str, Any]:
+    """run.json: what this run stands on, by hashes."""
+    base = loading.model_path(settings.model.model_name_or_path)
+    manifest = plan.data_file(settings.data.train_file).parent / "manifest.json"
+    lock = paths.ROOT / "requirements-remote.txt"
+    return {
+        "base_model": settings.model.model_name_or_path,
+        "base_revision": settings.model.model_revision,
+        "base_identity": loading.base_identity(base) if os.path.isdir(base) else {},
+        "train_sha256": publish.sha256(plan.data_file(settings.data.train_file)),
+        "data_manifest_sha256": publish.sha256(manifest) if manifest.is_file() else None,
+        "environment_lock_sha256": publish.sha256(lock) if lock.is_file() else None,
+        "chat_template_sha256": encoding.template_sha256(tokenizer),
+        "seed": settings.training.seed,
+        "world_size": world_size,
+        "device": loading.device(),
+        "data": counted,
+    }
+
+
+def train(settings, run: Path | None, checkpoint: Path | None) -> tuple[int, Path]:
+    """Train; returns (exit code, run folder). Every rank calls it; rank 0 names the run and writes.
+
+    Raises Problem with what to lower when memory runs out.
+    """
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+    from transformers import set_seed
+
+    loading.quiet()
+    state = PartialState(cpu=loading.device() == "cpu")
+    named = [run, checkpoint]
+    broadcast_object_list(named)
+    run, checkpoint = named
+    set_seed(settings.training.seed)  # before model and adapter are built: resume is bit-identical
+    tokenizer = loading.load_tokenizer(settings.model)
+    data = datasets(settings, tokenizer)
+    model = loading.load_base(settings.model, settings.quantization)
+    writer = None
+    if state.is_main_process:
+        writer = RunFolder(run)
+        facts = run_facts(settings, tokenizer, data["facts"], state.num_processes)
+        writer.start(settings.model_dump(), facts, resumed_from=checkpoint and checkpoint.name)
+        tidy_checkpoints(run, checkpoint)
+        writer.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+        writer.log(
+            f"{plan.method(settings)} on {facts['device']}, {state.num_processes} process(es)"
+        )
+    try:
+        trainer = build_trainer(settings, run, model, tokenizer, data, writer, state.num_processes)
+        stop = stop_on_signals(trainer)
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if stop["signal"]:
+            return _stopped(writer, trainer, stop["signal"]), run
+        save_final(trainer, tokenizer, run)
+        if writer:
+            writer.log(
+                f"completed: {trainer.state.global_step} steps, loss {result.training_loss:.4f}"
+            )
+            writer.end("completed", step=trainer.state.global_step, final="final")
+    except torch.OutOfMemoryError:
+        problem = out_of_memory(settings)
+        _failed(writer, problem)
+        raise problem from None
+    except Exception as error:
+        _failed(writer, error)
+        raise
+    return console.GOOD, run
+
+
+def build_trainer(settings, run, model, tokenizer, data, writer, world_size: int) -> Any:
+    """TRL's SFTTrainer with the kit's callbacks."""
+    from transformers import EarlyStoppingCallback
+    from trl import SFTTrainer
+
+    steps, _ = plan.steps(len(data["train"]), settings.training, world_size)
+    callbacks = [recorder(writer)] if writer else []
+    if settings.training.early_stopping_patience and data.get("validation"):
+        callbacks.append(EarlyStoppingCallback(settings.training.early_stopping_patience))
+    trainer = SFTTrainer(
+        model,
+        args=sft_config(settings, run, steps),
+        train_dataset=data["train"],
+        eval_dataset=data.get("validation"),
+        processing_class=tokenizer,
+        peft_config=lora_config(settings, model.config.model_type),
+        callbacks=callbacks,
+    )
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def recorder(writer: RunFolder) -> Any:
+    """A callback that writes status.json, metrics.jsonl and log.txt, and says the progress."""
+    from transformers import TrainerCallback
+
+    class Recorder(TrainerCallback):
+        def on_train_begin(self, args, state, control, **_):
+            self.began, self.first = time.time(), state.global_step
+            writer.update(step=state.global_step, max_steps=state.max_steps)
+
+        def on_log(self, args, state, control, logs=None, **_):
+            logs = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
+            writer.metrics({"step": state.global_step, "time": time.time()} | logs)
+            done = state.global_step - self.first
+            rate = (time.time() - self.began) / done if done else None
+            left = rate and rate * (state.max_steps - state.global_step)
+            shown = {k: logs[k] for k in ("loss", "eval_loss", "learning_rate") if k in logs}
+            writer.update(step=state.global_step, epoch=state.epoch, eta_seconds=left, **shown)
+            if shown:
+                words = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
+                writer.log(f"step {state.global_step}/{state.max_steps}  {words}")
+
+        def on_save(self, args, state, control, **_):
+            writer.update(checkpoint=f"checkpoint-{state.global_step}")
+
+    return Recorder()
+
+
+def stop_on_signals(trainer) -> dict[str, int]:
+    """INT and TERM end the run after the current step, with a checkpoint. Returns {'signal': n}."""
+    from transformers import TrainerCallback
+
+    stop = {"signal": 0}
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if stop["signal"]:
+                control.should_save = control.should_training_stop = True
+
+    def remember(signum, frame):
+        if stop["signal"]:
+            raise SystemExit(128 + signum)  # a second one does not wait
+        stop["signal"] = signum
+        console.note("stopping after this step, with a checkpoint; again to stop at once")
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, remember)
+    trainer.add_callback(Stop())
+    return stop
+
+
+def tidy_checkpoints(run: Path, checkpoint: Path | None) -> None:
+    """Remove what a kill left half-written: checkpoints newer than the one that is resumed."""
+
+    def step(folder: Path) -> int:
+        return int(folder.name.rpartition("-")[2])
+
+    for folder in (run / "checkpoints").glob("checkpoint-*[0-9]"):
+        if checkpoint is None or step(folder) > step(checkpoint):
+            shutil.rmtree(folder)
+
+
+def save_final(trainer, tokenizer, run: Path) -> None:
+    """Publish final/: the adapter as a standard PEFT folder, with tokenizer and chat template."""
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        trainer.save_model(str(run / "checkpoints" / "final"))  # every rank takes part
+    if not trainer.is_world_process_zero():
+        return
+    if (run / "final").exists():
+        shutil.rmtree(run / "final")
+    with publish.folder(run / "final") as stage:
+        if trainer.is_fsdp_enabled:
+            shutil.copytree(run / "checkpoints" / "final", stage, dirs_exist_ok=True)
+        else:
+            trainer.model.save_pretrained(stage)
+        tokenizer.save_pretrained(stage)
+        (stage / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs
+
+
+def out_of_memory(settings) -> console.Problem:
+    """The Problem for a GPU that is full: what was estimated, and what to lower, in order."""
+    config = loading.model_config(settings.model.model_name_or_path)
+    needed = console.size(memory.estimate(config, settings).total)
+    order = "; ".join(f"{i}. {text}" for i, text in enumerate(memory.remedies(settings), 1))
+    return console.Problem(
+        f"out of GPU memory (estimated need {needed})", f"lower, in this order: {order}"
+    )
+
+
+def _stopped(writer: RunFolder | None, trainer, signum: int) -> int:
+    if writer:
+        writer.log(f"stopped at step {trainer.state.global_step}; --resume goes on")
+        writer.end("stopped", step=trainer.state.global_step)
+    return 128 + signum
+
+
+def _failed(writer: RunFolder | None, error: Exception) -> None:
+    if writer:
+        writer.log(f"failed: {loading.first_line(error)}")
+        writer.end("failed", error=loading.first_line(error))

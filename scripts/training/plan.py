@@ -1,0 +1,198 @@
+"""The plan of a training run: what it would do, with which data, how long, and what is missing.
+
+Needs the tokenizer and config.json, not torch: a laptop can plan for its host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import paths
+from kit import console
+from kit.report import Check
+from training import encoding, loading, memory
+
+
+@dataclasses.dataclass
+class Plan:
+    """What a run would do; `checks` says what is missing."""
+
+    facts: dict[str, Any]
+    checks: list[Check]
+
+    @property
+    def missing(self) -> list[Check]:
+        return [c for c in self.checks if c.status == "fail"]
+
+
+def data_file(name: str | None) -> Path | None:
+    """A data file of the configuration: relative names lie in the work folder."""
+    return paths.workdir() / name if name else None
+
+
+def steps(rows: int, training, world_size: int = 1) -> tuple[int, int]:
+    """(optimizer steps a run takes, steps an epoch), as transformers' Trainer counts them."""
+    batches = math.ceil(rows / (training.per_device_train_batch_size * world_size))
+    epoch = max(1, math.ceil(batches / training.gradient_accumulation_steps))
+    total = training.max_steps if training.max_steps > 0 else epoch * training.num_train_epochs
+    return math.ceil(total), epoch
+
+
+def encode_all(settings, tokenizer) -> dict[str, encoding.Encoded]:
+    """{'train': …, 'validation': …} of the configured files, checked."""
+    training, data = settings.training, settings.data
+    assistant_only = training.assistant_only_loss and training.completion_only_loss is not False
+    result = {}
+    for name, file in (
+        ("train", data_file(data.train_file)),
+        ("validation", data_file(data.val_file)),
+    ):
+        if file is None:
+            continue
+        if not file.is_file():
+            raise console.Problem(f"{paths.show(file)}: no such data file", "make data writes it")
+        limit = data.max_samples if name == "train" else None
+        coded = encoding.encode_file(file, tokenizer, training.max_length, assistant_only, limit)
+        encoding.check(coded, file, training.max_length)
+        result[name] = coded
+    return result
+
+
+def make(settings, world_size: int | None = None) -> Plan:
+    """The Plan of a TrainingConfig. A missing model or file becomes a failed check."""
+    world_size = world_size or int(os.environ.get("WORLD_SIZE", "1"))
+    checks: list[Check] = []
+    facts: dict[str, Any] = {"method": method(settings), "model": settings.model.model_name_or_path}
+    config = _try(
+        checks, "base model", lambda: loading.model_config(settings.model.model_name_or_path)
+    )
+    if config:
+        loading.check_target_modules(config.get("model_type", ""), settings.lora.target_modules)
+        checks.append(Check("base model", "ok", f"{facts['model']} ({config['model_type']})"))
+        facts["estimate"] = estimate_facts(config, settings)
+        tokenizer = _try(checks, "tokenizer", lambda: loading.load_tokenizer(settings.model))
+        if tokenizer:
+            coded = _try(checks, "data", lambda: encode_all(settings, tokenizer))
+            if coded:
+                checks += _describe(coded, settings, facts, world_size)
+                facts["estimate"]["time"] = _times(config, settings, facts)
+    checks.append(_disk(settings))
+    return Plan(facts, checks)
+
+
+def method(settings) -> str:
+    q = settings.quantization
+    if q.load_in_4bit:
+        return f"QLoRA ({q.bnb_4bit_quant_type}, {q.bnb_4bit_compute_dtype})"
+    return "LoRA (8-bit base)" if q.load_in_8bit else f"LoRA ({settings.model.dtype})"
+
+
+def _try(checks: list[Check], name: str, action):
+    try:
+        return action()
+    except console.Misuse:
+        raise
+    except console.Problem as problem:
+        found, _, fix = str(problem).partition("; ")
+        checks.append(Check(name, "fail", found, fix or "see the message"))
+        return None
+
+
+def _describe(coded, settings, facts: dict[str, Any], world_size: int) -> list[Check]:
+    train = coded["train"]
+    total, epoch = steps(len(train.rows), settings.training, world_size)
+    t = settings.training
+    facts |= {
+        "world_size": world_size,
+        "steps": total,
+        "steps_per_epoch": epoch,
+        "global_batch_size": t.per_device_train_batch_size
+        * t.gradient_accumulation_steps
+        * world_size,
+        "data": {
+            name: {
+                "rows": len(e.rows),
+                "tokens": e.tokens,
+                "supervised_tokens": e.supervised,
+                "cut": e.cut,
+                "dropped": e.unsupervised,
+            }
+            for name, e in coded.items()
+        },
+    }
+    checks = []
+    for name, e in coded.items():
+        found = f"{len(e.rows):,} rows, {e.tokens:,} tokens, {e.supervised:,} with loss"
+        problems = {
+            f"{e.cut} cut at max_length": e.cut,
+            f"{e.unsupervised} dropped without loss": e.unsupervised,
+            f"{e.unterminated} without an end token": e.unterminated,
+        }
+        said = ", ".join(text for text, count in problems.items() if count)
+        if said:
+            fix = "raise training.max_length, or shorten those rows in data_prep"
+            checks.append(Check(f"{name} data", "warn", f"{found}; {said}", fix))
+        else:
+            checks.append(Check(f"{name} data", "ok", found))
+    return checks
+
+
+def estimate_facts(config: dict[str, Any], settings) -> dict[str, Any]:
+    """Memory by kind in bytes, and whether the total fits each known card."""
+    e = memory.estimate(config, settings)
+    return dataclasses.asdict(e) | {
+        "total": e.total,
+        "fits": {name: e.fits(size) for name, (size, _) in memory.GPUS.items()},
+    }
+
+
+def _times(config, settings, facts: dict[str, Any]) -> dict[str, float]:
+    per_row = facts["data"]["train"]["tokens"] / facts["data"]["train"]["rows"]
+    tokens = int(facts["steps"] * facts["global_batch_size"] * per_row)
+    facts["tokens"] = tokens
+    checkpointing = settings.training.gradient_checkpointing
+    return {
+        name: memory.seconds(config, tokens, tflops, checkpointing)
+        for name, (_, tflops) in memory.GPUS.items()
+    }
+
+
+def _disk(settings) -> Check:
+    folder = paths.folder("runs")
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    found = f"{console.size(free)} free at {paths.show(folder)}"
+    needed = settings.safety.min_free_disk_gb
+    if free < needed * (1 << 30):
+        fix = "free space there, or lower safety.min_free_disk_gb"
+        return Check("disk", "fail", f"{found}, {needed:g} GB wanted", fix)
+    return Check("disk", "ok", found)
+
+
+def lines(plan: Plan) -> list[str]:
+    """The plan in words, for people."""
+    f = plan.facts
+    out = [f"{f['method']} of {f['model']}"]
+    if "steps" in f:
+        out.append(
+            f"{f['steps']:,} steps of {f['global_batch_size']} rows, {f['world_size']} process(es), "
+            f"{f['steps_per_epoch']:,} an epoch, {f['tokens']:,} tokens"
+        )
+    if "estimate" in f:
+        e = f["estimate"]
+        parts = ", ".join(
+            f"{name} {console.size(e[name])}"
+            for name in ("weights", "adapter", "gradients", "optimizer", "activations", "logits")
+        )
+        out.append(f"memory, estimated: {console.size(e['total'])} ({parts})")
+        for name, fits in e["fits"].items():
+            time = e.get("time", {}).get(name)
+            about = f", about {console.duration(time)}" if time is not None else ""
+            out.append(f"  {name}: {'fits' + about if fits else 'does not fit'}")
+    return out
