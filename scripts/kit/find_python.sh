@@ -1,0 +1,97 @@
+# Sourced by kit/environment.sh: which Python an environment is made with. bash 3.2.
+# TANDEM_PYTHON is a version (3.10 to 3.13; default 3.10) or the path of an interpreter.
+# shellcheck shell=bash disable=SC2034
+
+WANTED_PYTHON=${TANDEM_PYTHON:-3.10}
+
+# python_facts PYTHON: "<base interpreter>|<version>|<machine>", or nothing if it does not run.
+# The base interpreter is asked for, so that an active virtual environment is not built upon.
+python_facts() {
+  "$1" -I -c 'import platform, sys
+base = getattr(sys, "_base_executable", None) or sys.executable
+print(base, platform.python_version(), platform.machine(), sep="|")' 2>/dev/null
+}
+
+# fits PYTHON VERSION: set PYTHON, PYTHON_VERSION and PYTHON_MACHINE if it is that version.
+# VERSION 'any' stands for 3.10 to 3.13. An x86 build on Apple silicon does not fit.
+fits() {
+  local facts version
+  facts=$(python_facts "$1") || return 1
+  version=${facts#*|} && version=${version%|*}
+  case "$2:$version" in
+    any:3.10.* | any:3.11.* | any:3.12.* | any:3.13.* | "$2:$2".*) ;;
+    *) return 1 ;;
+  esac
+  if [ "${facts##*|}" = x86_64 ] && on_apple_silicon; then
+    TRANSLATED=$1
+    return 1
+  fi
+  PYTHON=${facts%%|*} PYTHON_VERSION=$version PYTHON_MACHINE=${facts##*|}
+}
+
+on_apple_silicon() { [ "$(sysctl -n hw.optional.arm64 2>/dev/null)" = 1 ]; }
+
+# candidates VERSION: interpreters that may be that version, one a line, best first.
+candidates() {
+  local root
+  type -ap "python$1" python3 python || true
+  for root in ${PYENV_ROOT+"$PYENV_ROOT"} "$HOME/.pyenv"; do
+    printf '%s\n' "$root/versions/$1."*/bin/python
+  done
+  if [ -n "$UV" ]; then "$UV" python find --no-python-downloads "$1" 2>/dev/null || true; fi
+  for root in "$HOME/miniforge3" "$HOME/miniconda3" "$HOME/anaconda3" /opt/miniforge3 \
+    /opt/conda /opt/miniconda3 /opt/homebrew /usr/local; do
+    printf '%s\n' "$root/bin/python$1" "$root/envs/"*"/bin/python$1"
+  done
+}
+
+# search VERSION: the first candidate that fits.
+search() {
+  local candidate
+  while IFS= read -r candidate; do
+    if [ -x "$candidate" ] && fits "$candidate" "$1"; then return 0; fi
+  done < <(candidates "$1")
+  return 1
+}
+
+# download_python: let uv fetch the wanted version for this user; quick to give up.
+download_python() {
+  find_any_uv || return 1
+  note "no Python $WANTED_PYTHON here; asking uv for one (uv python install $WANTED_PYTHON)"
+  UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-20} UV_HTTP_RETRIES=${UV_HTTP_RETRIES:-0} \
+    "$UV" python install --quiet "$WANTED_PYTHON" >/dev/null 2>&1 && search "$WANTED_PYTHON"
+}
+
+# find_python: set PYTHON, PYTHON_VERSION, PYTHON_MACHINE, or end with the remedy.
+find_python() {
+  local version
+  TRANSLATED=''
+  case $WANTED_PYTHON in
+    3.10 | 3.11 | 3.12 | 3.13) ;;
+    */*)
+      fits "$WANTED_PYTHON" any || refuse_python
+      return 0
+      ;;
+    *) usage_error "TANDEM_PYTHON=$WANTED_PYTHON; set it to 3.10, 3.11, 3.12, 3.13 or the path of one" ;;
+  esac
+  search "$WANTED_PYTHON" && return 0
+  [ -z "$TRANSLATED" ] || refuse_python
+  download_python && return 0
+  for version in 3.11 3.12 3.13 3.10; do
+    if search "$version"; then
+      warn "no Python $WANTED_PYTHON found: using $PYTHON ($PYTHON_VERSION); TANDEM_PYTHON=$version" \
+        "makes that the choice, or install $WANTED_PYTHON (uv python install $WANTED_PYTHON)"
+      return 0
+    fi
+  done
+  die "no Python 3.10 to 3.13 on PATH, in pyenv, uv or conda;" \
+    "install one (brew install python@3.10, apt install python3, or uv python install 3.10)"
+}
+
+# refuse_python: say why the interpreter that was named or found is of no use.
+refuse_python() {
+  [ -z "$TRANSLATED" ] || die "$TRANSLATED is an x86_64 Python on an Apple silicon Mac, every" \
+    "package would run translated; install an arm64 one (arch -arm64 brew install python@3.10)" \
+    "and name it in TANDEM_PYTHON"
+  usage_error "TANDEM_PYTHON=$WANTED_PYTHON is not a Python 3.10 to 3.13 that runs; name another"
+}
