@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""Measure a model on a dataset: exact match, F1, ROUGE-L, BLEU and loss, with 95 % intervals.
+
+    python scripts/eval.py --model adapters/runs/ID --dataset data/processed/val_sft.jsonl
+    python scripts/eval.py --model mapper-lora@v1.0.0 --dataset FILE --max-samples 200
+    python scripts/eval.py --model models/Llama-3.1-8B-Instruct --dataset FILE
+    python scripts/eval.py --model adapters/runs/ID --dataset FILE --rag pdf_docs --top-k 3
+    python scripts/eval.py --predictions FILE        scores texts that exist; needs no model
+
+An adapter is measured beside its base: loaded once, the adapter switched on and off. Rows are
+{"messages"}, {"prompt","completion"} or {"question","answers"}. Reports: reports/eval_NAME_TIME.json
+and .html, and report.json, report.html in the run's folder. Settings: configs/eval.yaml.
+
+Exit codes: 0 good, 1 the rows or the model cannot be used, 2 called or configured wrongly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import config_loader
+import paths
+from kit import console
+
+FLAGS = {  # flag -> where eval.yaml has it
+    "max_samples": "data.max_samples",
+    "batch_size": "generation.batch_size",
+    "max_new_tokens": "generation.max_new_tokens",
+    "loss": "metrics.loss",
+    "rag": "rag.collection",
+    "top_k": "rag.top_k",
+}
+
+
+def parse(argv: list[str] | None):
+    import argparse
+
+    parser = console.ArgumentParser(__doc__)
+    parser.add_argument(
+        "--model", help="a run, an adapter or model folder, name@version, or a models.yaml name"
+    )
+    parser.add_argument("--dataset", type=Path, help="JSONL rows with the right answers")
+    parser.add_argument("--predictions", type=Path, help="JSONL rows with prediction, references")
+    parser.add_argument("--base", help="the base model's folder, where it lies elsewhere now")
+    parser.add_argument("--max-samples", type=int, metavar="N", help="rows to use, from the top")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="lower it if you run out of memory"
+    )
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
+    parser.add_argument(
+        "--loss", action=argparse.BooleanOptionalAction, help="measure the answers' loss too"
+    )
+    parser.add_argument("--rag", metavar="COLLECTION", help="put retrieved passages before prompts")
+    parser.add_argument("--top-k", type=int, metavar="N", help="passages a prompt gets")
+    parser.add_argument("--name", help="the report's name; default: the model's")
+    parser.add_argument("--run", type=Path, help="a run folder that gets the report too")
+    parser.add_argument("--out-dir", type=Path, help="where reports go; default reports/")
+    parser.add_argument("--save-predictions", type=Path, metavar="FILE",
+                        help="write the answers as rows that --predictions reads")  # fmt: skip
+    parser.add_argument("--config", default="eval.yaml", help="a file, or a name in configs/")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
+    parser.add_argument("--json", action="store_true", help="the report as one object on stdout")
+    return parser, parser.parse_args(argv)
+
+
+def check_arguments(parser, args) -> None:
+    """End with one line where arguments contradict each other or name nothing."""
+    if bool(args.predictions) == bool(args.model):
+        parser.error("give --model with --dataset, or --predictions")
+    if args.model and not args.dataset:
+        parser.error("--model needs --dataset FILE, say data/processed/val_sft.jsonl")
+    if args.predictions and (args.dataset or args.rag or args.base):
+        parser.error("--predictions is scored as it is: leave out --dataset, --rag and --base")
+    file = args.dataset or args.predictions
+    if not file.is_file():
+        raise console.Misuse(f"{file}: no such file", "make data writes data/processed/*.jsonl")
+    if args.run and not args.run.is_dir():
+        raise console.Misuse(f"{args.run}: no such run folder", "adapters/runs/ holds the runs")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser, args = parse(argv)
+    check_arguments(parser, args)
+    flags = [f"{key}={json.dumps(getattr(args, name))}"
+             for name, key in FLAGS.items() if getattr(args, name) is not None]  # fmt: skip
+    settings = config_loader.load(args.config, [*args.overrides, *flags], kind="eval")
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):  # nothing is downloaded by itself
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from evaluation import report, session
+
+    measured = session.predictions(args, settings) if args.predictions else session.model(
+        args, settings)  # fmt: skip
+    body, run = measured
+    written = report.write(body, args.out_dir or paths.folder("reports"), run)
+    if args.json:
+        print(json.dumps(body, ensure_ascii=False))
+    else:
+        print(report.table(body))
+        print("\n".join(paths.show(path) for path in written))
+    return console.GOOD
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,144 @@
+"""Answers and losses of a loaded model: batched, greedy, padded on the left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from evaluation import intervals, rows
+from kit import console
+from training import encoding
+
+
+def prompts(tokenizer, examples: Sequence[rows.Example]) -> list[list[int]]:
+    """Token ids of each prompt with the opening of the answer, by the chat template."""
+    found = []
+    for example in examples:
+        try:
+            text = encoding.render(tokenizer, example.prompt, example.tools, prompt=True)
+        except Exception as error:  # a template's own refusal: order of roles, tool calls
+            raise console.Problem(
+                f"row {example.number}: the chat template refuses it ({str(error).strip()})",
+                "mend or delete that row",
+            ) from None
+        found.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return found
+
+
+def fill_references(tokenizer, examples: Sequence[rows.Example]) -> None:
+    """Give tool-call rows their reference: the call as the template writes it, markers removed."""
+    for example in examples:
+        if not example.references:
+            before = encoding.render(tokenizer, example.prompt, example.tools, prompt=True)
+            turns = [*example.prompt, example.answer]
+            after = encoding.render(tokenizer, turns, example.tools)
+            ids = tokenizer(after[len(before) :], add_special_tokens=False)["input_ids"]
+            example.references = [tokenizer.decode(ids, skip_special_tokens=True).strip()]
+
+
+def answers(
+    model, tokenizer, encoded: list[list[int]], batch_size: int, max_new_tokens: int,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[str]:  # fmt: skip
+    """The greedy answer to each prompt, stripped, without special tokens."""
+    from transformers import GenerationConfig
+
+    ends = model.generation_config.eos_token_id
+    ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=sorted(ends - {None}) or None,
+    )
+
+    def batch(part: list[list[int]]) -> list[str]:
+        ids, mask = _pad(part, tokenizer.pad_token_id, model.device, left=True)
+        new = model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=settings, use_cache=True
+        )
+        texts = tokenizer.batch_decode(new[:, ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    return _in_batches(encoded, len, batch, batch_size, advance)
+
+
+def losses(
+    model, tokenizer, encoded: list[dict[str, list[int]]], batch_size: int,
+    advance: Callable[[int], None] = lambda n: None,
+) -> intervals.Losses:  # fmt: skip
+    """Summed loss and count of the supervised tokens of each row of {"input_ids", "labels"}."""
+
+    def batch(part: list[dict[str, list[int]]]) -> list[tuple[float, int]]:
+        import torch
+
+        ids, mask = _pad([r["input_ids"] for r in part], tokenizer.pad_token_id, model.device)
+        wanted, _ = _pad([r["labels"] for r in part], encoding.IGNORED, model.device)
+        trained = (wanted[:, 1:] != encoding.IGNORED).nonzero()[:, 1]
+        if not len(trained):
+            return [(0.0, 0)] * len(part)
+        first = int(trained.min())  # the vocabulary's logits only where a token is predicted
+        keep = torch.arange(first, ids.shape[1] - 1, device=ids.device)
+        logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=keep).logits
+        sums = []
+        for scores, target in zip(logits, wanted[:, first + 1 :], strict=True):
+            loss = torch.nn.functional.cross_entropy(
+                scores.float(), target, ignore_index=encoding.IGNORED, reduction="sum"
+            )
+            sums.append((float(loss), int((target != encoding.IGNORED).sum())))
+        return sums
+
+    found = _in_batches(encoded, lambda r: len(r["input_ids"]), batch, batch_size, advance)
+    return intervals.Losses([total for total, _ in found], [tokens for _, tokens in found])
+
+
+def encode_losses(tokenizer, examples: Sequence[rows.Example], max_length: int) -> list[dict]:
+    """Rows as training would see them: the same tokens bear the loss, the same cut."""
+    coded = (encoding.encode(tokenizer, e.conversation, max_length) for e in examples)
+    return [{name: ids[:max_length] for name, ids in row.items()} for row in coded]
+
+
+def _pad(sequences: list[list[int]], filler: int, device, left: bool = False):
+    """(values, mask), both [rows, longest], of lists of ids."""
+    import torch
+
+    longest = max(map(len, sequences))
+    values = torch.full((len(sequences), longest), filler)
+    mask = torch.zeros((len(sequences), longest), dtype=torch.long)
+    for i, sequence in enumerate(sequences):
+        where = slice(longest - len(sequence), None) if left else slice(len(sequence))
+        values[i, where] = torch.tensor(sequence)
+        mask[i, where] = 1
+    return values.to(device), mask.to(device)
+
+
+def _in_batches(items: list, length, work, size: int, advance) -> list[Any]:
+    """work() on batches of items of like length, longest first; results in the items' order.
+
+    Out of memory halves the batch and goes on; a Problem when one item alone does not fit.
+    """
+    import torch
+
+    order = sorted(range(len(items)), key=lambda i: -length(items[i]))
+    results: list[Any] = [None] * len(items)
+    done = 0
+    while done < len(order):
+        chosen = order[done : done + size]
+        try:
+            with torch.inference_mode():
+                found = work([items[i] for i in chosen])
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            if size == 1:
+                raise console.Problem(
+                    f"out of memory with one row of {length(items[chosen[0]])} tokens",
+                    "lower data.max_length or generation.max_new_tokens, or load_in_4bit: true",
+                ) from None
+            size = max(1, size // 2)
+            console.warn(f"out of memory: going on with batches of {size}")
+            continue
+        for i, result in zip(chosen, found, strict=True):
+            results[i] = result
+        done += len(chosen)
+        advance(len(chosen))
+    return results

@@ -1,0 +1,174 @@
+"""What --model names: a run, an adapter folder, name@version, a model folder, a registry entry."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import config_loader
+import paths
+from kit import console
+
+
+@dataclasses.dataclass
+class Target:
+    """A model to evaluate. `adapter` is None for a whole model; `run` is where a report goes too."""
+
+    name: str
+    model: Any  # a `model` section: model_name_or_path is the base, or the whole model
+    quantization: Any
+    adapter: Path | None = None
+    run: Path | None = None
+    identity: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the adapter's base
+
+
+def resolve(named: str, base: str | None, settings) -> Target:
+    """The Target for --model and --base. Problem or Misuse with the nearest name otherwise.
+
+    A run's or version's own configuration says how the base is loaded; else `settings` (EvalConfig).
+    """
+    folder = Path(named).expanduser()
+    if "@" in named and not folder.exists():
+        return _adapter(*_version(named), base, settings)
+    if (folder / "adapter_config.json").is_file():
+        return _adapter(_short(folder), folder, base, settings)
+    if (folder / "config.yaml").is_file() and (folder / "status.json").is_file():
+        if not (folder / "final" / "adapter_config.json").is_file():
+            raise console.Problem(
+                f"{paths.show(folder)}: the run has no final adapter yet",
+                f"finish it: lora_trainer.py --confirm-run --resume {folder.name}",
+            )
+        return _adapter(folder.resolve().name, folder / "final", base, settings)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise console.Problem(
+            f"{named}: no adapter, run or model there",
+            "an adapter has adapter_config.json, a run final/, a model config.json",
+        )
+    where = str(folder) if folder.is_dir() else _entry(named)
+    return Target(_short(Path(where)), _section(where, settings), settings.quantization)
+
+
+def _version(reference: str) -> tuple[str, Path]:
+    """(name@vX.Y.Z, its folder) of name@version, name@latest, name@^1.0."""
+    from adapters import store
+
+    version = store.resolve(paths.folder("adapters"), reference)
+    return version.reference, version.folder
+
+
+def _entry(name: str) -> str:
+    """A base model's path from configs/models.yaml; a hub name or a path stays as it is."""
+    if (paths.workdir() / name / "config.json").is_file():
+        return str(paths.workdir() / name)
+    known: list[str] = []
+    if (paths.ROOT / "configs" / "models.yaml").is_file():
+        base_models = config_loader.load("models.yaml").base_models
+        if name in base_models:
+            return base_models[name].model_name_or_path
+        known = list(base_models)
+    if "/" in name:
+        return name
+    near = difflib.get_close_matches(name, known, 1, 0)
+    raise console.Misuse(
+        f"{name}: neither a folder nor a model of configs/models.yaml",
+        f"did you mean {near[0]}?" if near else "give a folder, or name@version",
+    )
+
+
+def _adapter(name: str, folder: Path, base: str | None, settings) -> Target:
+    from adapters import base as bases
+
+    folder = folder.resolve()
+    config = _json(folder / "adapter_config.json")
+    run = next((p for p in (folder.parent, folder.parent.parent) if _is_run(p)), None)
+    began = _training_config(folder, run)
+    model = began.model if began else _section(config["base_model_name_or_path"], settings)
+    if base:
+        model = model.model_copy(update={"model_name_or_path": base, "model_revision": None})
+    found = bases.find(model.model_name_or_path, model.model_revision)
+    if found:
+        model = model.model_copy(update={"model_name_or_path": str(found)})
+    quantization = began.quantization if began else settings.quantization
+    return Target(name, model, quantization, folder, run, _identity(folder, run, config))
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "status.json").is_file() and (folder / "config.yaml").is_file()
+
+
+def _training_config(folder: Path, run: Path | None):
+    """The TrainingConfig that made the adapter: the run's config.yaml, or the version's card."""
+    from kit.schemas.training import TrainingConfig
+
+    if run:
+        values = config_loader.scalar((run / "config.yaml").read_text(encoding="utf-8"))
+    elif (folder / "card.json").is_file():
+        values = _json(folder / "card.json").get("config")
+    else:
+        values = None
+    return TrainingConfig.model_validate(values) if values else None
+
+
+def _identity(folder: Path, run: Path | None, config: dict[str, Any]) -> dict[str, Any]:
+    """{"name", hashes} of the base that the adapter was trained on, {} where it lies nowhere here."""
+    from adapters import base
+
+    if run and (run / "run.json").is_file():
+        facts = _json(run / "run.json")
+        return {"name": facts.get("base_model")} | (facts.get("base_identity") or {})
+    if (folder / "card.json").is_file():
+        return _json(folder / "card.json").get("base") or {}
+    trained_on = base.find(config["base_model_name_or_path"], config.get("revision"))
+    return {"name": str(trained_on)} | base.identity(trained_on) if trained_on else {}
+
+
+def check_base(target: Target) -> None:
+    """Difference unless the base is the one that the adapter was trained on; nothing is loaded."""
+    from adapters import base, weights
+
+    folder = base.find(target.model.model_name_or_path, target.model.model_revision)
+    if not target.adapter or not folder:
+        return  # loading says that there is no base
+    if target.identity:
+        base.check(target.identity, folder, target.name)
+    weights.check_shapes(weights.inspect(target.adapter), folder)
+
+
+def _section(where: str, settings):
+    from kit.schemas.training import Model
+
+    return Model(model_name_or_path=where, **settings.model.model_dump())
+
+
+def _short(folder: Path) -> str:
+    """A name for reports: the run of final/ and checkpoint-N, else the folder's own."""
+    folder = folder.resolve()
+    if folder.name == "final":
+        return folder.parent.name
+    if folder.parent.name == "checkpoints":
+        return f"{folder.parent.parent.name}-{folder.name}"
+    if re.fullmatch(r"v\d+\.\d+\.\d+", folder.name):
+        return f"{folder.parent.name}@{folder.name}"
+    return folder.name
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise console.Problem(f"{path}: not JSON ({error})", "restore that file") from None
+
+
+def tokenizer(target: Target):
+    """The adapter's own tokenizer where it has one (with the template it was trained with)."""
+    from training import loading
+
+    section = target.model
+    if target.adapter and (target.adapter / "tokenizer_config.json").is_file():
+        update = {"model_name_or_path": str(target.adapter), "model_revision": None}
+        section = section.model_copy(update=update | {"chat_template": None})
+    return loading.load_tokenizer(section)
