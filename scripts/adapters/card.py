@@ -1,0 +1,145 @@
+"""card.json: what a version is made of. Written once, when a run is registered.
+
+format 1; name, version, created (UTC)
+run          id, state, steps, epoch, loss, seed, device
+base         name, revision, and the hashes that adapters/base.py compares
+adapter      rank, alpha, target modules, modules_to_save, parameters
+chat_template_sha256, environment_lock_sha256, data (hashes and counts), config (effective)
+evaluation   the numbers of report.json; gate: what they were compared with, and the outcome
+files        {name: {sha256, bytes}} of every file of the version but card.json itself
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import paths
+from adapters import base, weights
+from kit import console
+
+FILE = "card.json"
+FORMAT = 1
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a run; {} where there is no such file, Problem where it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise console.Problem(f"{paths.show(path)}: not a JSON object", "copy the run again")
+    return value
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The run's effective config.yaml, without paths of this machine; {} where there is none."""
+    file = run / "config.yaml"
+    if not file.is_file():
+        return {}
+    import yaml
+
+    try:
+        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise console.Problem(f"{paths.show(file)}: not YAML", "copy the run again") from None
+    return _portable(value) if isinstance(value, dict) else {}
+
+
+def _portable(value: Any) -> Any:
+    """`value` with paths below the work folder made relative to it."""
+    if isinstance(value, dict):
+        return {str(key): _portable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_portable(inner) for inner in value]
+    if isinstance(value, str) and value.startswith("/"):
+        return base.relative(value) if Path(value).is_relative_to(paths.workdir()) else value
+    return value
+
+
+def template_sha256(folder: Path) -> str | None:
+    """SHA-256 of the chat template's text in a tokenizer's folder, None where it has none."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        text = file.read_text(encoding="utf-8")
+    else:
+        text = read_json(folder / "tokenizer_config.json").get("chat_template")
+    if text is None:
+        return None
+    text = text if isinstance(text, str) else json.dumps(text, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def build(run: Path, final: Path, evaluation: dict[str, Any] | None) -> dict[str, Any]:
+    """A run's card, but for name, version, gate and files. Difference if final/ is not sound."""
+    adapter = weights.inspect(final)
+    config = weights.read_config(final)
+    facts, status = read_json(run / "run.json"), read_json(run / "status.json")
+    template = template_sha256(final)
+    trained_with = facts.get("chat_template_sha256")
+    if trained_with and template and template != trained_with:
+        raise weights.Difference(
+            "chat_template.jinja",
+            "not the template that the run trained with (run.json)",
+            "restore final/ from the host",
+        )
+    return {
+        "format": FORMAT,
+        "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "run": {"id": status.get("run_id") or run.name}
+        | {k: status[k] for k in ("state", "step", "epoch", "loss") if k in status}
+        | {k: facts[k] for k in ("seed", "device", "world_size") if k in facts},
+        "base": base_section(facts, config, adapter),
+        "adapter": {
+            k: config.get(k)
+            for k in (
+                "r",
+                "lora_alpha",
+                "lora_dropout",
+                "target_modules",
+                "modules_to_save",
+                "bias",
+            )
+        }
+        | {k: bool(config.get(k)) for k in ("use_dora", "use_rslora")}
+        | {"max_rank": adapter.rank, "parameters": adapter.parameters},
+        "chat_template_sha256": template or trained_with,
+        "environment_lock_sha256": facts.get("environment_lock_sha256"),
+        "data": {
+            "manifest_sha256": facts.get("data_manifest_sha256"),
+            "train_sha256": facts.get("train_sha256"),
+            "counts": facts.get("data"),
+        },
+        "config": read_config(run),
+        "evaluation": evaluation,
+    }
+
+
+def base_section(facts: dict, config: dict, adapter: weights.Adapter) -> dict[str, Any]:
+    """Name, revision and identity of the base: as the run recorded it, and as it lies here."""
+    name = facts.get("base_model") or config.get("base_model_name_or_path")
+    if not name:
+        fix = "write the base model's name into base_model_name_or_path"
+        raise weights.Difference(weights.CONFIG, "names no base model", fix)
+    revision = facts.get("base_revision") or config.get("revision")
+    section = {"name": base.relative(name), "revision": revision}
+    section |= facts.get("base_identity") or {}
+    here = base.find(name, revision) or base.find(section["name"], revision)
+    if here:
+        try:
+            base.check(section, here, "this run")
+            weights.check_shapes(adapter, here)
+            section = base.identity(here) | section
+        except weights.Difference as difference:
+            if "weights_sha256" not in section:
+                raise
+            console.warn(f"{difference.file}: {difference.found}; the run's own record is kept")
+        except console.Problem as problem:
+            console.warn(f"the base model is not compared: {problem}")
+    return section

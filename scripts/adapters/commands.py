@@ -1,0 +1,163 @@
+"""The subcommands of checkpoint_manager.py: options, and what each prints.
+
+Each handler takes (manager, args) and returns (the object for --json, the lines for people).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adapters.names import BUMPS
+from kit import console
+
+Result = tuple[Any, list[str]]
+
+
+def add_all(subparsers) -> None:
+    """Add every subcommand; `args.run` is its handler."""
+
+    def add(name: str, handler, reference: bool = True):
+        parser = subparsers.add_parser(
+            name, help=handler.__doc__.splitlines()[0], description=handler.__doc__
+        )
+        if reference:
+            parser.add_argument("reference", metavar="NAME@VERSION")
+        parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        parser.set_defaults(run=handler)
+        return parser
+
+    p = add("register", register, reference=False)
+    p.add_argument("run_folder", metavar="RUN", help="a run id, a run's folder, or a PEFT folder")
+    p.add_argument("--name", required=True, help="lower-case letters, digits, '-', '_', '.'")
+    p.add_argument("--bump", choices=BUMPS, help="default: by what changed since the last version")
+    p.add_argument("--force", metavar="REASON", help="register it though the gate says it is worse")
+    p.add_argument("--report", metavar="FILE", help="an evaluation; default RUN/report.json")
+    p = add("list", list_versions, reference=False)
+    p.add_argument("name", nargs="?", metavar="NAME", help="only this adapter's versions")
+    add("show", show)
+    p = add("verify", verify)
+    p.add_argument("--base", metavar="PATH", help="compare with the base model in this folder")
+    p = add("load", load)
+    add_base_options(p)
+
+
+def add_base_options(parser) -> None:
+    """The options of every command that loads base and adapter."""
+    parser.add_argument("--base", metavar="PATH", help="where the base model lies here")
+    parser.add_argument("--any-base", action="store_true", help="only warn if it is another base")
+    parser.add_argument("--device", help="cuda, mps or cpu; default: the best here")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"))
+
+
+def details(problem: console.Problem) -> dict[str, Any]:
+    """{"file"} where the problem names one."""
+    return {"file": problem.file} if hasattr(problem, "file") else {}
+
+
+def register(manager, args) -> Result:
+    """Make a completed run the next version of NAME.
+
+    The gate compares its report.json with the best version on the same evaluation; a drop beyond
+    the bootstrap interval needs --force REASON, and the reason is kept in card.json.
+    """
+    if args.force is not None and not args.force.strip():
+        raise console.Misuse("--force needs a reason", '--force "smaller, and fast enough"')
+    version = manager.register(args.run_folder, args.name, args.bump, args.force, args.report)
+    card = version.card
+    outcome, bump = card["gate"], card["bump"]
+    against = f" against {outcome['compared_with']}" if "compared_with" in outcome else ""
+    console.note(f"gate {outcome['status']}{against}; {bump['kind']} version: {bump['why']}")
+    found = {"ok": True, "reference": version.reference, "folder": str(version.folder)}
+    return found | {"gate": outcome, "bump": bump}, [version.reference]
+
+
+def facts(version) -> dict[str, Any]:
+    """One version as `list --json` gives it."""
+    from adapters import gate
+
+    card = version.card
+    scored = gate.score((card.get("evaluation") or {}).get("metrics") or {})
+    return {
+        "reference": version.reference,
+        "created": card["created"],
+        "base": card["base"]["name"],
+        "r": card["adapter"]["r"],
+        "score": {"metric": scored[0], "value": scored[1]} if scored else None,
+        "gate": card["gate"]["status"],
+        "retired": version.retired,
+        "bytes": version.bytes,
+    }
+
+
+def list_versions(manager, args) -> Result:
+    """Every version, with its base, score and gate."""
+    if args.name:
+        manager.resolve(f"{args.name}@>=0")
+    rows = [facts(v) for n in ([args.name] if args.name else manager.names())
+            for v in manager.versions(n)]  # fmt: skip
+    lines = [
+        f"{row['reference']:<28} r {row['r']:<4} {row['base']:<36} {_score(row['score']):<14} "
+        f"{'retired' if row['retired'] else row['gate']}"
+        for row in rows
+    ]
+    return rows, lines or ["no versions yet; register a run: checkpoint_manager.py register RUN"]
+
+
+def _score(score: dict[str, Any] | None) -> str:
+    return f"{score['metric']} {score['value']:.4f}" if score else "-"
+
+
+def show(manager, args) -> Result:
+    """One version: its card in words, and how vLLM serves it."""
+    version = manager.resolve(args.reference)
+    card = version.card
+    run, base, lora, outcome = card["run"], card["base"], card["adapter"], card["gate"]
+    lines = [
+        f"{version.reference}  {'RETIRED' if version.retired else outcome['status']}",
+        f"  folder    {version.folder}",
+        f"  created   {card['created']} from run {run['id']} ({run.get('step', '?')} steps)",
+        f"  base      {base['name']}  revision {base.get('revision') or 'not recorded'}",
+        f"  adapter   r {lora['r']}, alpha {lora['lora_alpha']}, {lora['parameters']:,} parameters",
+        f"  modules   {_listed(lora['target_modules'])}",
+        f"  size      {console.size(version.bytes)} in {len(card['files'])} files",
+    ]
+    if version.retired:
+        lines.append(f"  retired   {version.retired['reason']}")
+    if outcome.get("reason"):
+        lines.append(f"  forced    {outcome['reason']}")
+    measured = card.get("evaluation") or {"metrics": {}}
+    for name, m in measured["metrics"].items():
+        before = (measured.get("base") or {}).get(name)
+        beside = f"   base {before['value']:.4f}" if before else ""
+        lines.append(f"  {name:<12} {m['value']:.4f} ({m['low']:.4f}-{m['high']:.4f}){beside}")
+    return {"folder": str(version.folder), "retired": version.retired} | card, lines
+
+
+def _listed(modules: list[str] | str | None) -> str:
+    return ", ".join(sorted(modules)) if isinstance(modules, list) else str(modules)
+
+
+def verify(manager, args) -> Result:
+    """Compare a version with its card; exit 1 at the first difference, naming the file."""
+    found = manager.verify(args.reference, args.base)
+    line = (
+        f"ok    {found['reference']}  {found['files']} files, {console.size(found['bytes'])}, "
+        f"r {found['r']}, base: {found['base']}"
+    )
+    return {"ok": True} | found, [line]
+
+
+def load(manager, args) -> Result:
+    """Really load base and adapter, and say parameters and device."""
+    from adapters.load import describe
+
+    version = manager.resolve(args.reference)
+    model, _, _ = manager.load_checkpoint(
+        version.reference, args.base, args.device, args.dtype, args.any_base
+    )
+    found = describe(model)
+    line = (
+        f"ok    {version.reference}  {found['parameters']:,} parameters "
+        f"({found['adapter_parameters']:,} of the adapter), {found['dtype']} on {found['device']}"
+    )
+    return {"ok": True, "reference": version.reference} | found, [line]

@@ -1,0 +1,55 @@
+"""The files of a version: which of a run belong into it, and their copies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from adapters import weights
+from kit import publish
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")  # unsafe to load, and nothing needs them
+NOT_PEFT = ("runs", "checkpoints", "card.json")  # what trackers and trainers leave there
+
+
+def sources(final: Path, report: Path) -> dict[str, Path]:
+    """{name in the version: file} of a PEFT folder, and of report.json and report.html if there."""
+    found = {}
+    for file in sorted(final.rglob("*")):
+        parts = file.relative_to(final).parts
+        hidden = any(part.startswith((".", "checkpoint-")) for part in parts)
+        if not (file.is_dir() or hidden or file.suffix in PICKLES or parts[0] in NOT_PEFT):
+            found["/".join(parts)] = file
+    reports = {"report.json": report, "report.html": report.with_suffix(".html")}
+    return found | {name: file for name, file in reports.items() if file.is_file()}
+
+
+def copy(named: dict[str, Path], stage: Path, base_name: str) -> dict[str, dict[str, Any]]:
+    """Copy the files to `stage`; return the card's `files`: {name: {"sha256", "bytes"}}.
+
+    adapter_config.json and PEFT's README.md get the base's portable name: no path of this machine.
+    """
+    trained_on = weights.read_config(named[weights.CONFIG].parent).get("base_model_name_or_path")
+    for name, source in named.items():
+        if source.is_symlink():
+            fix = "replace the link by the file itself"
+            raise weights.Difference(name, "a link, not a file", fix)
+        target = stage / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if name == weights.CONFIG:
+            config = json.loads(source.read_text(encoding="utf-8"))
+            config["base_model_name_or_path"] = base_name
+            target.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        elif name == "README.md" and trained_on:
+            text = source.read_text(encoding="utf-8")
+            target.write_text(text.replace(trained_on, base_name), encoding="utf-8")
+        else:
+            shutil.copyfile(source, target)
+    return {name: entry(stage / name) for name in sorted(named)}
+
+
+def entry(file: Path) -> dict[str, Any]:
+    """The card's words for one file."""
+    return {"sha256": publish.sha256(file), "bytes": file.stat().st_size}

@@ -1,0 +1,108 @@
+"""A finished run becomes a version."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+import paths
+from adapters import card as cards
+from adapters import files, gate, names, store, weights
+from kit import console, publish
+
+STATES = {  # states of status.json that cannot be registered -> what to do
+    "planned": "train it first: make train",
+    "running": "wait until it is completed",
+    "stopped": "finish it: python scripts/lora_trainer.py --confirm-run --resume",
+    "failed": "look at its log.txt, then resume it or train again",
+}
+
+
+def find_run(run: str | os.PathLike, runs: Path) -> tuple[Path, Path]:
+    """(run folder, its PEFT folder) for a run id, a run's folder, or a PEFT folder by itself."""
+    folder = Path(run).expanduser()
+    if not folder.is_dir():
+        folder = runs / str(run)
+    if not folder.is_dir():
+        known = sorted(p.name for p in runs.iterdir() if p.is_dir()) if runs.is_dir() else []
+        near = difflib.get_close_matches(Path(run).name, known, 1, 0.4)
+        hint = (
+            f"did you mean {near[0]}?" if near else f"the latest: {', '.join(known[-3:]) or 'none'}"
+        )
+        raise console.Misuse(f"no run at {run}", hint)
+    if (folder / "final").is_dir():
+        return folder, folder / "final"
+    if (folder / weights.CONFIG).is_file():
+        return folder, folder
+    check_state(folder)
+    raise console.Problem(f"{paths.show(folder)} has no final/ folder", "let the run complete")
+
+
+def check_state(run: Path) -> None:
+    """Problem unless the run is completed, or has no status.json (an adapter from elsewhere)."""
+    state = cards.read_json(run / "status.json").get("state")
+    if state in STATES:
+        raise console.Problem(f"the run {run.name} is {state}, not completed", STATES[state])
+
+
+def choose_bump(new: dict[str, Any], latest: store.Version | None) -> tuple[str, str]:
+    """(major|minor|patch, why) for a run without --bump, so that ^1.0 stays safe to follow."""
+    if latest is None:
+        return "major", "the first version"
+    old = latest.card
+    for key in ("name", "config_sha256", "weights_sample_sha256"):
+        if new["base"].get(key) and old["base"].get(key, new["base"][key]) != new["base"][key]:
+            return "major", "another base model"
+    if new["chat_template_sha256"] != old["chat_template_sha256"]:
+        return "major", "another chat template"
+    if new["data"]["train_sha256"] != old["data"]["train_sha256"]:
+        return "minor", "other training data"
+    return "patch", "the same base, template and training data"
+
+
+def register(
+    root: Path,
+    run: str | os.PathLike,
+    name: str,
+    *,
+    bump: str | None = None,
+    force: str | None = None,
+    report: str | os.PathLike | None = None,
+) -> store.Version:
+    """Publish a completed run as the next version of `name`, and return that.
+
+    Problem if the run is not completed, its adapter is not sound, or the gate closes.
+    """
+    names.check_name(name)
+    folder, final = find_run(run, root / "runs")
+    check_state(folder)
+    if report and not Path(report).is_file():
+        raise console.Misuse(f"no report at {report}", "python scripts/eval.py writes one")
+    report = Path(report or folder / "report.json")
+    evaluated = gate.evaluation(report)
+    card = cards.build(folder, final, evaluated)
+    chosen: dict[str, Any] = {}
+
+    def number() -> names.Number:
+        there = [v for v in store.versions(root, name) if not v.retired]
+        chosen["gate"] = gate.decide(evaluated, there, force)
+        kind, why = (bump, "asked for") if bump else choose_bump(card, there[-1] if there else None)
+        chosen["bump"] = {"kind": kind, "why": why}
+        return names.after(store.latest_number(root, name), kind)
+
+    def fill(version: store.Version) -> None:
+        copied = files.copy(files.sources(final, report), version.folder, card["base"]["name"])
+        warn_of_twin(root, name, copied)
+        whole = {"name": name, "version": version.version} | card | chosen | {"files": copied}
+        publish.json_file(version.folder / cards.FILE, whole)
+
+    return store.publish_version(root, name, number, fill)
+
+
+def warn_of_twin(root: Path, name: str, copied: dict[str, Any]) -> None:
+    """Say it when a version has the same weights already."""
+    for version in store.versions(root, name):
+        if version.card["files"].get(weights.FILE) == copied[weights.FILE]:
+            console.warn(f"{version.reference} has the same weights")

@@ -1,0 +1,182 @@
+"""The versions on disk: adapters/<name>/<vX.Y.Z>/, found, chosen by name@version, published.
+
+Beside a version may lie what changes after it was made: vX.Y.Z.retired.json and
+vX.Y.Z.canary.json. A number is never given twice, not even when a version's folder is deleted
+after it was retired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import paths
+from adapters import card as cards
+from adapters import names
+from adapters.weights import Difference
+from kit import console, publish
+
+STALE = 3600  # seconds after which an unfinished staging folder belongs to nobody
+
+
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """One version: `folder` holds the PEFT files and card.json."""
+
+    name: str
+    number: names.Number
+    folder: Path
+
+    @property
+    def version(self) -> str:
+        """'v1.0.0'"""
+        return names.text(self.number)
+
+    @property
+    def reference(self) -> str:
+        """'mapper-lora@v1.0.0'"""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """card.json; Difference where it is missing or damaged."""
+        try:
+            card = json.loads((self.folder / cards.FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise Difference(cards.FILE, f"missing in {self.reference}", RESTORE) from None
+        except ValueError:
+            raise Difference(cards.FILE, f"no JSON in {self.reference}", RESTORE) from None
+        if not isinstance(card, dict) or card.get("format") != cards.FORMAT:
+            found = f"{self.reference} has no card of format {cards.FORMAT}"
+            raise Difference(cards.FILE, found, "read it with the release of Tandem that wrote it")
+        return card
+
+    def beside(self, what: str) -> Path:
+        """The file for a fact that may change: beside('retired'), beside('canary')."""
+        return self.folder.parent / f"{self.version}.{what}.json"
+
+    @property
+    def retired(self) -> dict[str, Any] | None:
+        """{"reason", "when"} where the version was retired."""
+        return cards.read_json(self.beside("retired")) or None
+
+    @property
+    def bytes(self) -> int:
+        """The size of all its files."""
+        return sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file())
+
+
+RESTORE = "restore the version: unpack its archive, or register the run again"
+
+
+def all_names(root: Path) -> list[str]:
+    """The adapters that have a version."""
+    if not root.is_dir():
+        return []
+    folders = [p for p in root.iterdir() if p.is_dir() and names.NAME.fullmatch(p.name)]
+    return sorted(
+        p.name for p in folders if p.name not in names.RESERVED and versions(root, p.name)
+    )
+
+
+def versions(root: Path, name: str) -> list[Version]:
+    """Every version of `name`, lowest first, retired ones too."""
+    folder = root / name
+    found = folder.iterdir() if folder.is_dir() else ()
+    numbered = [(names.number(p.name), p) for p in found if p.is_dir()]
+    return sorted((Version(name, n, p) for n, p in numbered if n), key=lambda v: v.number)
+
+
+def resolve(root: Path, reference: str) -> Version:
+    """The version that 'name', 'name@v1.0.0', 'name@latest' or 'name@^1.0' means.
+
+    Misuse with the nearest names where there is none. Ranges and latest leave retired ones out.
+    """
+    name, wanted = names.split(reference)
+    there = versions(root, name)
+    if not there:
+        known = all_names(root)
+        near = difflib.get_close_matches(name, known, 1, 0.4)
+        listed = f"there are: {', '.join(known)}" if known else "register a run first"
+        hint = f"did you mean {near[0]}?" if near else listed
+        raise console.Misuse(f"no adapter is named {name}", hint)
+    exact = names.number(wanted if wanted.startswith("v") else f"v{wanted}")
+    eligible = [v for v in there if exact or not v.retired]
+    matching = names.matches(wanted, [v.number for v in eligible])
+    if not matching:
+        listed = ", ".join(v.version + (" (retired)" if v.retired else "") for v in there[-5:])
+        raise console.Misuse(f"{name} has no version {wanted}", f"there are: {listed}")
+    return next(v for v in there if v.number == matching[-1])
+
+
+def latest_number(root: Path, name: str) -> names.Number | None:
+    """The highest number ever given to a version of `name`."""
+    folder = root / name
+    if not folder.is_dir():
+        return None
+    taken = (p.name.partition(".retired")[0] for p in folder.iterdir())
+    return max(filter(None, map(names.number, taken)), default=None)
+
+
+def sweep(root: Path, name: str) -> None:
+    """Delete what a killed registration left behind, once it is older than an hour."""
+    for left in (root / name).glob(".v*.part"):
+        with contextlib.suppress(OSError):
+            newest = max(p.stat().st_mtime for p in (left, *left.rglob("*")))
+            if time.time() - newest > STALE:
+                shutil.rmtree(left, ignore_errors=True)
+                console.note(f"removed {paths.show(left)}, left by an interrupted registration")
+
+
+def publish_version(
+    root: Path, name: str, number: Callable[[], names.Number], fill: Callable[[Version], None]
+) -> Version:
+    """Stage a version with `fill(staged version)` and give it the number that is free at the end.
+
+    The rename to vX.Y.Z is the lock: of two that want the same number, one gets "not empty" and
+    takes the next. A kill at any point leaves a hidden staging folder and no version.
+    """
+    sweep(root, name)
+    while True:
+        version = number()
+        final = root / name / names.text(version)
+        try:
+            with publish.folder(final) as stage:
+                fill(Version(name, version, stage))
+                for file in stage.rglob("*"):
+                    if file.is_file():
+                        file.chmod(0o444)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                continue
+            raise
+        return Version(name, version, final)
+
+
+@contextlib.contextmanager
+def staging(root: Path) -> Iterator[Path]:
+    """A hidden folder below `root` for what is not yet checked; deleted at the end."""
+    import tempfile
+
+    root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".unpack.", suffix=".part", dir=root))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_space(folder: Path) -> int:
+    """Free bytes on the disk of `folder` or of the nearest folder above it that exists."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(os.fspath(folder)).free

@@ -1,0 +1,87 @@
+"""Is a version still what its card says? Needs no torch, and no base model but to compare it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from adapters import base, card, weights
+from adapters.store import RESTORE, Version
+from adapters.weights import Difference
+from kit import publish
+
+
+def verify(version: Version, base_folder: Path | None = None) -> dict[str, Any]:
+    """Facts of a sound version; raises the first Difference from its card.
+
+    The base is compared where it lies on this machine, or at `base_folder`.
+    """
+    facts = version.card
+    if (facts.get("name"), facts.get("version")) != (version.name, version.version):
+        found = f"it is of {facts.get('name')}@{facts.get('version')}, not of {version.reference}"
+        raise Difference(card.FILE, found, RESTORE)
+    check_files(version.folder, facts)
+    adapter = check_contents(version.folder, facts)
+    return {
+        "reference": version.reference,
+        "files": len(facts["files"]),
+        "bytes": sum(entry["bytes"] for entry in facts["files"].values()),
+        "r": facts["adapter"]["r"],
+        "parameters": adapter.parameters,
+        "base": check_base(version.reference, facts, adapter, base_folder),
+    }
+
+
+def check_files(folder: Path, facts: dict[str, Any]) -> None:
+    """Every file of the card is there with its size and hash, and no other file."""
+    try:
+        listed = {name: (entry["sha256"], entry["bytes"]) for name, entry in facts["files"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise Difference(card.FILE, "its list of files is damaged", RESTORE) from None
+    for name, (digest, size) in listed.items():
+        file = folder / name
+        if file.is_symlink() or not file.is_file():
+            raise Difference(name, "missing", RESTORE)
+        if file.stat().st_size != size:
+            found = f"{file.stat().st_size} bytes, the card says {size}"
+            raise Difference(name, found, RESTORE)
+        actual = publish.sha256(file)
+        if actual != digest:
+            found = f"its SHA-256 is {actual[:12]}…, the card says {digest[:12]}…"
+            raise Difference(name, found, RESTORE)
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if (file.is_symlink() or not file.is_dir()) and name not in listed and name != card.FILE:
+            raise Difference(name, "not in the card: versions do not change", f"delete {name}")
+
+
+def check_contents(folder: Path, facts: dict[str, Any]) -> weights.Adapter:
+    """The PEFT folder holds together, and is the adapter that the card describes."""
+    adapter = weights.inspect(folder)
+    config = weights.read_config(folder)
+    for key in ("r", "lora_alpha", "target_modules", "modules_to_save"):
+        if config.get(key) != facts["adapter"].get(key):
+            found = f"{key} is {config.get(key)}, the card says {facts['adapter'].get(key)}"
+            raise Difference(weights.CONFIG, found, RESTORE)
+    if adapter.rank != facts["adapter"]["max_rank"]:
+        found = f"rank {adapter.rank}, the card says {facts['adapter']['max_rank']}"
+        raise Difference(weights.FILE, found, RESTORE)
+    named = config.get("base_model_name_or_path")
+    if named != facts["base"]["name"]:
+        found = f"its base is {named}, the card says {facts['base']['name']}"
+        raise Difference(weights.CONFIG, found, RESTORE)
+    template = card.template_sha256(folder)
+    if template and template != facts["chat_template_sha256"]:
+        raise Difference("chat_template.jinja", "not the template of the card", RESTORE)
+    return adapter
+
+
+def check_base(reference: str, facts, adapter, folder: Path | None) -> str:
+    """'same' or 'not on this machine'; Difference where another model stands in its place."""
+    wanted = facts["base"]
+    folder = folder or base.find(wanted["name"], wanted.get("revision"))
+    if folder is None:
+        return "not on this machine"
+    base.check(wanted, folder, reference)
+    weights.check_shapes(adapter, folder)
+    return "same" if "config_sha256" in wanted else "not recorded"
