@@ -9,10 +9,7 @@ import dataclasses
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +25,7 @@ from environment.gpu_facts import (
     WHEEL_TO,
     Known,
 )
+from environment.probe import Answer, ask
 from kit.report import Check
 
 TIMEOUT = 30.0  # seconds; eight cards without the persistence daemon take 10
@@ -63,47 +61,10 @@ class Gpu:
         return None if self.compute_cap is None else self.compute_cap >= BF16_FROM
 
 
-@dataclasses.dataclass
-class Answer:
-    """What a program said: exit code (None: no answer in time) and stdout with stderr."""
-
-    code: int | None
-    text: str
-
-
 def find_smi() -> str | None:
     """nvidia-smi's path: TANDEM_NVIDIA_SMI, PATH, WSL's folder."""
     named = os.environ.get("TANDEM_NVIDIA_SMI")
     return shutil.which(named or "nvidia-smi") or shutil.which("/usr/lib/wsl/lib/nvidia-smi")
-
-
-def ask(commands: dict[str, list[str]], timeout: float) -> dict[str, Answer]:
-    """Run all `commands` at once and give each its answer; one that hangs is ended and left."""
-    running = {
-        name: subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        for name, command in commands.items()
-    }
-    deadline = time.monotonic() + timeout
-    return {name: _answer(process, deadline) for name, process in running.items()}
-
-
-def _answer(process: subprocess.Popen, deadline: float) -> Answer:
-    try:
-        out, _ = process.communicate(timeout=max(0.01, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate(timeout=1)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            pass  # stuck in the kernel, as a broken driver does it: not even KILL ends it
-        return Answer(None, "")
-    return Answer(process.returncode, out.decode("utf-8", "replace"))
 
 
 _CU_INIT = "import ctypes; c = ctypes.CDLL('libcuda.so.1'); print('cuInit', c.cuInit(0))"
@@ -210,15 +171,9 @@ def look(
         text = "macOS has no NVIDIA GPU" if mac else "nvidia-smi is not there: no NVIDIA driver"
         checks = [Check("gpu", "fail", text, ALLOW_CPU)]
     else:
-        try:
-            answers = ask(questions(smi), timeout)
-        except OSError as error:
-            text, fix = f"{smi} does not start: {error.strerror}", "reinstall the NVIDIA driver"
-            answers = {}
-            checks = [Check("gpu", "fail", text, fix)]
-        if answers:
-            cards = _cards(answers)
-            checks = _judge(answers, cards, smi, timeout, lock, min_memory)
+        answers = ask(questions(smi), timeout)
+        cards = _cards(answers)
+        checks = _judge(answers, cards, smi, timeout, lock, min_memory)
     checks += surroundings(len(cards))
     if allow_cpu:
         checks = [
@@ -242,6 +197,9 @@ def _judge(answers, cards, smi, timeout, lock, min_memory) -> list[Check]:
     if first.code is None:
         text = f"{smi} gave no answer in {timeout:g} s"
         fix = "sudo dmesg | grep -i -e nvrm -e xid; reboot the host, or take another one"
+        return [Check("nvidia-smi", "fail", text, fix)]
+    if first.code == 127:
+        text, fix = f"{smi} does not start: {first.text}", "reinstall the NVIDIA driver"
         return [Check("nvidia-smi", "fail", text, fix)]
     if first.code != 0:
         return [_smi_failure(first)]

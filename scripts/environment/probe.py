@@ -1,0 +1,68 @@
+"""Asking other programs: several at once, each with a deadline, none can hang the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import time
+
+
+@dataclasses.dataclass
+class Answer:
+    """What a program said: exit code (None: no answer in time, 127: not there), its output."""
+
+    code: int | None
+    text: str
+
+
+class Running:
+    """Programs that were started together. `cwd` is theirs."""
+
+    def __init__(self, commands: dict[str, list[str]], timeout: float, cwd: str | None = None):
+        self._deadline = time.monotonic() + timeout
+        self._started = {name: _start(command, cwd) for name, command in commands.items()}
+
+    def answer(self, name: str) -> Answer:
+        """Wait for one of them, at most until the common deadline; then it is ended and left."""
+        process = self._started[name]
+        if isinstance(process, Answer):
+            return process
+        try:
+            left = max(0.01, self._deadline - time.monotonic())
+            out, _ = process.communicate(timeout=left)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            self._started[name] = Answer(None, "")
+        else:
+            self._started[name] = Answer(process.returncode, out.decode("utf-8", "replace"))
+        return self._started[name]
+
+
+def ask(commands: dict[str, list[str]], timeout: float) -> dict[str, Answer]:
+    """Run all `commands` at once and give each its answer."""
+    running = Running(commands, timeout)
+    return {name: running.answer(name) for name in commands}
+
+
+def _start(command: list[str], cwd: str | None) -> subprocess.Popen | Answer:
+    try:
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        return Answer(127, error.strerror or str(error))
+
+
+def _end(process: subprocess.Popen) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=1)
+    except (ProcessLookupError, subprocess.TimeoutExpired):
+        pass  # stuck in the kernel, as a broken driver does it: not even KILL ends it

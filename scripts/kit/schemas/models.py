@@ -1,0 +1,31 @@
+"""configs/models.yaml: the base models whose files are known one by one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from kit.schemas import Section
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ModelFile(Section):
+    path: str
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256 | None = None
+    needed: bool = True
+
+
+class BaseModelFacts(Section):
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    license: str = ""
+    gated: bool = False
+    exclude: list[str] = []
+    files: list[ModelFile]
+
+
+class ModelsConfig(Section):
+    base_models: dict[str, BaseModelFacts] = {}

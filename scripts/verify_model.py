@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""Verify a base model's folder: complete, whole, of one revision, fitting together.
+
+    python scripts/verify_model.py                            the configured base model
+    python scripts/verify_model.py Llama-3.1-8B-Instruct      by name: models/, then the HF cache
+    python scripts/verify_model.py models/mine --hash         a folder; SHA-256 too (16 GB: minutes)
+    python scripts/verify_model.py mistralai/Mistral-7B-Instruct-v0.3 --revision d79d1742 --json
+
+Looks at index, shards, sizes, safetensors headers, config.json, tokenizer, revision, and for
+Git-LFS pointers and half downloads. Downloads nothing. configs/models.yaml holds the known files
+of Llama 3.1 8B Instruct and Mistral 7B Instruct v0.3; any other model is checked by its own index.
+
+Exit codes: 0 good (warnings too), 1 something is missing or broken, 2 called wrongly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from pathlib import Path
+
+import paths
+from environment import model_files
+from kit import console
+from kit.report import Check, report
+
+
+def configured() -> str:
+    """The base model that configs/training_config.yaml names."""
+    try:
+        import config_loader
+
+        return config_loader.load("training_config.yaml").model.model_name_or_path
+    except ModuleNotFoundError as error:
+        remedy = "name a model, or run .venv-local/bin/python scripts/verify_model.py"
+        raise console.Misuse(
+            f"without {error.name} the configuration is not readable", remedy
+        ) from None
+
+
+def locate(name: str, revision: str | None) -> tuple[model_files.Model, list[Check]]:
+    """The model that is meant, and a skip where the known files could not be read."""
+    notes: list[Check] = []
+    try:
+        entries = model_files.known()
+    except ModuleNotFoundError as error:
+        text = f"configs/models.yaml not read, {error.name} is not here: index and headers only"
+        entries, notes = {}, [Check("known files", "skip", text)]
+    model = model_files.find(name, entries, revision)
+    if model is None and Path(name).parent.name == "models":
+        model = model_files.Model(paths.workdir() / name, Path(name).name)
+    if model is None:
+        near = difflib.get_close_matches(name.rpartition("/")[2], entries, 1, 0.5)
+        hint = (
+            f"did you mean {near[0]}?" if near else "name a folder, or one of configs/models.yaml"
+        )
+        raise console.Misuse(f"{name}: no such folder, and no known or cached model", hint)
+    return model, notes
+
+
+def hash_all(model: model_files.Model) -> list[Check]:
+    """hash_checks with a bar where tqdm is there."""
+    expected = model_files.expected_hashes(model)
+    total = sum((model.folder / name).stat().st_size for name in expected)
+    with contextlib.ExitStack() as stack:
+        try:
+            bar = stack.enter_context(
+                console.progress(total, "hashing", "B", unit_scale=True, unit_divisor=1024)
+            )
+        except ModuleNotFoundError:
+            console.say(f"hashing {console.size(total)}")
+            return model_files.hash_checks(model)
+        return model_files.hash_checks(model, bar.update)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = console.ArgumentParser(__doc__)
+    parser.add_argument("model", nargs="?", help="a name, org/name or folder (default: configured)")
+    parser.add_argument("--hash", action="store_true", help="SHA-256 of every file as well")
+    parser.add_argument("--revision", metavar="COMMIT", help="fail where it is another commit")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    args = parser.parse_args(argv)
+    model, notes = locate(args.model or configured(), args.revision)
+    checks = notes + model_files.checks(model, args.revision)
+    if args.hash and model.folder.is_dir():
+        checks += hash_all(model)
+    if not args.json:
+        print(f"{model.name}  {paths.show(model.folder)}")
+    return report(checks, args.json, model=model.name, folder=str(model.folder))
+
+
+if __name__ == "__main__":
+    console.run(main)
