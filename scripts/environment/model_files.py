@@ -20,6 +20,8 @@ from kit.report import Check
 
 INDEX = "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+Entries = dict[str, dict[str, Any]]
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
 _PARTS = re.compile(r".*\.(incomplete|part|partial|aria2|crdownload|tmp)$")
 
 
@@ -34,15 +36,10 @@ class Model:
     @property
     def again(self) -> str:
         """The command that downloads what is missing or differs; what is whole stays."""
-        repo = (self.facts or {}).get("repo") or "ORG/" + self.name
-        left_out = "".join(
-            f" --exclude {shlex.quote(p)}" for p in (self.facts or {}).get("exclude", [])
-        )
-        place = (
-            ""
-            if cache_snapshot(self.folder)
-            else f" --local-dir {shlex.quote(paths.show(self.folder))}"
-        )
+        facts, folder = self.facts or {}, shlex.quote(paths.show(self.folder))
+        repo = facts.get("repo") or "ORG/" + self.name
+        left_out = "".join(f" --exclude {shlex.quote(p)}" for p in facts.get("exclude", []))
+        place = "" if cache_snapshot(self.folder) else f" --local-dir {folder}"
         return f"hf download {repo}{place}{left_out}"
 
     def afresh(self, file: str) -> str:
@@ -50,7 +47,7 @@ class Model:
         return f"rm {shlex.quote(paths.show(self.folder / file))} && {self.again}"
 
 
-def known() -> dict[str, dict[str, Any]]:
+def known() -> Entries:
     """base_models of configs/models.yaml. Raises ModuleNotFoundError without PyYAML."""
     import config_loader
 
@@ -65,9 +62,7 @@ def cache_snapshot(folder: Path) -> tuple[str, str] | None:
     return None
 
 
-def find(
-    name: str, entries: dict[str, dict[str, Any]], revision: str | None = None
-) -> Model | None:
+def find(name: str, entries: Entries, revision: str | None = None) -> Model | None:
     """The model that `name` means: a folder, a known name, or org/name in the cache; None: neither.
 
     A known model that is nowhere is returned with the folder where it should be.
@@ -98,7 +93,7 @@ def _cached(repo: str, revision: str | None) -> Path | None:
     return snapshots[0] if snapshots else None
 
 
-def _named(folder: Path, entries: dict[str, dict[str, Any]]) -> Model:
+def _named(folder: Path, entries: Entries) -> Model:
     cached = cache_snapshot(folder)
     name = cached[0].rpartition("/")[2] if cached else folder.name
     key = next((k for k in entries if k.lower() == name.lower()), None)
@@ -127,7 +122,7 @@ def checks(model: Model, revision: str | None = None) -> list[Check]:
         text = "an adapter, not a base model (adapter_config.json)"
         fix = "name the base model's folder"
         return [Check("folder", "fail", text, fix)]
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    tensors: Tensors = {}
     found = [*_half_downloads(model), *_pointers(model), *_sizes(model)]
     found += _weights(model, tensors)
     found += [_config(model, tensors), *_tokenizer(model), *_revision(model, revision)]
@@ -161,12 +156,12 @@ def _sizes(model: Model) -> list[Check]:
     """Every known file that is needed is there; every known file has its size."""
     if not model.facts:
         return []
-    wrong, count = [], 0
+    wrong, missing, count = [], [], 0
     for entry in model.facts["files"]:
         path = model.folder / entry["path"]
         if not path.is_file():
             if entry["needed"] and not path.name.endswith(".safetensors"):
-                wrong.append(Check(path.name, "fail", "not there", model.again))
+                missing.append(entry["path"])
             continue
         count += 1
         size = path.stat().st_size
@@ -178,10 +173,19 @@ def _sizes(model: Model) -> list[Check]:
         fix = model.afresh(entry["path"]) + ("" if weights else " (or it is of a later revision)")
         wrong.append(Check(path.name, status, text, fix))
     good = Check("files", "ok", f"{count} files of {model.name} have the known sizes")
-    return wrong or [good]
+    return _missing(model, missing, "known for this model") + wrong or [good]
 
 
-def _weights(model: Model, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> list[Check]:
+def _missing(model: Model, names: list[str], why: str) -> list[Check]:
+    if not names:
+        return []
+    text = (
+        f"not there, {why}" if len(names) == 1 else f"and {len(names) - 1} more, {why}: not there"
+    )
+    return [Check(names[0], "fail", text, model.again)]
+
+
+def _weights(model: Model, tensors: Tensors) -> list[Check]:
     """Index and shards, or the single file; fills `tensors` with what the headers hold."""
     index, single = model.folder / INDEX, model.folder / "model.safetensors"
     if index.is_file() and not safetensors_header.is_pointer(index):
@@ -224,17 +228,18 @@ def _read_index(path: Path) -> tuple[dict[str, list[str]], int | None]:
 
 def _sharded(model: Model, shards, total, tensors) -> list[Check]:
     found: list[Check] = []
+    missing: list[str] = []
     for shard in sorted(shards):
         path, inside = model.folder / shard, {}
         if not path.is_file():
-            if not path.is_symlink():
-                found.append(Check(shard, "fail", "not there, the index names it", model.again))
+            missing += [] if path.is_symlink() else [shard]
             continue
         wrong = _header(model, shard, inside)
         if not wrong and set(inside) != set(shards[shard]):
             wrong = [_differs(model, shard, set(inside), set(shards[shard]))]
         found += wrong
         tensors |= inside
+    found = _missing(model, missing, "named by the index") + found
     numbered = [re.fullmatch(r"model-\d+-of-(\d+)\.safetensors", s) for s in shards]
     if all(numbered) and {int(n[1]) for n in numbered} != {len(shards)}:  # type: ignore[index]
         text = f"names {len(shards)} shards, their names say {numbered[0][1]}"  # type: ignore[index]
@@ -272,7 +277,7 @@ def _differs(model: Model, shard: str, inside: set[str], named: set[str]) -> Che
     return Check(shard, "fail", text, f"{model.afresh(shard)} (shard and index of two revisions?)")
 
 
-def _config(model: Model, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> Check:
+def _config(model: Model, tensors: Tensors) -> Check:
     """config.json: there, JSON, of a causal model, and of the shapes that the weights have."""
     path = model.folder / "config.json"
     if not path.is_file():
@@ -293,7 +298,7 @@ def _config(model: Model, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> Ch
     )
 
 
-def _misfits(config: dict[str, Any], tensors: dict[str, tuple[str, tuple[int, ...]]]) -> str:
+def _misfits(config: dict[str, Any], tensors: Tensors) -> str:
     layers = {
         int(m[1]) for n in tensors if (m := re.match(r"(?:model|backbone)\.layers\.(\d+)\.", n))
     }
