@@ -8,8 +8,8 @@
     python scripts/eval.py --predictions FILE        scores texts that exist; needs no model
 
 An adapter is measured beside its base: loaded once, the adapter switched on and off. Rows are
-{"messages"}, {"prompt","completion"} or {"question","answers"}. Reports: reports/eval_NAME_TIME.json
-and .html, and report.json, report.html in the run's folder. Settings: configs/eval.yaml.
+{"messages"}, {"prompt","completion"} or {"question","answers"}. Settings: configs/eval.yaml.
+Reports: reports/eval_NAME_TIME.json and .html, and report.json, report.html in the run's folder.
 
 Exit codes: 0 good, 1 the rows or the model cannot be used, 2 called or configured wrongly.
 """

@@ -33,7 +33,7 @@ def summarise(
     """({metric: {value, low, high}} of each column, and of the difference first - second).
 
     All columns are of the same rows. The difference is empty for a single column. Its interval is
-    paired: a resample takes the same rows of both, so it is narrower than the two look side by side.
+    paired: a resample takes the same rows of both, so it is narrower than the two look apart.
     """
     import numpy as np
 

@@ -58,13 +58,15 @@ def now() -> str:
 
 
 def number(name: str, value: float) -> str:
+    """A metric's value with the digits that reports print."""
     return f"{value:.2f}" if name == "bleu" else f"{value:.4f}"
 
 
-def _cell(name: str, cell: dict[str, float], sign: bool = False) -> str:
-    plus = "+" if sign and cell["value"] >= 0 else ""
-    low, high = number(name, cell["low"]), number(name, cell["high"])
-    return f"{plus}{number(name, cell['value'])} [{low}, {high}]"
+def cell(name: str, value: dict[str, float], sign: bool = False) -> str:
+    """'0.3002 [0.2432, 0.3636]', with a plus where `sign` is wanted."""
+    plus = "+" if sign and value["value"] >= 0 else ""
+    low, high = number(name, value["low"]), number(name, value["high"])
+    return f"{plus}{number(name, value['value'])} [{low}, {high}]"
 
 
 def table(report: dict[str, Any]) -> str:
@@ -73,11 +75,11 @@ def table(report: dict[str, Any]) -> str:
     lines = [heads]
     if report["base"]:
         heads += ["base", "difference"]
-    for name, cell in report["metrics"].items():
-        line = [LABELS[name], _cell(name, cell)]
+    for name, value in report["metrics"].items():
+        line = [LABELS[name], cell(name, value)]
         if report["base"]:
-            line.append(_cell(name, report["base"][name]))
-            line.append(_cell(name, report["difference"][name], sign=True))
+            line.append(cell(name, report["base"][name]))
+            line.append(cell(name, report["difference"][name], sign=True))
         lines.append(line)
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     text = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)

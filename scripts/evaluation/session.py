@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -37,8 +36,9 @@ def model(args, settings) -> tuple[dict[str, Any], Path | None]:
     from training import loading
 
     target = targets.resolve(args.model, args.base, settings)
-    examples = rows.read(args.dataset, settings.data.max_samples, False,
-                         settings.data.allow_placeholders)  # fmt: skip
+    examples = rows.read(
+        args.dataset, settings.data.max_samples, False, settings.data.allow_placeholders
+    )
     targets.check_base(target)
     if settings.rag.collection:
         from evaluation import rag
@@ -46,14 +46,17 @@ def model(args, settings) -> tuple[dict[str, Any], Path | None]:
         rag.augment(examples, settings.rag)
     console.say(f"Loading {target.name} on {loading.device()}")
     tokenizer = targets.tokenizer(target)
-    encoded = generate.prompts(tokenizer, examples)
-    examples, encoded, left_out = _fitting(examples, encoded, settings.data.max_length)
+    read = len(examples)
+    examples = _fitting(tokenizer, examples, settings.data.max_length)
     generate.fill_references(tokenizer, examples)
-    columns = measure(target, tokenizer, examples, encoded, settings)
+    try:
+        columns = measure(target, tokenizer, examples, settings)
+    except RuntimeError as error:
+        raise _out_of_memory(error, target) from None
     facts = {
         "model": target.adapter or target.model.model_name_or_path,
-        "base_model": target.model.model_name_or_path,
-        "left_out": left_out,
+        "base_model": (target.beside or target.model).model_name_or_path,
+        "left_out": read - len(examples),
         "quantization": target.quantization.model_dump(),
         "dtype": target.model.dtype,
         "device": loading.device(),
@@ -64,52 +67,88 @@ def model(args, settings) -> tuple[dict[str, Any], Path | None]:
     return body, args.run or target.run
 
 
-def _fitting(examples, encoded, longest: int):
-    """The rows whose prompt has at most `longest` tokens, and how many were left out."""
-    fits = [len(ids) <= longest for ids in encoded]
-    left_out = fits.count(False)
-    if left_out == len(fits):
-        raise console.Problem(
-            f"every prompt has more than data.max_length ({longest}) tokens", "raise it"
-        )
-    if left_out:
-        console.warn(f"{left_out} of {len(fits)} rows left out: their prompt has more than "
-                     f"data.max_length ({longest}) tokens")  # fmt: skip
-    return (
-        [e for e, fit in zip(examples, fits, strict=True) if fit],
-        [ids for ids, fit in zip(encoded, fits, strict=True) if fit],
-        left_out,
+def _fitting(tokenizer, examples, longest: int) -> list[rows.Example]:
+    """The rows whose prompt has at most `longest` tokens; the others are counted in a warning."""
+    from evaluation import generate
+
+    encoded = generate.prompts(tokenizer, examples)
+    kept = [e for e, ids in zip(examples, encoded, strict=True) if len(ids) <= longest]
+    long = f"prompt of more than data.max_length ({longest}) tokens"
+    if not kept:
+        raise console.Problem(f"every row has a {long}", "raise it in the configuration")
+    if len(kept) < len(examples):
+        console.warn(f"{len(examples) - len(kept)} of {len(examples)} rows left out: a {long}")
+    return kept
+
+
+def _out_of_memory(error: RuntimeError, target) -> Exception:
+    """The Problem for a model that does not fit; any other error stays itself."""
+    import torch
+
+    if not isinstance(error, torch.OutOfMemoryError):
+        return error
+    return console.Problem(
+        f"out of GPU memory while loading {target.model.model_name_or_path}",
+        "free the GPU (nvidia-smi names its processes), or --set quantization.load_in_4bit=true",
     )
 
 
-def measure(target, tokenizer, examples, encoded, settings) -> list[Column]:
-    """[the model] or [the adapter, its base]: one load, the adapter switched off for the second."""
-    from evaluation import generate
+def measure(target, tokenizer, examples, settings) -> list[Column]:
+    """[the model], or [the model, its base].
+
+    An adapter's base is loaded once: the adapter is switched off for the second column.
+    """
+    import gc
+
+    import torch
+
+    from evaluation import targets
     from training import loading
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    _quiet()
     loaded = loading.load_base(target.model, target.quantization)
-    views = [("answers", contextlib.nullcontext)]
     if target.adapter:
         from peft import PeftModel
 
         loaded = PeftModel.from_pretrained(loaded, str(target.adapter))
-        views = [("adapter", contextlib.nullcontext), ("base", loaded.disable_adapter)]
-    loaded.eval()
-    coded = None
-    if settings.metrics.loss:
-        coded = generate.encode_losses(tokenizer, examples, settings.data.max_length)
-    size, longest = settings.generation.batch_size, settings.generation.max_new_tokens
-    columns = []
-    for what, view in views:
-        many = len(examples) * (2 if coded else 1)
-        with view(), console.progress(many, what, "row") as bar:
-            texts = generate.answers(loaded, tokenizer, encoded, size, longest, bar.update)
-            losses = (
-                generate.losses(loaded, tokenizer, coded, size, bar.update) if coded else None
-            )
-        columns.append(_scored(texts, examples, settings, losses))
+        columns = [_column("adapter", loaded, tokenizer, examples, settings)]
+        with loaded.disable_adapter():
+            return [*columns, _column("base", loaded, tokenizer, examples, settings)]
+    columns = [_column("model", loaded, tokenizer, examples, settings)]
+    if target.beside:
+        del loaded
+        gc.collect()
+        torch.cuda.empty_cache()
+        loaded = loading.load_base(target.beside, target.quantization)
+        tokenizer = targets.tokenizer(targets.Target("base", target.beside, target.quantization))
+        columns.append(_column("base", loaded, tokenizer, examples, settings))
     return columns
+
+
+def _quiet() -> None:
+    """No progress bars and hints of the libraries between the kit's own lines."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _column(what: str, loaded, tokenizer, examples, settings) -> Column:
+    """Answers, losses where they are wanted, and scores of one model."""
+    from evaluation import generate
+
+    size, losses = settings.generation.batch_size, None
+    many = len(examples) * (2 if settings.metrics.loss else 1)
+    loaded.eval()
+    with console.progress(many, what, "row") as bar:
+        encoded = generate.prompts(tokenizer, examples)
+        longest = settings.generation.max_new_tokens
+        texts = generate.answers(loaded, tokenizer, encoded, size, longest, bar.update)
+        if settings.metrics.loss:
+            coded = generate.encode_losses(tokenizer, examples, settings.data.max_length)
+            losses = generate.losses(loaded, tokenizer, coded, size, bar.update)
+    return _scored(texts, examples, settings, losses)
 
 
 def _scored(texts: list[str], examples, settings, losses=None) -> Column:

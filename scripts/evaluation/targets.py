@@ -16,20 +16,22 @@ from kit import console
 
 @dataclasses.dataclass
 class Target:
-    """A model to evaluate. `adapter` is None for a whole model; `run` is where a report goes too."""
+    """A model to evaluate. `adapter`: None for a whole model; `run`: where a report goes too."""
 
     name: str
     model: Any  # a `model` section: model_name_or_path is the base, or the whole model
     quantization: Any
     adapter: Path | None = None
     run: Path | None = None
+    beside: Any = None  # the `model` section of the base that a whole model is compared with
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the adapter's base
 
 
 def resolve(named: str, base: str | None, settings) -> Target:
     """The Target for --model and --base. Problem or Misuse with the nearest name otherwise.
 
-    A run's or version's own configuration says how the base is loaded; else `settings` (EvalConfig).
+    A run's or version's own configuration says how the base is loaded; else `settings`, which
+    is an EvalConfig.
     """
     folder = Path(named).expanduser()
     if "@" in named and not folder.exists():
@@ -49,7 +51,9 @@ def resolve(named: str, base: str | None, settings) -> Target:
             "an adapter has adapter_config.json, a run final/, a model config.json",
         )
     where = str(folder) if folder.is_dir() else _entry(named)
-    return Target(_short(Path(where)), _section(where, settings), settings.quantization)
+    target = Target(_short(Path(where)), _section(where, settings), settings.quantization)
+    target.beside = _section(_entry(base), settings) if base else None
+    return target
 
 
 def _version(reference: str) -> tuple[str, Path]:
@@ -62,8 +66,9 @@ def _version(reference: str) -> tuple[str, Path]:
 
 def _entry(name: str) -> str:
     """A base model's path from configs/models.yaml; a hub name or a path stays as it is."""
-    if (paths.workdir() / name / "config.json").is_file():
-        return str(paths.workdir() / name)
+    for folder in (Path(name).expanduser(), paths.workdir() / name):
+        if (folder / "config.json").is_file():
+            return str(folder)
     known: list[str] = []
     if (paths.ROOT / "configs" / "models.yaml").is_file():
         base_models = config_loader.load("models.yaml").base_models
@@ -93,7 +98,7 @@ def _adapter(name: str, folder: Path, base: str | None, settings) -> Target:
     if found:
         model = model.model_copy(update={"model_name_or_path": str(found)})
     quantization = began.quantization if began else settings.quantization
-    return Target(name, model, quantization, folder, run, _identity(folder, run, config))
+    return Target(name, model, quantization, folder, run, identity=_identity(folder, run, config))
 
 
 def _is_run(folder: Path) -> bool:
@@ -114,7 +119,7 @@ def _training_config(folder: Path, run: Path | None):
 
 
 def _identity(folder: Path, run: Path | None, config: dict[str, Any]) -> dict[str, Any]:
-    """{"name", hashes} of the base that the adapter was trained on, {} where it lies nowhere here."""
+    """{"name", hashes} of the base that the adapter was trained on, {} where nothing tells."""
     from adapters import base
 
     if run and (run / "run.json").is_file():
