@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train a LoRA or QLoRA adapter on train_sft.jsonl. Plans by default; trains when told twice.
 
-    python scripts/lora_trainer.py                          plan: data, steps, memory, what is missing
+    python scripts/lora_trainer.py                          plan: data, steps, memory, gaps
     python scripts/lora_trainer.py --confirm-run            train, if the config says dry_run: false
     python scripts/lora_trainer.py --confirm-run --resume   go on with the latest unfinished run
     python scripts/lora_trainer.py --estimate               memory and time for 24 GB and 80 GB

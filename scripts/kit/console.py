@@ -15,6 +15,7 @@ import argparse
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 GOOD, FAILED, MISUSED = 0, 1, 2
@@ -86,14 +87,42 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+class _Lines:
+    """tqdm's `update` and `close` as one line per 10 %, where there is no terminal."""
+
+    def __init__(self, total: int | None, what: str, unit: str):
+        self.total, self.what, self.unit = total, what, unit
+        self.n, self.shown, self.began = 0, 0, time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def update(self, n: float = 1) -> None:
+        self.n += n
+        tenth = int(10 * self.n / self.total) if self.total else 0
+        if tenth > self.shown and time.monotonic() - self.began > 2:
+            self.shown = tenth
+            note(f"{self.what}: {tenth * 10} % ({self.n:,.0f} of {self.total:,.0f} {self.unit})")
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        """Only a terminal shows it."""
+
+    def close(self) -> None:
+        """Nothing to tidy."""
+
+
 def progress(total: int | None, what: str, unit: str = "it", **kwargs):
-    """A tqdm bar on a terminal; one line per 10 % elsewhere. Use as a context manager."""
+    """A tqdm bar on a terminal; elsewhere, after two seconds, one line per 10 %.
+
+    Use as a context manager; `update(n)` counts.
+    """
+    if not sys.stderr.isatty():
+        return _Lines(total, what, unit)
     from tqdm import tqdm
 
-    if not sys.stderr.isatty():
-        kwargs.setdefault("mininterval", 30)
-        kwargs.setdefault("miniters", max(1, (total or 0) // 10))
-        kwargs.setdefault("bar_format", "{desc}: {percentage:.0f} % ({n_fmt}/{total_fmt})\n")
     return tqdm(total=total, desc=what, unit=unit, file=sys.stderr, **kwargs)
 
 

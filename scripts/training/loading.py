@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def check_target_modules(model_type: str, wanted: list[str] | str) -> None:
 
 def load_tokenizer(model) -> Any:
     """The tokenizer of a `model` section, with its chat template, a pad token and right padding."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the laptop has no torch, on purpose
     from transformers import AutoTokenizer
 
     where = model_path(model.model_name_or_path)
@@ -126,8 +128,7 @@ def first_line(error: Exception) -> str:
 
 def quiet() -> None:
     """Leave out the libraries' progress bars and the warnings that are known to mean nothing."""
-    import warnings
-
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # a CPU without AMX says so
     import datasets
     import transformers
 
@@ -136,7 +137,6 @@ def quiet() -> None:
     transformers.utils.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
     warnings.filterwarnings("ignore", message=".*use_reentrant")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a CPU without AMX says so at length
 
 
 def device() -> str:
@@ -172,6 +172,7 @@ def load_base(model, quantization) -> Any:
     Raises Problem for a missing or broken folder. Nothing is executed from the model's folder:
     remote code stays off.
     """
+    quiet()
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -92,12 +92,12 @@ def train(settings, run: Path | None, checkpoint: Path | None) -> tuple[int, Pat
 
     Raises Problem with what to lower when memory runs out.
     """
+    loading.quiet()
     import torch
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
     from transformers import set_seed
 
-    loading.quiet()
     state = PartialState(cpu=loading.device() == "cpu")
     named = [run, checkpoint]
     broadcast_object_list(named)

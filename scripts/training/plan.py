@@ -181,8 +181,8 @@ def lines(plan: Plan) -> list[str]:
     out = [f"{f['method']} of {f['model']}"]
     if "steps" in f:
         out.append(
-            f"{f['steps']:,} steps of {f['global_batch_size']} rows, {f['world_size']} process(es), "
-            f"{f['steps_per_epoch']:,} an epoch, {f['tokens']:,} tokens"
+            f"{f['steps']:,} steps of {f['global_batch_size']} rows, "
+            f"{f['world_size']} process(es), {f['steps_per_epoch']:,} an epoch, {f['tokens']:,} tokens"
         )
     if "estimate" in f:
         e = f["estimate"]

@@ -1,0 +1,69 @@
+# Tandem's menu: one line a target; the work is in scripts/. `make` alone lists the targets.
+# HOST=gpu1 (ssh) or HOST=./folder   RAW=path   DRY_RUN=1   CONFIRM=1   ARGS="--any --flags"
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export HOST RAW DRY_RUN
+RUN := scripts/kit/run.sh
+YES = $(if $(CONFIRM),--confirm)
+.PHONY: help setup-local setup-remote lock validate storage gpu verify-model sync-up sync-down data ingest adapters train eval rlhf pipeline rehearse embeddings drill-embeddings test test-fast lint bench
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^# ---/ {print "\n" substr($$0, 7)} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
+
+# --- environments
+setup-local: ## .venv-local: Python for data work on this machine
+	@./setup_local.sh $(ARGS)
+setup-remote: ## .venv-remote: the training environment, here or on HOST
+	@./setup_remote.sh $(ARGS)
+lock: ## resolve configs/requirements-*.in into the two hashed locks
+	@scripts/lock_environments.sh $(ARGS)
+
+# --- checks
+validate: ## every check of this machine in half a second (ARGS=--deep imports everything)
+	@$(RUN) any validate_environment.py $(ARGS)
+storage: ## room on every disk that matters
+	@$(RUN) any check_storage.py $(ARGS)
+gpu: ## driver, CUDA, memory, bf16
+	@$(RUN) any check_gpu.py $(ARGS)
+verify-model: ## the base model's files (ARGS=--hash reads every byte)
+	@$(RUN) any verify_model.py $(ARGS)
+
+# --- transfer
+sync-up: ## kit, configs and data to HOST (DRY_RUN=1 plans)
+	@scripts/sync_to_remote.sh $(ARGS)
+sync-down: ## adapters and reports from HOST (DRY_RUN=1 plans)
+	@scripts/sync_from_remote.sh $(ARGS)
+
+# --- the work, here; plans unless CONFIRM=1
+data: ## RAW, or generated examples, to data/processed/train_sft.jsonl and val_sft.jsonl
+	@$(RUN) local data_prep.py $(if $(RAW),--input "$$RAW") $(YES) $(ARGS)
+ingest: ## documents in RAW to a Chroma collection
+	@$(RUN) local ingest_documents.py "$$RAW" $(ARGS)
+train: ## a LoRA adapter from data/processed (CONFIRM=1 and dry_run: false)
+	@$(RUN) remote lora_trainer.py $(if $(CONFIRM),--confirm-run) $(ARGS)
+eval: ## base and adapter side by side: make eval ARGS="--model mapper-lora --dataset FILE"
+	@$(RUN) remote eval.py $(ARGS)
+rlhf: ## reward model and PPO, RLOO, GRPO or DPO (off unless rlhf.yaml says enabled: true)
+	@$(RUN) remote training_manager.py --stage rlhf $(YES) $(ARGS)
+adapters: ## the versions there are (ARGS="show mapper-lora@latest")
+	@$(RUN) local checkpoint_manager.py $(or $(ARGS),list)
+embeddings: ## fetch embedding shards from the clusters and merge them
+	@$(RUN) local sync_and_merge_embeddings.py $(ARGS)
+
+# --- the whole trip
+rehearse: ## all of it with a miniature: [RAW=path] [HOST=./folder|gpu1]; no download, under 3 minutes
+	@$(RUN) any trip.py --rehearse $(ARGS)
+pipeline: ## all of it with the configured model on HOST: data, sync, train, evaluate, register
+	@$(RUN) any trip.py $(YES) $(ARGS)
+
+# --- the kit itself
+test: ## every test; installs what it needs, says what it skips
+	@tests/run.sh $(ARGS)
+test-fast: ## the tests that take under a minute together
+	@tests/run.sh --fast $(ARGS)
+lint: ## shellcheck, shfmt, ruff
+	@tests/run.sh --lint $(ARGS)
+bench: ## the ratios of docs/BENCHMARKS.md, side by side in one run
+	@scripts/bench/run.sh $(ARGS)
+drill-embeddings: ## 100 kills at random moments of a merge
+	@$(RUN) local ../tests/drill_embeddings.py $(ARGS)

@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# Run the tests. Installs what they need where it may, and says plainly what it skips and why.
+#
+# Usage: tests/run.sh [--fast | --lint] [FILE...]
+#
+#   --fast    leave out what takes long (marked slow, or in need of the training stack)
+#   --lint    only shellcheck, shfmt and ruff
+#   FILE...   only these test files (tests/NAME.bats, tests/test_NAME.py)
+#
+# Exit codes: 0 everything passed, 1 something failed, 2 called wrongly.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/kit/common.sh
+. scripts/kit/common.sh
+
+mode=all
+files=()
+for word in "$@"; do
+  case $word in
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    --fast | --lint) mode=${word#--} ;;
+    -*) usage_error "unknown option $word; --fast or --lint" ;;
+    *) files+=("$word") ;;
+  esac
+done
+
+failed=() skipped=()
+
+# step NAME COMMAND...: run it, remember whether it failed.
+step() {
+  local name=$1
+  shift
+  say "$name"
+  if "$@"; then :; else
+    failed+=("$name")
+  fi
+}
+
+skip() {
+  skipped+=("$*")
+  warn "skipped: $*"
+}
+
+# system_package TOOL APT BREW: install a tool through apt or brew where that needs no password.
+system_package() {
+  command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] && return
+  if command -v apt-get >/dev/null 2>&1; then
+    local sudo=''
+    [ "$(id -u)" = 0 ] || sudo='sudo -n'
+    say "Installing $2 for the tests"
+    # shellcheck disable=SC2086  # no sudo for root
+    { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq "$2"; } >/dev/null 2>&1 ||
+      skip "tests that need $1: $2 could not be installed; sudo apt-get install $2"
+  elif command -v brew >/dev/null 2>&1; then
+    brew install -q "$3" >/dev/null 2>&1 || skip "tests that need $1: brew install $3 failed"
+  else
+    skip "tests that need $1: install $2"
+  fi
+}
+
+install_bats() {
+  [ -x tests/node_modules/.bin/bats ] && [ tests/node_modules/.bin/bats -nt tests/package-lock.json ] && return
+  if ! command -v npm >/dev/null 2>&1; then
+    skip "the shell tests (*.bats): npm is not installed; install Node.js"
+    return 1
+  fi
+  say "Installing bats"
+  (cd tests && npm ci --silent --no-fund --no-audit >/dev/null && touch node_modules/.bin/bats) ||
+    { skip "the shell tests (*.bats): npm ci failed in tests/" && return 1; }
+}
+
+# wanted PATTERN: the files to run, as given or all that match.
+wanted() {
+  local file
+  for file in ${files[@]+"${files[@]}"}; do
+    # shellcheck disable=SC2254  # a pattern on purpose
+    case $file in $1) printf '%s\n' "$file" ;; esac
+  done
+  if [ ${#files[@]} = 0 ]; then
+    find tests -maxdepth 1 -name "${1##*/}" | sort
+  fi
+}
+
+lint() {
+  local shell=() file
+  # what git has, and what is new and not ignored; a copy without git lints by name
+  while IFS= read -r file; do
+    shell+=("$file")
+  done < <(git ls-files -co --exclude-standard '*.sh' .ci/run 2>/dev/null || find ./*.sh scripts tests -name '*.sh')
+  step "shellcheck" .venv-local/bin/shellcheck -x "${shell[@]}"
+  step "shfmt" .venv-local/bin/shfmt -d -i 2 -ci "${shell[@]}"
+  step "ruff check" .venv-local/bin/ruff check -q .
+  step "ruff format" .venv-local/bin/ruff format -q --check .
+}
+
+# run_pytest ENVIRONMENT MARKS FILE...
+run_pytest() {
+  local environment=$1 marks=$2 code=0
+  shift 2
+  ".venv-$environment/bin/python" -m pytest -m "$marks" "$@" || code=$?
+  [ "$code" = 5 ] && code=0 # no test of these files has the marks
+  return "$code"
+}
+
+./setup_local.sh
+if [ "$mode" != fast ] || [ ${#files[@]} = 0 ]; then lint; fi
+if [ "$mode" != lint ]; then
+  system_package sshd openssh-server openssh
+  system_package rsync rsync rsync
+  [ "$mode" = fast ] || ./setup_remote.sh --allow-cpu
+  export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TANDEM_TEST_FAST=''
+  [ "$mode" = fast ] && export TANDEM_TEST_FAST=1
+  unset HOST RAW DRY_RUN CONFIRM TANDEM_HOST TANDEM_WORKDIR TANDEM_ENV MAKEFLAGS MAKELEVEL
+  if install_bats; then
+    bats_files=$(wanted 'tests/*.bats')
+    tags=()
+    [ "$mode" = fast ] && tags=(--filter-tags '!slow')
+    # shellcheck disable=SC2086  # names without spaces
+    [ -z "$bats_files" ] || step "shell tests" tests/node_modules/.bin/bats --timing \
+      ${tags[@]+"${tags[@]}"} $bats_files
+  fi
+  # shellcheck disable=SC2046
+  set -- $(wanted 'tests/test_*.py')
+  if [ $# != 0 ]; then
+    fast=''
+    [ "$mode" = fast ] && fast=' and not slow'
+    step "Python tests, data environment" run_pytest local "not remote_env$fast" "$@"
+    [ "$mode" = fast ] || step "Python tests, training environment" run_pytest remote remote_env "$@"
+  fi
+  [ "$mode" != fast ] || skip "slow tests and the training stack's: make test runs them"
+fi
+
+for line in ${skipped[@]+"${skipped[@]}"}; do note "skipped: $line"; done
+if [ ${#failed[@]} != 0 ]; then
+  printf 'FAILED: %s\n' "${failed[@]}"
+  exit 1
+fi
+printf 'Everything passed.\n'
