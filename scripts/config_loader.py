@@ -172,7 +172,7 @@ def _merge(values: dict, origins: dict[Key, str], layer: dict, where, key: Key =
     for name, value in layer.items():
         here = (*key, name)
         origins[here] = where(here)
-        if isinstance(value, dict) and isinstance(values.get(name), dict):
+        if isinstance(value, dict) and isinstance(values.setdefault(name, {}), dict):
             _merge(values[name], origins, value, where, here)
         else:
             for old in [k for k in origins if k[: len(here)] == here and k != here]:

@@ -1,0 +1,54 @@
+"""Fixtures that several rooms use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT.parent / "shared" / "samples"
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The folder of real inputs; tests that need it are skipped where it is absent."""
+    if not SAMPLES.is_dir():
+        pytest.skip("the folder of real samples (../shared/samples) is not here")
+    return SAMPLES
+
+
+@pytest.fixture(autouse=True)
+def clean_variables(monkeypatch):
+    """No variable of the caller's shell changes what a test sees."""
+    for name in list(os.environ):
+        if name.startswith("TANDEM_") and name not in ("TANDEM_TEST_FAST", "TANDEM_PYTHON"):
+            monkeypatch.delenv(name)
+    for name in ("HOST", "RAW", "DRY_RUN", "CONFIRM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Run `scripts/NAME.py` as a user does: command("paths.py", "--json", env={...}).
+
+    Returns the CompletedProcess with text streams; TANDEM_WORKDIR is the test's folder.
+    """
+
+    def run(name: str, *arguments: object, env: dict[str, str] | None = None, timeout: int = 300):
+        words = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
+        return subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"TANDEM_WORKDIR": str(tmp_path)} | (env or {}),
+        )
+
+    return run

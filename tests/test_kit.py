@@ -1,0 +1,108 @@
+"""The foundation: reports, publishing, JSONL, console."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from kit import console, jsonl, publish
+from kit.report import Check, exit_code, report, table, worst
+
+
+def test_the_worst_status_decides(capsys):
+    checks = [Check("a", "ok", "fine"), Check("b", "warn", "old", "renew it")]
+    assert worst(checks) == "warn" and exit_code(checks) == 0
+    checks.append(Check("c", "fail", "gone", "make c"))
+    assert report(checks) == 1
+    out = capsys.readouterr().out
+    assert "FAIL  c  gone" in out and "fix: make c" in out and "1 ok, 1 warn, 1 fail, 0 skip" in out
+
+
+def test_json_is_exactly_one_object(capsys):
+    report([Check("a", "ok", "fine")], as_json=True, extra=1)
+    body = json.loads(capsys.readouterr().out)
+    assert body["status"] == "ok" and body["extra"] == 1
+
+
+def test_a_failure_without_a_remedy_cannot_be_said():
+    with pytest.raises(ValueError, match="no fix"):
+        Check("a", "fail", "gone")
+
+
+def test_colour_only_where_it_is_asked_for():
+    assert "\033" not in table([Check("a", "ok", "x")])
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "rows.jsonl"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), publish.file(target) as f:
+        f.write("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), publish.folder(tmp_path / "v1.0.0") as stage:
+        (stage / "a").write_text("half")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
+    with publish.folder(tmp_path / "v1.0.0") as stage:
+        (stage / "a").write_text("whole")
+    assert os.listdir(tmp_path / "v1.0.0") == ["a"]
+    with pytest.raises(OSError), publish.folder(tmp_path / "v1.0.0") as stage:
+        (stage / "a").write_text("other")
+    assert (tmp_path / "v1.0.0" / "a").read_text() == "whole"
+
+
+def test_lines_are_split_at_newlines_only(tmp_path):
+    row = {"text": "a\u0085b\u2028c"}
+    assert jsonl.write(tmp_path / "x.jsonl", [row, row]) == 2
+    assert [r for _, r in jsonl.read(tmp_path / "x.jsonl")] == [row, row]
+
+
+@pytest.mark.parametrize("line", [b"{", b"[1]", b'{"a": "\xff"}', b"3"])
+def test_a_broken_line_is_named(tmp_path, line):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + line + b"\n")
+    with pytest.raises(console.Problem, match=r"x\.jsonl:2: "):
+        list(jsonl.read(path))
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {scripts!r})
+from kit import console
+def main():
+    {body}
+console.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("raise console.Problem('x is gone', 'bring it back')", 1, "x is gone; bring it back"),
+        ("raise console.Misuse('no x')", 2, "no x"),
+        ("raise KeyboardInterrupt", 130, ""),
+        ("open('/nonexistent/file')", 1, "/nonexistent/file: No such file or directory"),
+        ("import not_a_package", 1, "the package not_a_package is missing"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", 143, ""),
+        ("return 0", 0, ""),
+    ],
+)
+def test_commands_end_with_one_line_and_the_right_code(body, code, said):
+    from conftest import ROOT
+
+    text = PROGRAM.format(scripts=str(ROOT / "scripts"), body=body)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert done.returncode == code
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1
+
+
+def test_sizes_and_times_in_words():
+    assert console.size(1536) == "1.5 KB" and console.size(5) == "5 B"
+    assert console.duration(75) == "1 min 15 s" and console.duration(3.21) == "3.2 s"
