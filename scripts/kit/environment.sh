@@ -14,14 +14,15 @@
 RECIPE=1 # raise it when environments must be built again though no lock changed
 ENVS=$KIT_ROOT/.envs
 VERIFY=$KIT_ROOT/scripts/kit/verify_environment.py
-STEP='' CHILD='' UV=${UV:-} DAMAGED='' UNFINISHED=''
+STEP='' CHILD='' UV=${UV:-} DAMAGED='' UNFINISHED='' GPU=none
 
 # environment NAME: which one this command makes, and the settings that would spoil it.
 environment() {
   ENV_NAME=$1
   LINK=$KIT_ROOT/.venv-$1
   LOCK=${TANDEM_LOCK:-$KIT_ROOT/requirements-$1.txt}
-  [ -f "$LOCK" ] || usage_error "$LOCK: there is no such lock; restore it (git checkout -- ${LOCK##*/})"
+  [ -f "$LOCK" ] ||
+    usage_error "$LOCK: there is no such lock; restore it (git checkout -- ${LOCK##*/})"
   unset PIP_USER PIP_TARGET PIP_PREFIX PIP_CONSTRAINT PIP_REQUIRE_VIRTUALENV PYTHONPATH PYTHONHOME
   unset VIRTUAL_ENV CONDA_PREFIX UV_PROJECT_ENVIRONMENT
   export PYTHONNOUSERSITE=1
@@ -86,13 +87,15 @@ unchanged_files() {
 # suspect (files changed since the stamp), ready. Reads the stamp into STAMPED_*.
 env_state() {
   local stamp=$LINK/.tandem/stamp
-  STATE=absent STAMPED_REQUEST='' STAMPED_BACKEND='' STAMPED_PYTHON='' STAMPED_FILES=''
+  STATE=absent STAMPED_REQUEST='' STAMPED_BACKEND='' STAMPED_FILES='' STAMPED_PYTHON=''
+  STAMPED_GPU=''
   if [ ! -L "$LINK" ] || [ ! -f "$stamp" ] || [ ! -x "$LINK/bin/python" ]; then return 0; fi
   {
     read -r STAMPED_REQUEST
     read -r STAMPED_BACKEND
     read -r STAMPED_FILES
     read -r STAMPED_PYTHON
+    read -r STAMPED_GPU
   } <"$stamp" || return 0
   STATE=other
   [ "$STAMPED_REQUEST" = "$(request)" ] || return 0
@@ -161,8 +164,8 @@ fetch_uv() {
   rm -rf "$part"
   mkdir -p "$part"
   awk '/^[^ #]/ { on = /^uv==/ } on' "$KIT_ROOT/requirements-local.txt" >"$part/uv.txt"
-  PIP_ROOT_USER_ACTION=ignore run "$@" install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
-    --require-hashes --target "$part" -r "$part/uv.txt" >&2 || return 1
+  PIP_ROOT_USER_ACTION=ignore run "$@" install --quiet --disable-pip-version-check --no-deps \
+    --only-binary :all: --require-hashes --target "$part" -r "$part/uv.txt" >&2 || return 1
   rm -rf "$ENVS/uv-$pin"
   mv "$part" "$ENVS/uv-$pin"
   UV=$ENVS/uv-$pin/bin/uv
@@ -209,6 +212,34 @@ pip_conf_index() {
     fi
   done
 }
+
+# --- where caches go ----------------------------------------------------------------------
+# place_caches GB: beside the checkout, where their usual place is another disk with less than
+# GB free. On a host only the mount with the checkout is sure to last and to have room, and
+# within one filesystem uv links instead of copying.
+place_caches() {
+  place UV_CACHE_DIR "${XDG_CACHE_HOME:-$HOME/.cache}/uv" uv "$1"
+  place PIP_CACHE_DIR "${XDG_CACHE_HOME:-$HOME/.cache}/pip" pip "$1"
+  if [ "$BACKEND" = conda ]; then place CONDA_PKGS_DIRS "${CONDA%/bin/*}/pkgs" conda "$1"; fi
+  place TMPDIR /tmp tmp 4
+}
+
+# place VARIABLE USUAL NAME GB: what the user has set stays as it is.
+place() {
+  local usual=$2
+  if [ -n "${!1:-}" ]; then return 0; fi
+  until [ -d "$usual" ]; do usual=$(dirname "$usual"); done
+  if [ "$(mount_of "$usual")" = "$(mount_of "$KIT_ROOT")" ]; then return 0; fi
+  if [ "$(free_kb "$usual")" -ge $(($4 * 1024 * 1024)) ]; then return 0; fi
+  mkdir -p "$KIT_ROOT/.cache/$3"
+  export "$1=$KIT_ROOT/.cache/$3"
+  note "$1=$KIT_ROOT/.cache/$3 (${usual} is another disk)"
+}
+
+mount_of() { df -P -k "$1" | awk 'END { print $1, $NF }'; }
+
+# free_kb FOLDER: free room, read from the right: a device's name may have spaces.
+free_kb() { df -P -k "$1" | awk 'END { for (i = NF; i > 1; i--) if ($i ~ /%$/) print $(i - 1) }'; }
 
 # --- building -----------------------------------------------------------------------------
 # take_lock: wait until nobody else builds this environment. flock(2) belongs to descriptor 9,
@@ -257,14 +288,15 @@ choose_folder() {
   FOLDER=$ENVS/$base$suffix
 }
 
-# install_packages: fill $FOLDER from the lock, every file by its hash.
+# install_packages BACKEND: fill $FOLDER from the lock, every wheel by its hash.
 install_packages() {
-  local quiet=--quiet
-  if [ -t 2 ]; then quiet=--color=auto; fi # uv's own progress bars
+  local how=(sync "$LOCK") quiet=--quiet
+  if [ "$1" = conda ]; then how=(install --requirement "$LOCK"); fi # what conda put there stays
+  if [ -t 2 ]; then quiet=--color=auto; fi                          # uv's own progress bars
   note "installing ${LOCK##*/} with uv"
-  run "$UV" pip sync "$quiet" --python "$FOLDER/bin/python" --require-hashes --only-binary :all: \
-    --no-binary langdetect --no-binary rouge-score \
-    ${UV_OPTIONS[@]+"${UV_OPTIONS[@]}"} "$LOCK" >&2 ||
+  run "$UV" pip "${how[@]}" "$quiet" --python "$FOLDER/bin/python" --require-hashes \
+    --only-binary :all: --no-binary langdetect --no-binary rouge-score \
+    ${UV_OPTIONS[@]+"${UV_OPTIONS[@]}"} >&2 ||
     die "uv could not install $LOCK; see its lines above, then run this again"
 }
 
@@ -289,9 +321,11 @@ clean_cache() {
 
 # write_stamp ENV BACKEND MARK: the last thing; MARK is as old as the verification's beginning.
 write_stamp() {
-  local folder=$1/.tandem files
+  local folder=$1/.tandem files facts
   files=$(unchanged_files "$1" "$3")
-  printf '%s\n%s\n%s\n%s\n' "$(request)" "$2" "$((files))" "$PYTHON_VERSION $PYTHON" >"$folder/stamp.part"
+  facts=$(python_facts "$1/bin/python")
+  facts="$(printf '%s' "$facts" | cut -d '|' -f 2) ${facts%%|*}"
+  printf '%s\n' "$(request)" "$2" "$((files))" "$facts" "$GPU" >"$folder/stamp.part"
   touch -r "$3" "$folder/stamp.part"
   rm -f "$folder/suspect"
   mv -f "$folder/stamp.part" "$folder/stamp"
@@ -326,19 +360,21 @@ build() {
     fill "$1"
     verify_folder || die "files still differ from their packages; check the disk and its free room"
   fi
+  final_check "$FOLDER" >&2 || die "the packages are in place and the final check failed, see above"
   UNFINISHED='' # from here on the link may point to it
   switch_link
   write_stamp "$FOLDER" "$1" "$FOLDER/.tandem/mark"
   remove_others "${FOLDER##*/}"
 }
 
+# fill BACKEND: $FOLDER with an interpreter and the packages.
 fill() {
   case $1 in
-    conda) conda_create ;;
+    conda) conda_create || die "$CONDA made no environment; --backend venv needs no conda" ;;
     *) run "$UV" venv --quiet --relocatable --no-project --python "$PYTHON" "$FOLDER" >&2 ||
       die "uv could not make an environment with $PYTHON" ;;
   esac
-  install_packages
+  install_packages "$1"
   mkdir -p "$FOLDER/.tandem"
   cp "$LOCK" "$FOLDER/.tandem/lock.txt"
   : >"$FOLDER/.tandem/mark"
@@ -362,7 +398,12 @@ install_environment() {
   take_lock
   env_state # once more: another run may have built it while this one waited
   if [ "$FORCE" = no ]; then
-    if [ "$STATE" = ready ]; then return 0; fi
+    if [ "$STATE" = ready ]; then
+      if [ "$STAMPED_GPU" != "$GPU" ]; then
+        write_stamp "$LINK" "$STAMPED_BACKEND" "$LINK/.tandem/stamp"
+      fi
+      return 0
+    fi
     if [ "$STATE" = suspect ] && reverify; then return 0; fi
   fi
   build "$1"
@@ -370,15 +411,16 @@ install_environment() {
 
 # check_packages: the report of --check on stdout; what is damaged is marked for the next run.
 check_packages() {
-  local code=0
+  local code=0 list
   env_state
   case $STATE in
-    absent) fail_line "$ENV_NAME packages" "not set up" "./$PROGRAM" ;;
-    other) fail_line "$ENV_NAME packages" "made from another lock, Python or back end" "./$PROGRAM" ;;
+    absent) fail_line packages "not set up" "./$PROGRAM" ;;
+    other) fail_line packages "made from another lock, Python or back end" "./$PROGRAM" ;;
     *)
-      run "$LINK/bin/python" -I -S "$VERIFY" --damaged "$ENVS/.damaged-$ENV_NAME" "$LINK" || code=$?
-      if [ -s "$ENVS/.damaged-$ENV_NAME" ]; then : >"$LINK/.tandem/suspect"; fi
-      rm -f "$ENVS/.damaged-$ENV_NAME"
+      list=$(mktemp "$ENVS/.damaged.XXXXXX")
+      run "$LINK/bin/python" -I -S "$VERIFY" --damaged "$list" "$LINK" || code=$?
+      if [ -s "$list" ]; then : >"$LINK/.tandem/suspect"; fi
+      rm -f "$list"
       ;;
   esac
   if [ "$code" -ne 0 ]; then FAILED=yes; fi
@@ -399,7 +441,7 @@ summary() {
     "$(find "$site" -maxdepth 1 -name '*.dist-info' | wc -l | tr -d ' ')" \
     "$(du -sh "$LINK/" | cut -f 1)"
   find "$site" -maxdepth 1 -name '*.dist-info' | awk -v wanted="$names" '
-    BEGIN { n = split(wanted, w, "\n"); for (i = 1; i <= n; i++) { gsub("_", "-", w[i]); want[w[i]] } }
+    BEGIN { n = split(wanted, w, "\n"); while (n) { gsub("_", "-", w[n]); want[w[n--]] } }
     { sub(".*/", ""); sub("\\.dist-info$", ""); at = match($0, /-[^-]*$/)
       name = tolower(substr($0, 1, at - 1)); gsub("_", "-", name)
       if (name in want) printf "      %-24s %s\n", name, substr($0, at + 1) }' | sort

@@ -56,7 +56,7 @@ search() {
 
 # download_python: let uv fetch the wanted version for this user; quick to give up.
 download_python() {
-  find_any_uv || return 1
+  if [ "$MODE" = check ] || ! find_any_uv; then return 1; fi
   note "no Python $WANTED_PYTHON here; asking uv for one (uv python install $WANTED_PYTHON)"
   UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-20} UV_HTTP_RETRIES=${UV_HTTP_RETRIES:-0} \
     "$UV" python install --quiet "$WANTED_PYTHON" >/dev/null 2>&1 && search "$WANTED_PYTHON"
@@ -72,15 +72,15 @@ find_python() {
       fits "$WANTED_PYTHON" any || refuse_python
       return 0
       ;;
-    *) usage_error "TANDEM_PYTHON=$WANTED_PYTHON; set it to 3.10, 3.11, 3.12, 3.13 or the path of one" ;;
+    *) usage_error "TANDEM_PYTHON=$WANTED_PYTHON; it is 3.10 to 3.13, or a path" ;;
   esac
   search "$WANTED_PYTHON" && return 0
   [ -z "$TRANSLATED" ] || refuse_python
   download_python && return 0
   for version in 3.11 3.12 3.13 3.10; do
     if search "$version"; then
-      warn "no Python $WANTED_PYTHON found: using $PYTHON ($PYTHON_VERSION); TANDEM_PYTHON=$version" \
-        "makes that the choice, or install $WANTED_PYTHON (uv python install $WANTED_PYTHON)"
+      warn "no Python $WANTED_PYTHON found: using $PYTHON ($PYTHON_VERSION);" \
+        "TANDEM_PYTHON=$version makes that the choice, uv python install $WANTED_PYTHON mends it"
       return 0
     fi
   done

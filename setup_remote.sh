@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Set up the training environment (.venv-remote): here, or on HOST from the laptop. Checks the
+# NVIDIA driver and never installs one. Safe to run again: with nothing to do it ends at once.
+#
+#   ./setup_remote.sh               this machine; or the host named in configs/paths_config.json
+#   ./setup_remote.sh gpu1          push the kit to an ssh host and run this there
+#   ./setup_remote.sh ./folder      a folder that stands in for a host
+#
+#   --here                 this machine, whatever the configuration names
+#   --allow-cpu            go on without an NVIDIA GPU: to rehearse, or to serve on a laptop
+#   --backend conda|venv   default: conda, mamba or micromamba where found, else venv
+#   --check                only report: GPU, disk, every file, every import, one NF4 forward
+#   --force                build the environment anew, whatever stands there
+#
+# HOST=gpu1 REMOTE_DIR=tandem ./setup_remote.sh   the same by variables
+# TANDEM_PYTHON=3.12 ./setup_remote.sh            another Python, 3.10 to 3.13
+#
+# Exit codes: 0 good, 1 a check or the work failed, 2 called wrongly, 130/143 interrupted.
+set -euo pipefail
+
+# shellcheck source=scripts/kit/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/scripts/kit/common.sh"
+# shellcheck source=scripts/kit/environment.sh
+. "$KIT_ROOT/scripts/kit/environment.sh"
+# shellcheck source=scripts/kit/conda.sh
+. "$KIT_ROOT/scripts/kit/conda.sh"
+# shellcheck source=scripts/kit/set_up_host.sh
+. "$KIT_ROOT/scripts/kit/set_up_host.sh"
+
+MODE=install FORCE=no FAILED=no BACKEND=auto ALLOW_CPU=no HERE=no NAMED=no
+HOST=${HOST:-} PASSED=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --check) MODE=check PASSED+=("$1") ;;
+    --force) FORCE=yes PASSED+=("$1") ;;
+    --allow-cpu) ALLOW_CPU=yes PASSED+=("$1") ;;
+    --here) HERE=yes ;;
+    --backend=*) BACKEND=${1#*=} ;;
+    --backend)
+      [ $# -ge 2 ] || usage_error "--backend needs conda or venv"
+      BACKEND=$2
+      shift
+      ;;
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    -*) usage_error "unknown option '$1'; see ./$PROGRAM --help" ;;
+    *)
+      [ "$NAMED" = no ] || usage_error "two hosts, '$HOST' and '$1'; one at a time"
+      HOST=$1 NAMED=yes
+      ;;
+  esac
+  shift
+done
+case $BACKEND in
+  auto) ;;
+  conda | venv) PASSED+=(--backend "$BACKEND") ;;
+  *) usage_error "--backend '$BACKEND'; it is conda or venv" ;;
+esac
+
+# check_gpu: what the driver can do; without a GPU only --allow-cpu goes on.
+check_gpu() {
+  if [ "$ALLOW_CPU" = yes ]; then
+    "$PYTHON" "$KIT_ROOT/scripts/check_gpu.py" --allow-cpu
+    return
+  fi
+  "$PYTHON" "$KIT_ROOT/scripts/check_gpu.py" && return 0
+  note "without an NVIDIA GPU --allow-cpu goes on: enough to rehearse and to serve, not to train"
+  return 1
+}
+
+# check_platform: where the pinned torch and bitsandbytes have no wheels.
+check_platform() {
+  local version
+  [ "$(uname -s)" = Darwin ] || return 0
+  if [ "$(uname -m)" = x86_64 ] && ! on_apple_silicon; then
+    die "the pinned torch has no wheels for Intel Macs; use a Linux machine or Apple silicon"
+  fi
+  version=$(sw_vers -productVersion)
+  [ "${version%%.*}" -ge 14 ] ||
+    die "macOS $version: bitsandbytes has wheels for macOS 14 and newer; update macOS"
+}
+
+# final_check ENV: before the switch.
+final_check() { run "$1/bin/python" "$KIT_ROOT/scripts/kit/nf4_forward.py"; }
+
+check() {
+  env_state
+  choose_backend
+  find_remote_python
+  printf 'ok    python  %s (%s, %s)\n' "$PYTHON_VERSION" "$PYTHON" "$PYTHON_MACHINE"
+  check_gpu || FAILED=yes
+  "$PYTHON" "$KIT_ROOT/scripts/check_storage.py" || FAILED=yes
+  check_packages
+  case $STATE in ready | suspect) final_check "$LINK" 2>/dev/null || FAILED=yes ;; esac
+  [ "$FAILED" = no ]
+}
+
+if [ "$HERE" = no ]; then
+  choose_host
+  if [ -n "$HOST" ]; then
+    set_up_host
+    exit
+  fi
+fi
+
+environment remote
+if [ "$MODE" = check ]; then
+  check
+  exit
+fi
+env_state
+if [ "$FORCE" = no ] && [ "$STATE" = ready ] && [ "$STAMPED_GPU:$ALLOW_CPU" != cpu:no ]; then
+  ok ".venv-remote  Python ${STAMPED_PYTHON%% *} ($STAMPED_BACKEND), nothing to do"
+  exit 0
+fi
+
+step "Python"
+check_platform
+choose_backend
+find_remote_python
+ok "python  $PYTHON_VERSION ($PYTHON, $PYTHON_MACHINE)"
+step "NVIDIA driver and GPU"
+check_gpu >&2 || exit 1
+if [ "$ALLOW_CPU" = no ]; then GPU=gpu; else GPU=cpu; fi
+step "Disk space"
+"$PYTHON" "$KIT_ROOT/scripts/check_storage.py" >&2
+# A host's other disks may be gone after a stop, whatever room they have.
+if [ "$GPU" = gpu ]; then place_caches 1000000; else place_caches 20; fi
+step "Packages ($BACKEND)"
+install_environment "$BACKEND"
+step "Summary"
+env_state
+summary
+STEP=''
+note "next: make validate ENV=remote"
