@@ -179,9 +179,8 @@ def _sizes(model: Model) -> list[Check]:
 def _missing(model: Model, names: list[str], why: str) -> list[Check]:
     if not names:
         return []
-    text = (
-        f"not there, {why}" if len(names) == 1 else f"and {len(names) - 1} more, {why}: not there"
-    )
+    more = f" nor {len(names) - 1} more" if len(names) > 1 else ""
+    text = f"not there{more}, {why}"
     return [Check(names[0], "fail", text, model.again)]
 
 

@@ -18,11 +18,11 @@ class Answer:
 
 
 class Running:
-    """Programs that were started together. `cwd` is theirs."""
+    """Programs that were started together. `options` (cwd, env) are those of Popen."""
 
-    def __init__(self, commands: dict[str, list[str]], timeout: float, cwd: str | None = None):
+    def __init__(self, commands: dict[str, list[str]], timeout: float, **options):
         self._deadline = time.monotonic() + timeout
-        self._started = {name: _start(command, cwd) for name, command in commands.items()}
+        self._started = {name: _start(command, options) for name, command in commands.items()}
 
     def answer(self, name: str) -> Answer:
         """Wait for one of them, at most until the common deadline; then it is ended and left."""
@@ -46,15 +46,15 @@ def ask(commands: dict[str, list[str]], timeout: float) -> dict[str, Answer]:
     return {name: running.answer(name) for name in commands}
 
 
-def _start(command: list[str], cwd: str | None) -> subprocess.Popen | Answer:
+def _start(command: list[str], options: dict) -> subprocess.Popen | Answer:
     try:
         return subprocess.Popen(
             command,
-            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            **options,
         )
     except OSError as error:
         return Answer(127, error.strerror or str(error))
