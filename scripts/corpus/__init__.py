@@ -1,0 +1,1 @@
+"""From documents and tables to training rows: readers, cleaning, duplicates, split, recipes."""

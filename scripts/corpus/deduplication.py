@@ -1,0 +1,108 @@
+"""Exact and near-duplicates.
+
+Near: the Jaccard overlap of two rows' character shingles reaches the threshold. MinHash banding
+(datasketch) finds candidates, each is checked exactly on the shingles. Between train and
+validation an exact search is made besides, which misses nothing (`pairs_across`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+_WORDS = re.compile(r"[^\w]+")
+_MULTIPLIER = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: spreads neighbouring values
+
+
+def normal(text: str) -> str:
+    """Text as duplicates are judged by: case, punctuation and spacing do not count."""
+    return _WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def shingles(text: str, width: int) -> Any:
+    """The distinct character shingles of `text` as sorted uint64 hashes, shape (n,); n >= 1."""
+    import numpy as np
+
+    codes = np.frombuffer(normal(text).encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    if len(codes) < width:
+        codes = np.pad(codes, (0, width - len(codes)))
+    windows = np.zeros(len(codes) - width + 1, dtype=np.uint64)
+    multiplier = np.uint64(_MULTIPLIER)
+    for i in range(width):
+        windows = (windows ^ codes[i : len(codes) - width + 1 + i]) * multiplier
+        windows ^= windows >> np.uint64(29)
+    return np.unique(windows)
+
+
+def jaccard(a: Any, b: Any) -> float:
+    """Overlap of two shingle sets: |a and b| / |a or b|, 0 to 1."""
+    import numpy as np
+
+    both = np.intersect1d(a, b, assume_unique=True).size
+    return both / (a.size + b.size - both)
+
+
+class NearDuplicates:
+    """Remembers rows by their shingles and says which earlier row a new one repeats.
+
+    config: kit.schemas.data.Deduplication.
+    """
+
+    def __init__(self, config):
+        from datasketch import MinHash, MinHashLSH
+
+        self.config = config
+        self._lsh = MinHashLSH(
+            num_perm=config.num_perm, params=(config.bands, config.num_perm // config.bands)
+        )
+        self._first = MinHash(config.num_perm, hashfunc=_same)
+        self._sets: list[Any] = []
+
+    def add(self, sets: Any) -> int | None:
+        """The place of an earlier row that `sets` (from shingles()) repeats; else remember it."""
+        signature = self._first.copy()
+        signature.update_batch((sets >> 32).tolist())
+        for place in sorted(self._lsh.query(signature)):
+            if jaccard(self._sets[place], sets) >= self.config.jaccard:
+                return place
+        self._lsh.insert(len(self._sets), signature, check_duplication=False)
+        self._sets.append(sets)
+        return None
+
+
+def _same(value: int) -> int:
+    return value
+
+
+def pairs_across(left: Sequence, right: Sequence, threshold: float) -> Iterator[tuple[int, int]]:
+    """Every (i, j) with jaccard(left[i], right[j]) >= threshold; exact, by prefix filtering.
+
+    If two sets overlap enough, they share one of their rarest n - ceil(threshold * n) + 1 items
+    (Bayardo, Ma, Srikant 2007). `left` is indexed: give the smaller side.
+    """
+    import numpy as np
+
+    if not left or not right:
+        return
+    values, counts = np.unique(np.concatenate([*left, *right]), return_counts=True)
+
+    def prefix(items: Any) -> list[int]:
+        length = items.size - math.ceil(threshold * items.size - 1e-9) + 1
+        places = np.searchsorted(values, items)
+        if length < items.size:
+            order = np.lexsort((places, counts[places]))[:length]
+            places = places[order]
+        return places.tolist()
+
+    index: dict[int, list[int]] = defaultdict(list)
+    for i, items in enumerate(left):
+        for place in prefix(items):
+            index[place].append(i)
+    for j, items in enumerate(right):
+        for i in sorted({i for place in prefix(items) for i in index.get(place, ())}):
+            if jaccard(left[i], items) >= threshold:
+                yield i, j

@@ -1,0 +1,162 @@
+"""Files as text and as records, with the number of the line or item that each came from.
+
+A file that cannot be read is a Reject of the whole file (number 0); a line that cannot be read
+is a Reject of that line. Nothing is skipped silently.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from corpus.rows import Reject
+
+SNIFF = 1 << 16
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class Unreadable(Exception):
+    """A file that is empty, binary or in another encoding; the text says which and the remedy."""
+
+
+def looks_binary(head: bytes) -> bool:
+    """NUL bytes or many control bytes in the first block, and not UTF-16 with its mark."""
+    if head.startswith(_UTF16):
+        return False
+    control = sum(b < 32 and b not in b"\t\n\r\f\x1a\x1b" for b in head)
+    return b"\0" in head or control > len(head) // 20
+
+
+def text_of_file(path: Path, encoding: str | None = None, guess: bool = False) -> str:
+    """The file's text: `encoding`, else its byte-order mark, else UTF-8, else (guess) cp1252.
+
+    Line ends become \\n. Raises Unreadable.
+    """
+    data = path.read_bytes()
+    if not data:
+        raise Unreadable("the file has 0 bytes; copy it again or delete it")
+    if looks_binary(data[:SNIFF]):
+        raise Unreadable("a binary file where text is expected; convert it to UTF-8 text")
+    if encoding is None:
+        encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        text = _cp1252(data) if guess else None
+        if text is None:
+            raise Unreadable(
+                f"line {line} is not {encoding.removesuffix('-sig').upper()}; save the file as "
+                f"UTF-8, or name its encoding: --set recipes.RECIPE.encoding=cp1252"
+            ) from None
+    except LookupError:
+        raise Unreadable(
+            f"no encoding is named {encoding!r}; cp1252 and utf-16 are names"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _cp1252(data: bytes) -> str | None:
+    """Windows-1252, unless so many letters are accented that it must be something else."""
+    try:
+        text = data.decode("cp1252")
+    except UnicodeDecodeError:
+        return None
+    letters = sum(c.isalpha() for c in text)
+    accented = sum(c.isalpha() and c > "\x7f" for c in text)
+    return text if accented * 5 <= letters else None
+
+
+def records(
+    path: Path, source: str, kind: str, encoding: str | None = None
+) -> Iterator[tuple[int, Any] | Reject]:
+    """(number, record) of a table or of JSON, or the Reject of what could not be read."""
+    try:
+        text = text_of_file(path, encoding)
+        yield from _csv(text, source) if kind == "csv" else _json(text, source)
+    except Unreadable as error:
+        yield Reject(source, 0, "unreadable", str(error))
+
+
+def first_records(path: Path, kind: str, encoding: str | None = None) -> list[dict[str, Any]]:
+    """Up to 20 records (of a table: its header), to see which recipe fits; [] where none is read.
+
+    An unreadable file gives []: reading it whole will say what is wrong.
+    """
+    try:
+        if kind == "csv":
+            text = _head(path, encoding)
+            header = next(csv.reader(io.StringIO(text), delimiter=_delimiter(text)), [])
+            return [dict.fromkeys(header, "")]
+        items = itertools.islice(records(path, path.name, kind, encoding), 20)
+        return [i[1] for i in items if isinstance(i, tuple) and isinstance(i[1], dict)]
+    except (Unreadable, csv.Error):
+        return []
+
+
+def _head(path: Path, encoding: str | None) -> str:
+    with open(path, "rb") as f:
+        head = f.read(SNIFF)
+    if looks_binary(head):
+        raise Unreadable("binary")
+    encoding = encoding or ("utf-16" if head.startswith(_UTF16) else "utf-8-sig")
+    return head.decode(encoding, "replace")
+
+
+def _delimiter(text: str) -> str:
+    header = text.split("\n", 1)[0]
+    return max(",;\t|", key=header.count)
+
+
+def _csv(text: str, source: str) -> Iterator[tuple[int, dict[str, str]] | Reject]:
+    csv.field_size_limit(1 << 30)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+    try:
+        header = next(reader, [])
+        for fields in reader:
+            if len(fields) == len(header):
+                yield reader.line_num, dict(zip(header, fields, strict=True))
+            elif any(fields):
+                wrong = f"{len(fields)} fields where the header has {len(header)}"
+                yield Reject(source, reader.line_num, "broken line", wrong, record=fields)
+    except csv.Error as error:
+        yield Reject(source, reader.line_num, "broken line", f"{error}; mend the quotes")
+
+
+def _json(text: str, source: str) -> Iterator[tuple[int, Any] | Reject]:
+    start = text.lstrip()[:1]
+    if not start:
+        yield Reject(source, 0, "unreadable", "only white space; copy it again or delete it")
+        return
+    if start == "[" or (start == "{" and not _first_line_is_whole(text)):
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            line = f"line {error.lineno}: {error.msg}"
+            yield Reject(source, 0, "unreadable", f"not JSON, {line}; mend that line")
+            return
+        yield from enumerate(value if isinstance(value, list) else [value], 1)
+        return
+    for number, line in enumerate(io.StringIO(text, newline="\n"), 1):  # \n only, never U+0085
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except json.JSONDecodeError as error:
+            yield Reject(source, number, "broken line", f"not JSON: {error.msg}", record=line[:200])
+
+
+def _first_line_is_whole(text: str) -> bool:
+    """Whether the first line is a value of its own: then the file is JSON Lines."""
+    first = text.lstrip().split("\n", 1)
+    try:
+        json.loads(first[0])
+    except json.JSONDecodeError:
+        return len(first) > 1 and first[1].lstrip()[:1] == "{" and first[0].rstrip().endswith("}")
+    return True

@@ -1,0 +1,258 @@
+"""Which recipe of data_config.yaml reads which file, and the rows that it makes of it."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from corpus import documents, formats, passages, readers
+from corpus.rows import BadRow, Reject, Row
+from kit import console
+
+_FIELD = re.compile(r"\{(\w[\w .-]*)\}")
+
+
+class Source(NamedTuple):
+    """One file and the recipe that reads it. `name` is how messages and rows call the file."""
+
+    name: str
+    path: Path
+    recipe_name: str
+    recipe: Any  # kit.schemas.data.Recipe
+
+
+def find_sources(root: Path, config, forced: str | None) -> tuple[list[Source], list[Reject]]:
+    """The files below `root` (or `root` itself) with their recipes, and the files that none reads.
+
+    Raises Misuse where `root` is missing, Problem where nothing in it can be read.
+    """
+    if not root.exists():
+        raise console.Misuse(f"{root}: no such file or folder", "check --input (RAW= of make)")
+    recipes = _recipes(config, forced)
+    if not root.is_dir():
+        name, why = _choose(root, recipes, by_name=forced is None)
+        if name is None:
+            raise console.Problem(f"{root}: {why}", "see docs/DATA.md, or name one with --recipe")
+        return [Source(root.name, root, name, recipes[name])], []
+    files = sorted(p for p in root.rglob("*") if p.is_file() and not _hidden(p, root))
+    if not files:
+        raise console.Problem(f"{root}: the folder is empty", "put your raw files there")
+    sources, skipped = [], []
+    for path in files:
+        shown = path.relative_to(root).as_posix()
+        name, why = _choose(path, recipes)
+        if name is None:
+            skipped.append(Reject(shown, 0, "skipped", why, bad=False))
+        else:
+            sources.append(Source(shown, path, name, recipes[name]))
+    if not sources:
+        first = f"{skipped[0].source}: {skipped[0].detail}"
+        raise console.Problem(
+            f"{root}: none of its {len(files)} files can be read ({first})",
+            "see docs/DATA.md for the formats, or add a recipe to configs/data_config.yaml",
+        )
+    return sources, skipped
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _recipes(config, forced: str | None) -> dict[str, Any]:
+    files = {n: r for n, r in config.recipes.items() if r.kind not in ("chroma", "generated")}
+    if forced is None:
+        return files
+    if forced not in files:
+        raise console.Misuse(
+            f"--recipe {forced}: data_config.yaml has no such recipe for files",
+            f"it has {', '.join(files)}",
+        )
+    return {forced: files[forced]}
+
+
+def _choose(path: Path, recipes: dict, by_name: bool = True) -> tuple[str | None, str]:
+    """(recipe's name, '') or (None, why no recipe reads the file)."""
+    named = {
+        name: r
+        for name, r in recipes.items()
+        if not by_name or any(fnmatch.fnmatch(path.name, g) for g in r.globs)
+    }
+    if not named:
+        with open(path, "rb") as f:
+            binary = readers.looks_binary(f.read(readers.SNIFF))
+        kind = "a binary file; " if binary else ""
+        return None, f"{kind}no recipe's glob fits the name"
+    why = ""
+    for name, recipe in named.items():
+        why = _misfit(path, recipe)
+        if not why:
+            return name, ""
+    return None, why
+
+
+def _misfit(path: Path, recipe) -> str:
+    """'' where the recipe can read the file, or where reading it will say what is broken."""
+    if recipe.kind not in ("csv", "jsonl") or path.stat().st_size == 0:
+        return ""
+    head = readers.first_records(path, recipe.kind, recipe.encoding)
+    if not head:
+        return ""
+    if recipe.user is not None:
+        missing = [c for c in recipe.columns if c not in head[0]]
+        return f"no column {', '.join(missing)}" if missing else ""
+    if any(formats.format_of(record) for record in head):
+        return ""
+    keys = ", ".join(map(str, list(head[0])[:8]))
+    return f"its keys ({keys}) are of no known row format: {formats.NAMES}"
+
+
+def rows(source: Source, config) -> Iterator[Row | Reject]:
+    """The source's rows, with their place in it."""
+    if source.recipe.kind in ("csv", "jsonl"):
+        items = _from_records(source)
+    else:
+        items = _from_documents(source, config)
+    for item in items:
+        item.source = source.name
+        if isinstance(item, Row) and not item.group:
+            item.group = _group(item)
+        yield item
+
+
+def _group(row: Row) -> str:
+    """Rows with the same question stay on one side of the split."""
+    return next((" ".join(m["content"].split()).casefold()
+                 for m in row.messages if m["role"] == "user"), "")  # fmt: skip
+
+
+# --- tables and JSON --------------------------------------------------------------------------
+
+
+def _from_records(source: Source) -> Iterator[Row | Reject]:
+    recipe = source.recipe
+    for item in readers.records(source.path, source.name, recipe.kind, recipe.encoding):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        number, record = item
+        try:
+            for row in _convert(record, recipe):
+                row.number = number
+                yield row
+        except BadRow as error:
+            yield Reject(source.name, number, error.reason, error.detail, record=record)
+        except Unwanted as error:
+            yield Reject(source.name, number, str(error), bad=False, record=record)
+
+
+class Unwanted(Exception):
+    """A sound record that the recipe leaves out; the text is the reason."""
+
+
+def _convert(record: Any, recipe) -> list[Row]:
+    if not isinstance(record, dict):
+        raise BadRow("not an object", f"a JSON {type(record).__name__}")
+    if recipe.user is not None:
+        return [_fill_row(record, recipe)]
+    made, wanted = formats.rows_of(record)
+    if not wanted:
+        raise Unwanted("labelled undesirable")
+    return made
+
+
+def _fill_row(record: dict[str, Any], recipe) -> Row:
+    def fill(template: str) -> str:
+        return _FIELD.sub(lambda found: field(found[1]), template)
+
+    def field(name: str) -> str:
+        if name not in record:
+            raise BadRow("no such column", f"{{{name}}}; there are {', '.join(record)}")
+        value = " ".join(formats.text_of(record[name]).split())
+        if not value:
+            raise Unwanted(f"empty {name}")
+        known = recipe.values.get(name)
+        if known is not None and value not in known:
+            raise Unwanted(f"{name} {value[:30]!r} has no value in the recipe")
+        return known[value] if known is not None else value
+
+    messages = [{"role": "system", "content": fill(recipe.system)}] if recipe.system else []
+    messages.append({"role": "user", "content": fill(recipe.user)})
+    messages.append({"role": "assistant", "content": fill(recipe.assistant)})
+    return Row(messages, topic=fill(recipe.topic) if recipe.topic else None)
+
+
+# --- documents --------------------------------------------------------------------------------
+
+
+def _from_documents(source: Source, config) -> Iterator[Row | Reject]:
+    for item in read_documents(source.path, source.name, source.recipe):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        for number, passage in enumerate(
+            passages.passages(item.text, source.recipe.passage_chars), 1
+        ):
+            for row in _from_passage(passage, item, source.recipe):
+                row.number = number
+                yield row
+
+
+def read_documents(path: Path, name: str, recipe) -> Iterator[documents.Document | Reject]:
+    yield from documents.read_text(path, name, recipe.encoding)
+
+
+def _from_passage(passage: str, document: documents.Document, recipe) -> Iterator[Row]:
+    group = f"{document.source}\0{document.title}\0{passage[:80]}"
+    for style in recipe.styles:
+        if style == "continuation":
+            halves = _halves(passage)
+            if halves:
+                yield Row(
+                    [
+                        {
+                            "role": "system",
+                            "content": f"Continue the passage from {document.title}.",
+                        },
+                        {"role": "user", "content": halves[0]},
+                        {"role": "assistant", "content": halves[1]},
+                    ],
+                    topic=document.title,
+                    group=group,
+                )
+
+
+def _halves(passage: str) -> tuple[str, str] | None:
+    """A passage cut at the sentence nearest its middle, or None for a single sentence."""
+    parts = passages.sentences(passage)
+    if len(parts) < 2:
+        return None
+    lengths = [len(" ".join(parts[:i])) for i in range(1, len(parts))]
+    cut = min(range(len(lengths)), key=lambda i: abs(lengths[i] - len(passage) / 2)) + 1
+    return " ".join(parts[:cut]), " ".join(parts[cut:])
+
+
+# --- without files ----------------------------------------------------------------------------
+
+
+def generated(config, forced: str | None) -> tuple[str, str, Iterator[Row]]:
+    """(source name, recipe name, rows) of the generated recipe: weather dialogues."""
+    from corpus import weather
+
+    made = {n: r for n, r in config.recipes.items() if r.kind == "generated"}
+    if not made or (forced is not None and forced not in made):
+        raise console.Misuse(
+            "nothing to read: no --input, no --collection and no such generated recipe",
+            "give --input PATH, or a recipe of kind `generated` in data_config.yaml",
+        )
+    name = forced or next(iter(made))
+
+    def rows_of() -> Iterator[Row]:
+        for number, talk in enumerate(weather.dialogues(made[name].size, config.seed), 1):
+            row = Row(talk["messages"], talk["tools"], talk["topic"])
+            row.source, row.number, row.group = weather.SOURCE, number, f"weather {number}"
+            yield row
+
+    return weather.SOURCE, name, rows_of()

@@ -1,0 +1,130 @@
+"""What moves through the pipeline: a Row that may be trained on, a Reject that may not.
+
+Messages are `{"role": system|user|assistant|tool, "content": text}`; an assistant message may
+carry `tool_calls`, one call each, with `arguments` as an object, as chat templates want them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+Message = dict[str, Any]
+
+# {{name}} that nobody filled in; not within code, where Jinja and Handlebars write the same
+_TEMPLATE = re.compile(r"\{\{\s*[A-Za-z_][\w. ]*\}\}")
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
+
+
+class BadRow(Exception):
+    """A record that cannot become a row. `reason` is counted, `detail` says what is wrong."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+
+
+@dataclasses.dataclass
+class Row:
+    """One conversation. `rejected` holds the worse answer of a preference row."""
+
+    messages: list[Message]
+    tools: list[dict] | None = None
+    topic: str | None = None
+    rejected: list[Message] | None = None
+    prompt_turns: int = 0  # of a preference row: how many messages both answers share
+    group: str = ""  # rows of one group stay on one side of the split
+    source: str = ""
+    number: int = 0
+
+    @property
+    def where(self) -> str:
+        return f"{self.source}:{self.number}"
+
+    def text(self) -> str:
+        """What the row says, without system message and tool results: duplicates are judged by it.
+
+        Arguments of tool calls belong to it; so does the worse answer of a preference row.
+        """
+        parts = []
+        for message in self.messages + (self.rejected or []):
+            if message["role"] in ("user", "assistant"):
+                parts.append(message["content"])
+                parts += [
+                    " ".join(map(str, call["function"]["arguments"].values()))
+                    for call in message.get("tool_calls", ())
+                ]
+        return "\n".join(parts)
+
+    def first_prompt(self) -> str:
+        return next(m["content"] for m in self.messages if m["role"] == "user")
+
+    def sft(self) -> dict[str, Any]:
+        """The row as train_sft.jsonl holds it."""
+        row: dict[str, Any] = {"messages": self.messages}
+        if self.tools:
+            row["tools"] = self.tools
+        return row | self._origin()
+
+    def preference(self) -> dict[str, Any]:
+        """The row as train_preference.jsonl holds it: prompt, chosen and rejected messages."""
+        turns = self.prompt_turns
+        row = {"prompt": self.messages[:turns], "chosen": self.messages[turns:]}
+        return row | {"rejected": self.rejected} | self._origin()
+
+    def _origin(self) -> dict[str, str]:
+        return ({"topic": self.topic} if self.topic else {}) | {"source": self.source}
+
+
+@dataclasses.dataclass
+class Reject:
+    """A record that was left out. `bad`: it is broken, rather than filtered."""
+
+    source: str
+    number: int  # the line, or the place in a JSON array, from 1; 0: the whole file
+    reason: str
+    detail: str = ""
+    bad: bool = True
+    record: Any = None
+
+    def line(self) -> str:
+        where = f"{self.source}:{self.number}" if self.number else self.source
+        return f"{where}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+
+def validate(row: Row) -> None:
+    """Raise BadRow where a chat template or the loss would choke on the row."""
+    _check_turns(row.messages)
+    if row.rejected is not None:
+        _check_turns(row.messages[: row.prompt_turns] + row.rejected)
+        if row.rejected == row.messages[row.prompt_turns :]:
+            raise BadRow("chosen equals rejected", "the pair teaches nothing")
+    for message in row.messages + (row.rejected or []):
+        found = _TEMPLATE.search(message["content"])
+        if found and _TEMPLATE.search(_CODE.sub("", message["content"])):
+            raise BadRow("unfilled template", found[0])
+
+
+def _check_turns(messages: list[Message]) -> None:
+    roles = [m["role"] for m in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if not turns:
+        raise BadRow("no turns", "a row needs a user and an assistant message")
+    if "user" not in turns:
+        raise BadRow("no turns", "there is no user message")
+    if "assistant" not in turns:
+        raise BadRow("no answer", "there is no assistant message")
+    previous = "assistant"
+    for i, (role, message) in enumerate(zip(turns, messages[-len(turns) :], strict=True), 1):
+        calls = message.get("tool_calls")
+        if not message["content"].strip() and not calls and role != "tool":
+            raise BadRow("empty turn", f"turn {i} ({role}) has no text")
+        allowed = {"call": ("tool",), "user": ("assistant",), "assistant": ("user",)}
+        if role not in allowed.get(previous, ("assistant",)):
+            raise BadRow("turns out of order", f"turn {i} is {role} after {previous}")
+        previous = "call" if calls else role
+    if previous != "assistant":
+        raise BadRow(
+            "no answer", f"the last turn is a {'tool call' if previous == 'call' else previous}"
+        )

@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""Turn raw files, a document collection or generated examples into training rows.
+
+    python scripts/data_prep.py --input data/raw                  the plan: what it would write
+    python scripts/data_prep.py --input data/raw --confirm        write data/processed/
+    python scripts/data_prep.py --collection pdf_docs --top-k 3 --max-samples 1000 --confirm
+    python scripts/data_prep.py --confirm                         from generated weather dialogues
+
+Writes train_sft.jsonl, val_sft.jsonl (and train_preference.jsonl, val_preference.jsonl where the
+input has preference rows), then manifest.json with SHA-256, rows, and what was dropped and why.
+Which recipe reads which file, and every threshold: configs/data_config.yaml, docs/DATA.md.
+A broken row stops everything before anything is written; --set bad_rows=drop goes on without it.
+
+Exit codes: 0 good, 1 bad rows or nothing to read, 2 called or configured wrongly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from kit import console, publish
+
+MANIFEST = "manifest.json"
+SHOWN = 100  # lines of bad rows on the terminal; --rejects FILE has them all
+
+
+def parser() -> console.ArgumentParser:
+    p = console.ArgumentParser(__doc__)
+    p.add_argument(
+        "--input", metavar="PATH", help="a file, or a folder that is read with all below it"
+    )
+    p.add_argument(
+        "--recipe", metavar="NAME", help="of data_config.yaml; default: the first that fits a file"
+    )
+    p.add_argument(
+        "--collection", metavar="NAME", help="make rows of what ingest_documents.py put there"
+    )
+    p.add_argument("--top-k", type=int, metavar="N", help="passages retrieved for each question")
+    p.add_argument(
+        "--store", metavar="DIR", help="folder of the collections (default: data/chroma)"
+    )
+    p.add_argument("--out-dir", metavar="DIR", help="default: data/processed")
+    p.add_argument(
+        "--max-samples", type=int, metavar="N", help="keep at most N rows, drawn by seed"
+    )
+    p.add_argument("--seed", type=int, metavar="N", help="of sample and split")
+    p.add_argument(
+        "--rejects", metavar="FILE", help="write what is left out, with reasons (JSON Lines)"
+    )
+    p.add_argument("--config", default="data_config.yaml", help="a file, or a name in configs/")
+    p.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides",
+                   help="replace one value of data_config.yaml; may be repeated")  # fmt: skip
+    p.add_argument("--confirm", action="store_true", help="write; without it: only the plan")
+    p.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.input and args.collection:
+        raise console.Misuse("--input and --collection together", "give one of them")
+    config = _config(args)
+    result = _prepare(args, config)
+    if args.rejects:
+        _write_rejects(Path(args.rejects), result)
+    if result.bad and config.bad_rows == "fail":
+        return _refuse(result, args)
+    out = Path(args.out_dir) if args.out_dir else _default_out()
+    files = _contents(result, config)
+    manifest = _manifest(result, config, files, args)
+    if args.confirm:
+        _publish(out, files, manifest)
+    _report(result, manifest, out, args)
+    return console.GOOD
+
+
+def _config(args):
+    import config_loader
+
+    given = {"max_samples": args.max_samples, "seed": args.seed, "documents.top_k": args.top_k}
+    flags = [f"{key}={value}" for key, value in given.items() if value is not None]
+    return config_loader.load(args.config, args.overrides + flags, kind="data_config")
+
+
+def _default_out() -> Path:
+    import paths
+
+    return paths.folder("data_processed")
+
+
+def _prepare(args, config):
+    """Run the pipeline over what the arguments name; returns its Result."""
+    from corpus import pipeline, recipes
+
+    line = pipeline.Pipeline(config)
+    if not args.input:
+        line.add(*recipes.generated(config, args.recipe))
+        return line.finish()
+    root = Path(args.input)
+    sources, skipped = recipes.find_sources(root, config, args.recipe)
+    for reject in skipped:
+        console.warn(f"{reject.line()}: not read")
+    line.result.rejects += skipped
+    total = sum(s.path.stat().st_size for s in sources)
+    with console.progress(total, "reading", unit="B", unit_scale=True, delay=2) as bar:
+        for source in sources:
+            console.note(f"    {source.name}: recipe {source.recipe_name}")
+            line.add(source.name, source.recipe_name, recipes.rows(source, config))
+            bar.update(source.path.stat().st_size)
+    return line.finish()
+
+
+def _write_rejects(path: Path, result) -> None:
+    with publish.file(path) as f:
+        for r in result.rejects:
+            row = {"source": r.source, "row": r.number, "reason": r.reason, "detail": r.detail,
+                   "bad": r.bad, "record": r.record}  # fmt: skip
+            f.write(json.dumps(row, ensure_ascii=True) + "\n")
+
+
+def _refuse(result, args) -> int:
+    """Name the bad rows; nothing is written."""
+    from collections import Counter
+
+    for reject in result.bad[:SHOWN]:
+        print(reject.line(), file=sys.stderr)
+    if len(result.bad) > SHOWN:
+        print(f"… and {len(result.bad) - SHOWN} more: --rejects FILE keeps all", file=sys.stderr)
+    counts = Counter(r.reason for r in result.bad)
+    said = ", ".join(f"{reason} {n}" for reason, n in counts.most_common())
+    if args.json:
+        lines = [r.line() for r in result.bad]
+        print(json.dumps({"status": "failed", "bad": dict(counts), "problems": lines}))
+    raise console.Problem(
+        f"{len(result.bad)} bad rows ({said}), nothing was written",
+        "mend them, or leave them out with --set bad_rows=drop",
+    )
+
+
+def _contents(result, config) -> dict[str, bytes]:
+    """{file name: its bytes}, in the order of publishing."""
+    from corpus import pipeline
+
+    files = {}
+    for kind in ("sft", "preference"):
+        for side, rows in (("train", result.train), ("val", result.val)):
+            made = list(pipeline.written_rows(rows, kind, config.preference.also_sft))
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in made)
+            files[f"{side}_{kind}.jsonl"] = "".join(lines).encode()
+    if not files["train_preference.jsonl"]:
+        del files["train_preference.jsonl"], files["val_preference.jsonl"]
+    return files
+
+
+def _manifest(result, config, files: dict[str, bytes], args) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "files": {
+            name: {
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "rows": data.count(b"\n"),
+                "bytes": len(data),
+            }
+            for name, data in files.items()
+        },
+        "input": {"input": args.input and Path(args.input).name, "collection": args.collection},
+        "sources": {name: tally.as_dict() for name, tally in result.tallies.items()},
+        "not_read": {r.source: r.detail for r in result.rejects if r.reason == "skipped"},
+        "length": result.length,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def _publish(out: Path, files: dict[str, bytes], manifest: dict[str, Any]) -> None:
+    """Every file complete beside its final name before the first is renamed; manifest last."""
+    everything = files | {
+        MANIFEST: (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
+    }
+    stale = {f"{side}_preference.jsonl" for side in ("train", "val")} - set(files)
+    with contextlib.ExitStack() as stack:  # it leaves in reverse: the first file is renamed first
+        for name, data in reversed(everything.items()):
+            f = stack.enter_context(publish.file(out / name, "wb"))
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+    for name in stale:  # of an earlier run with preference rows
+        (out / name).unlink(missing_ok=True)
+
+
+def _report(result, manifest: dict[str, Any], out: Path, args) -> None:
+    import paths
+
+    status = "written" if args.confirm else "planned"
+    if args.json:
+        print(json.dumps({"status": status, "out_dir": str(out)} | manifest, ensure_ascii=False))
+        return
+    for name, tally in result.tallies.items():
+        print(f"{name}: {tally.read} read, {tally.kept} kept")
+        for what, counts in (("dropped", tally.dropped), ("mended", tally.mended)):
+            said = ", ".join(f"{reason} {n}" for reason, n in counts.most_common() if n)
+            if said:
+                print(f"  {what}: {said}")
+    if manifest["length"].get("rows"):
+        print(_length_line(manifest["length"]))
+    for name, facts in manifest["files"].items():
+        size = console.size(facts["bytes"])
+        print(f"{status}  {paths.show(out / name)}  {facts['rows']} rows  {size}")
+    if not args.confirm:
+        console.note("This was the plan. Write it with --confirm.")
+
+
+def _length_line(n: dict[str, Any]) -> str:
+    return (
+        f"tokens ({n['method']}): median {n['median']}, 95 % {n['p95']}, longest {n['longest']}; "
+        f"{n['longer_than_max_length']} rows above max_length {n['max_length']}"
+    )
+
+
+if __name__ == "__main__":
+    console.run(main)
