@@ -1,0 +1,36 @@
+"""What the sync_*.sh and host_*.sh commands run: `python scripts/transfer COMMAND …`."""
+
+import importlib
+import os
+import signal
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from kit import console  # noqa: E402
+
+COMMANDS = {
+    "up": ("sync_to_remote.sh", "transfer.up"),
+    "down": ("sync_from_remote.sh", "transfer.down"),
+    "probe": ("host_probe.sh", "transfer.probe"),
+    "run": ("host_run.sh", "transfer.jobs"),
+    "watch": ("host_watch.sh", "transfer.watch"),
+}
+
+
+def main() -> int:
+    command = sys.argv.pop(1)
+    sys.argv[0], module = COMMANDS[command]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignored it
+    try:
+        return importlib.import_module(module).main(sys.argv[1:])
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = getattr(stop, "code", 130)
+        if code in (130, 143) and command in ("up", "down"):
+            again = "nothing is lost: run the same command again and it goes on where it stopped"
+            console.note(f"{console.program()}: interrupted; {again}")
+        raise
+
+
+if __name__ == "__main__":
+    console.run(main)
