@@ -48,12 +48,15 @@ def check_token(needed: bool) -> Check:
 
 
 def check_transfer(installed: set[str] | None) -> list[Check]:
-    """HF_HUB_ENABLE_HF_TRANSFER asks for a package that the locks do not hold."""
+    """HF_HUB_ENABLE_HF_TRANSFER asks for a package that the locks do not hold.
+
+    huggingface_hub 2 warns and goes on; before 1.0, in other environments, it raises.
+    """
     name = "HF_HUB_ENABLE_HF_TRANSFER"
     if os.environ.get(name, "").lower() not in _YES or "hf-transfer" in (installed or ()):
         return []
-    text = "set, and the package hf_transfer is not installed: downloads fail"
-    return [Check(name, "warn", text, f"unset {name}")]
+    text = "set without the package hf_transfer: older huggingface_hub refuses to download"
+    return [Check(name, "warn", text, f"unset {name} (HF_XET_HIGH_PERFORMANCE=1 replaces it)")]
 
 
 def check_model(name: str, known: dict[str, dict[str, Any]]) -> tuple[Check, bool]:
