@@ -200,6 +200,12 @@ def _report(args, settings, examples, columns: list[Column], name: str, facts: d
             report.row_facts(examples[i], columns, i)
             for i in range(min(settings.report.samples, len(examples)))
         ],
+        "generation": {  # with the dataset's SHA-256: what makes two evaluations comparable
+            "max_new_tokens": settings.generation.max_new_tokens,
+            "max_length": settings.data.max_length,
+            "rows": len(examples),
+        },
+        "rag": settings.rag.model_dump() if settings.rag.collection else None,
         "bleu_signature": metrics.bleu_signature(references, tokenize),
         "unicode_rows": columns[0].scores.unicode_rows,
         "created": report.now(),

@@ -16,7 +16,7 @@ from kit import console
 
 @dataclasses.dataclass
 class Target:
-    """A model to evaluate. `adapter`: None for a whole model; `run`: where a report goes too."""
+    """A model to evaluate. `adapter`: None for a whole model; `run`: gets the report too."""
 
     name: str
     model: Any  # a `model` section: model_name_or_path is the base, or the whole model
@@ -34,7 +34,7 @@ def resolve(named: str, base: str | None, settings) -> Target:
     is an EvalConfig.
     """
     folder = Path(named).expanduser()
-    if "@" in named and not folder.exists():
+    if not folder.exists() and _is_version(named):
         return _adapter(*_version(named), base, settings)
     if (folder / "adapter_config.json").is_file():
         return _adapter(_short(folder), folder, base, settings)
@@ -50,10 +50,19 @@ def resolve(named: str, base: str | None, settings) -> Target:
             f"{named}: no adapter, run or model there",
             "an adapter has adapter_config.json, a run final/, a model config.json",
         )
-    where = str(folder) if folder.is_dir() else _entry(named)
-    target = Target(_short(Path(where)), _section(where, settings), settings.quantization)
-    target.beside = _section(_entry(base), settings) if base else None
+    whole = folder if folder.is_dir() else _base_folder(named)
+    target = Target(_short(whole), _section(str(whole), settings), settings.quantization)
+    target.beside = _section(str(_base_folder(base)), settings) if base else None
     return target
+
+
+def _is_version(named: str) -> bool:
+    """Whether it is name@version, or the name alone of an adapter that has versions."""
+    from adapters import names, store
+
+    return "@" in named or bool(
+        names.NAME.fullmatch(named) and store.versions(paths.folder("adapters"), named)
+    )
 
 
 def _version(reference: str) -> tuple[str, Path]:
@@ -64,23 +73,24 @@ def _version(reference: str) -> tuple[str, Path]:
     return version.reference, version.folder
 
 
-def _entry(name: str) -> str:
-    """A base model's path from configs/models.yaml; a hub name or a path stays as it is."""
-    for folder in (Path(name).expanduser(), paths.workdir() / name):
-        if (folder / "config.json").is_file():
-            return str(folder)
-    known: list[str] = []
-    if (paths.ROOT / "configs" / "models.yaml").is_file():
-        base_models = config_loader.load("models.yaml").base_models
-        if name in base_models:
-            return base_models[name].model_name_or_path
-        known = list(base_models)
-    if "/" in name:
-        return name
-    near = difflib.get_close_matches(name, known, 1, 0)
+def _base_folder(name: str) -> Path:
+    """A base model's folder: a path, a name of configs/models.yaml, a hub name in the cache."""
+    from adapters import base
+
+    found = base.find(name)
+    known = config_loader.load("models.yaml").base_models
+    if not found and name in known:
+        found = base.find(known[name].repo, known[name].revision)
+    if found:
+        return found
+    if name in known:
+        raise console.Problem(
+            f"the base model {name} is not on this machine", "docs/MODEL_DOWNLOAD.md gets it"
+        )
+    near = difflib.get_close_matches(name, known, 1, 0.4)
     raise console.Misuse(
-        f"{name}: neither a folder nor a model of configs/models.yaml",
-        f"did you mean {near[0]}?" if near else "give a folder, or name@version",
+        f"{name}: no such folder, and no model of configs/models.yaml",
+        f"did you mean {near[0]}?" if near else "give a run, a model folder, or name@version",
     )
 
 
@@ -93,12 +103,22 @@ def _adapter(name: str, folder: Path, base: str | None, settings) -> Target:
     began = _training_config(folder, run)
     model = began.model if began else _section(config["base_model_name_or_path"], settings)
     if base:
-        model = model.model_copy(update={"model_name_or_path": base, "model_revision": None})
-    found = bases.find(model.model_name_or_path, model.model_revision)
-    if found:
-        model = model.model_copy(update={"model_name_or_path": str(found)})
+        where, revision = _base_folder(base), None
+    else:
+        where, revision = model.model_name_or_path, model.model_revision
+    found = bases.find(str(where), revision)
+    if not found:
+        raise console.Problem(
+            f"the base model of {name} is not on this machine ({where})",
+            "download it (docs/MODEL_DOWNLOAD.md), or say where it lies with --base",
+        )
+    update = {"model_name_or_path": str(found), "model_revision": None}
+    model = model.model_copy(update=update)
     quantization = began.quantization if began else settings.quantization
-    return Target(name, model, quantization, folder, run, identity=_identity(folder, run, config))
+    target = Target(name, model, quantization, folder, identity=_identity(folder, run, config))
+    if run and folder.name == "final":  # a checkpoint's numbers are not the run's
+        target.run = run
+    return target
 
 
 def _is_run(folder: Path) -> bool:
@@ -135,9 +155,9 @@ def check_base(target: Target) -> None:
     """Difference unless the base is the one that the adapter was trained on; nothing is loaded."""
     from adapters import base, weights
 
-    folder = base.find(target.model.model_name_or_path, target.model.model_revision)
-    if not target.adapter or not folder:
-        return  # loading says that there is no base
+    if not target.adapter:
+        return
+    folder = Path(target.model.model_name_or_path)
     if target.identity:
         base.check(target.identity, folder, target.name)
     weights.check_shapes(weights.inspect(target.adapter), folder)
