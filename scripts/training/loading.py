@@ -148,46 +148,54 @@ def device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def quantization_config(quantization) -> Any:
-    """The BitsAndBytesConfig of a `quantization` section, None for full precision."""
+def quantization_config(quantization, skipped: list[str] | None = None) -> Any:
+    """The BitsAndBytesConfig of a `quantization` section, None for full precision.
+
+    skipped: modules that stay in full precision; None: what transformers chooses (lm_head).
+    """
     if not (quantization.load_in_4bit or quantization.load_in_8bit):
         return None
     import torch
     from transformers import BitsAndBytesConfig
 
     if quantization.load_in_8bit:
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.bnb_4bit_quant_type,
         bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
         bnb_4bit_compute_dtype=getattr(torch, quantization.bnb_4bit_compute_dtype),
         bnb_4bit_quant_storage=getattr(torch, quantization.bnb_4bit_quant_storage),
+        llm_int8_skip_modules=skipped,
     )
 
 
-def load_base(model, quantization) -> Any:
+def load_base(model, quantization, scores: bool = False) -> Any:
     """The base model of the two sections, quantised on loading, on this process's device.
 
+    scores: with a head of one number (`score`, new and random) instead of the vocabulary's.
     Raises Problem for a missing or broken folder. Nothing is executed from the model's folder:
     remote code stays off.
     """
     quiet()
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    auto = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    more = {"num_labels": 1} if scores else {}
     where = model_path(model.model_name_or_path)
     model_config(model.model_name_or_path)  # a missing model is one line, before any loading
     here = device()
     place = int(os.environ.get("LOCAL_RANK", "0")) if here == "cuda" else here
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        return auto.from_pretrained(
             where,
             revision=model.model_revision,
             dtype=getattr(torch, model.dtype),
-            quantization_config=quantization_config(quantization),
+            quantization_config=quantization_config(quantization, ["score"] if scores else None),
             attn_implementation=model.attn_implementation if _has_attention(where) else None,
             device_map={"": place},
+            **more,
         )
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):

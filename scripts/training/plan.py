@@ -68,20 +68,20 @@ def make(settings, world_size: int | None = None) -> Plan:
     world_size = world_size or int(os.environ.get("WORLD_SIZE", "1"))
     checks: list[Check] = []
     facts: dict[str, Any] = {"method": method(settings), "model": settings.model.model_name_or_path}
-    config = _try(
+    config = attempt(
         checks, "base model", lambda: loading.model_config(settings.model.model_name_or_path)
     )
     if config:
         loading.check_target_modules(config.get("model_type", ""), settings.lora.target_modules)
         checks.append(Check("base model", "ok", f"{facts['model']} ({config['model_type']})"))
         facts["estimate"] = estimate_facts(config, settings)
-        tokenizer = _try(checks, "tokenizer", lambda: loading.load_tokenizer(settings.model))
+        tokenizer = attempt(checks, "tokenizer", lambda: loading.load_tokenizer(settings.model))
         if tokenizer:
-            coded = _try(checks, "data", lambda: encode_all(settings, tokenizer))
+            coded = attempt(checks, "data", lambda: encode_all(settings, tokenizer))
             if coded:
                 checks += _describe(coded, settings, facts, world_size)
                 facts["estimate"]["time"] = _times(config, settings, facts)
-    checks.append(_disk(settings))
+    checks.append(disk(settings))
     return Plan(facts, checks)
 
 
@@ -92,7 +92,7 @@ def method(settings) -> str:
     return "LoRA (8-bit base)" if q.load_in_8bit else f"LoRA ({settings.model.dtype})"
 
 
-def _try(checks: list[Check], name: str, action):
+def attempt(checks: list[Check], name: str, action):
     try:
         return action()
     except console.Misuse:
@@ -162,7 +162,7 @@ def _times(config, settings, facts: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _disk(settings) -> Check:
+def disk(settings) -> Check:
     folder = paths.folder("runs")
     while not folder.exists():
         folder = folder.parent

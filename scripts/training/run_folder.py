@@ -57,10 +57,11 @@ def alive(status: dict[str, Any]) -> bool:
     return time.time() - status["heartbeat"] < 60
 
 
-def unfinished(root: Path | None = None) -> Path:
-    """The latest run that can be resumed; Problem where there is none."""
+def unfinished(root: Path | None = None, kinds: tuple[str, ...] = ("lora",)) -> Path:
+    """The latest run of these kinds that can be resumed; Problem where there is none."""
     for run in reversed(all_runs(root)):
-        if read_status(run)["state"] in UNFINISHED:
+        status = read_status(run)
+        if status["state"] in UNFINISHED and status.get("kind", "lora") in kinds:
             return run
     raise console.Problem("no unfinished run to resume", "start one without --resume")
 
