@@ -24,8 +24,6 @@ set -euo pipefail
 . "$KIT_ROOT/scripts/kit/environment.sh"
 # shellcheck source=scripts/kit/conda.sh
 . "$KIT_ROOT/scripts/kit/conda.sh"
-# shellcheck source=scripts/kit/set_up_host.sh
-. "$KIT_ROOT/scripts/kit/set_up_host.sh"
 
 MODE=install FORCE=no FAILED=no BACKEND=auto ALLOW_CPU=no HERE=no NAMED=no
 HOST=${HOST:-} PASSED=()
@@ -58,6 +56,31 @@ case $BACKEND in
   conda | venv) PASSED+=(--backend "$BACKEND") ;;
   *) usage_error "--backend '$BACKEND'; it is conda or venv" ;;
 esac
+
+# host_from_config: the file's host, unless this is that host: it has an NVIDIA driver.
+host_from_config() {
+  local config=$KIT_ROOT/configs/paths_config.json
+  if [ -z "${TANDEM_HOST:-}" ] && ! grep -q '"host": *"[^"]' "$config"; then return 0; fi
+  HOST=$("$(any_python)" "$KIT_ROOT/scripts/paths.py" host)
+  if [ -n "$HOST" ] && [ -z "${TANDEM_HOST:-}" ] && command -v nvidia-smi >/dev/null 2>&1; then
+    note "this machine has an NVIDIA driver: setting it up, not $HOST (HOST=$HOST goes there)"
+    HOST=''
+  fi
+}
+
+# set_up_host: push the kit, run this script there, end with its exit code.
+set_up_host() {
+  local python
+  export HOST
+  if [ -n "${REMOTE_DIR:-}" ]; then export TANDEM_REMOTE_DIR=$REMOTE_DIR; fi
+  if [ "$MODE" = install ]; then
+    say "Pushing the kit to the host"
+    "$KIT_ROOT/scripts/sync_to_remote.sh" --kit-only
+  fi
+  say "Running ./setup_remote.sh there"
+  python=$(any_python)
+  exec "$python" "$KIT_ROOT/scripts/kit/set_up_host.py" ${PASSED[@]+"${PASSED[@]}"}
+}
 
 # check_gpu: what the driver can do; without a GPU only --allow-cpu goes on.
 check_gpu() {
@@ -98,11 +121,8 @@ check() {
 }
 
 if [ "$HERE" = no ]; then
-  choose_host
-  if [ -n "$HOST" ]; then
-    set_up_host
-    exit
-  fi
+  [ -n "$HOST" ] || host_from_config
+  [ -z "$HOST" ] || set_up_host
 fi
 
 environment remote

@@ -26,7 +26,6 @@ def relative_error() -> tuple[str, float]:
     import bitsandbytes as bnb
     import torch
 
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     plain = torch.nn.Linear(256, 256, bias=False)
