@@ -238,7 +238,11 @@ class Host:
 
     def finish(self, running: Running, data: bytes = b"") -> bytes:
         """The output of what `start` began. A Problem if it or the connection failed."""
-        out, _ = running.process.communicate(data)
+        try:
+            out, _ = running.process.communicate(data)
+        except BaseException:
+            running.process.kill()
+            raise
         if running.process.returncode:
             running.errors.seek(0)
             stderr = running.errors.read().decode(errors="replace")

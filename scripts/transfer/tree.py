@@ -14,7 +14,8 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,6 +117,29 @@ def local_hashes(files: dict[str, Path]) -> Iterator[tuple[str, str]]:
             yield name, publish.sha256(path)
         except FileNotFoundError:
             yield name, ""
+
+
+class Beside:
+    """A function that runs beside the caller and does not outlive it; `result()` waits for it."""
+
+    def __init__(self, work: Callable, *args):
+        self._done: list = []
+        self._failed: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run, args=(work, args), daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable, args: tuple) -> None:
+        try:
+            self._done.append(work(*args))
+        except BaseException as error:
+            self._failed.append(error)
+
+    def result(self):
+        """What the function returned, or the exception that it raised."""
+        self._thread.join()
+        if self._failed:
+            raise self._failed[0]
+        return self._done[0]
 
 
 # --- the far side: POSIX sh with GNU or BSD tools ------------------------------------------------

@@ -7,7 +7,6 @@ there and here → move everything into place, manifests last → remember what 
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import os
 import subprocess
 import time
@@ -279,13 +278,12 @@ def _stage(
     pending = names
     for _ in range(ROUNDS):
         host.run("exec sh -s\n", prepare_script(host, stage, near.groups(pending), seeds, doubtful))
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            hashing = pool.submit(dict, tree.local_hashes({p: near.place[p] for p in pending}))
-            for (here, below), rest in near.groups(pending).items():
-                size = sum(tree.look(here / r).size for r in rest if tree.look(here / r))
-                target = host.rsync_target(f"{stage}/{below}")
-                rsync.copy(host, rest, rsync.local(here), target, size)
-            digests |= hashing.result()
+        hashing = tree.Beside(dict, tree.local_hashes({p: near.place[p] for p in pending}))
+        for (here, below), rest in near.groups(pending).items():
+            size = sum(near.files[f"{below}/{r}" if below else r].size for r in rest)
+            target = host.rsync_target(f"{stage}/{below}")
+            rsync.copy(host, rest, rsync.local(here), target, size)
+        digests |= hashing.result()
         found = "find . -name .rsync-partial -prune -o -type f -print0"
         output = host.run(tree.hash_script(host, f"cd {quote(stage)} && {found}"))
         there = tree.read_hashes(output)
