@@ -18,10 +18,8 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import config_loader
-import paths
 from kit import console, report
 
 
@@ -72,47 +70,6 @@ def show_plan(args, settings, why: str) -> int:
     return code
 
 
-def chosen_run(args, settings) -> tuple[Path, Path | None]:
-    """(run folder, checkpoint to go on from) for a new or a resumed run."""
-    from training import run_folder
-
-    if not args.resume:
-        return paths.folder("runs") / (args.run_id or run_folder.new_id()), None
-    run = run_folder.unfinished() if args.resume == "latest" else paths.folder("runs") / args.resume
-    status = run_folder.read_status(run)
-    if status["state"] == "completed":
-        raise console.Misuse(f"the run {run.name} is completed", "start a new one without --resume")
-    if run_folder.alive(status):
-        raise console.Problem(
-            f"the run {run.name} is still running (process {status['pid']})",
-            "wait, or stop it first",
-        )
-    refuse_other_config(run, settings)
-    return run, run_folder.last_checkpoint(run)
-
-
-def refuse_other_config(run: Path, settings) -> None:
-    """A resumed run must have the configuration it began with."""
-    import yaml
-
-    def flat(value, key=""):
-        if isinstance(value, dict):
-            return {
-                k: v for n, inner in value.items() for k, v in flat(inner, f"{key}.{n}").items()
-            }
-        return {key[1:]: value}
-
-    began = flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
-    now = flat(settings.model_dump())
-    changed = [k for k in now if began.get(k) != now[k] and not k.startswith("safety.")]
-    if changed:
-        what = ", ".join(f"{k} was {began.get(k)!r}, is {now[k]!r}" for k in changed)
-        raise console.Misuse(
-            f"{run.name} began with another configuration: {what}",
-            f"use --config {paths.show(run / 'config.yaml')}, or start a new run",
-        )
-
-
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     settings = config_loader.load(args.config, args.overrides, kind="training_config")
@@ -121,10 +78,12 @@ def main(argv: list[str] | None = None) -> int:
         return show_plan(args, settings, why)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from training import lora
+    from training import lora, resume
 
     rank_zero = os.environ.get("RANK", "0") == "0"
-    run, checkpoint = chosen_run(args, settings) if rank_zero else (None, None)
+    run, checkpoint = (None, None)
+    if rank_zero:
+        run, checkpoint = resume.chosen(args.resume, args.run_id, settings)
     code, run = lora.train(settings, run, checkpoint)
     if rank_zero and code == console.GOOD:
         print(json.dumps({"run": str(run), "state": "completed"}) if args.json else run)
