@@ -271,11 +271,14 @@ class Fetch:
             card = self.staged(f"{unit}/card.json")
             if unit in broken or not is_version(unit):
                 continue
+            if not card.exists():
+                console.warn(f"{unit} has no card.json; compared with the host's SHA-256 alone")
+                continue
             try:
                 files = json.loads(card.read_text(encoding="utf-8"))["files"]
                 listed = {f"{unit}/{n}": f.get("sha256") for n, f in files.items()}
             except (OSError, ValueError, KeyError, AttributeError, TypeError):
-                wrong[unit] = "has no card.json that lists its files"
+                wrong[unit] = "has a card.json that does not list its files"
                 continue
             bad = sorted(p for p in listed if self.digests.get(p) != listed[p])
             if bad:

@@ -220,7 +220,7 @@ class Host:
         """The ssh command with this command's configuration, without the name."""
         return ["ssh", "-F", f"{self.private}/config"]
 
-    def start(self, script: str) -> Running:
+    def start(self, script: str, **pipes) -> Running:
         """Start a POSIX shell `script` in the home there; its result comes from `finish`.
 
         The script travels ahead of its input on stdin, so no login shell (fish, csh) parses it.
@@ -233,7 +233,7 @@ class Host:
             argv, cwd = [*self.ssh(), self.name, command], None
         # Not a pipe: a shared connection may keep it open.
         errors = tempfile.TemporaryFile()  # noqa: SIM115
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors} | pipes
         return Running(subprocess.Popen(argv, cwd=cwd, env=self.env, **pipes), errors, code)
 
     def finish(self, running: Running, data: bytes = b"") -> bytes:

@@ -159,7 +159,7 @@ far_list() {
 """
 # far_hash: SHA-256 of the files named on stdin, each ended by NUL. openssl first: it uses the
 # processor's SHA instructions where coreutils often does not (five times the speed).
-_HASH = r"""
+HASH = r"""
 far_tool() {
   case $(printf '' | openssl dgst -sha256 -r 2>/dev/null) in
     (e3b0c44298*) echo openssl; return ;;
@@ -178,7 +178,7 @@ far_hash() {
   esac 2>/dev/null || true
 }
 """
-_FACTS = r"""
+FACTS = r"""
 place=$root
 while [ ! -d "$place" ]; do
   case $place in (*/*) place=${place%/*}; [ -n "$place" ] || place=/;; (*) place=.;; esac
@@ -193,7 +193,7 @@ printf 'writable %s\n' "$([ -w "$place" ] && echo yes)"
 def probe_script(host: Host, listing: str) -> str:
     """Facts about the far side, then the listing of `listing` (find's arguments)."""
     return (
-        f"LC_ALL=C; export LC_ALL; root={quote(host.root)}\n{LISTING}{_FACTS}"
+        f"LC_ALL=C; export LC_ALL; root={quote(host.root)}\n{LISTING}{FACTS}"
         f'if cd "$root" 2>/dev/null; then echo there yes; echo; far_list {listing}; '
         "else echo there; echo; echo nul; fi\nexit 0\n"
     )
@@ -202,7 +202,7 @@ def probe_script(host: Host, listing: str) -> str:
 def hash_script(host: Host, names: str = "") -> str:
     """Hash the files that stdin names, or that the shell text `names` prints, in the far kit."""
     source = f"{names} | far_hash" if names else "far_hash"
-    return f"LC_ALL=C; export LC_ALL\n{_HASH}cd {quote(host.root)} && {source}\n"
+    return f"LC_ALL=C; export LC_ALL\n{HASH}cd {quote(host.root)} && {source}\n"
 
 
 @dataclasses.dataclass
