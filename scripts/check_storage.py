@@ -49,10 +49,17 @@ def breakdown(folders: dict[str, Path]) -> list[dict]:
     return rows
 
 
-def in_use(root: Path, folders: dict[str, Path]) -> dict[str, tuple[str, int]]:
-    """{name: (path, bytes)} of every folder that fills up: the kit's own, then the caches."""
-    inner = {"environments": root / ".envs"} | folders
-    return {n: (str(p), storage.used(p)) for n, p in (inner | storage.caches()).items()}
+def in_use(root: Path, folders: dict[str, Path]) -> dict[str, dict]:
+    """{name: path, bytes, complete} of every folder that fills up: the kit's own, then caches.
+
+    `complete` is false where there are too many files to count in half a second.
+    """
+    places = {"environments": root / ".envs"} | folders | storage.caches()
+    measured = {n: storage.measure(p, 0.5) for n, p in places.items() if n != "TMPDIR"}
+    return {
+        n: {"path": str(places[n]), "bytes": size, "complete": whole}
+        for n, (size, whole) in measured.items()
+    }
 
 
 def print_breakdown(rows: list[dict]) -> None:
@@ -66,11 +73,13 @@ def print_breakdown(rows: list[dict]) -> None:
     print(f"  {'together':<16}{low:.0f}-{high:.0f} GB\n")
 
 
-def print_use(use: dict[str, tuple[str, int]]) -> None:
+def print_use(use: dict[str, dict]) -> None:
     """Caches and environments that hold something, the largest first."""
-    for name, (where, size) in sorted(use.items(), key=lambda item: -item[1][1]):
-        if size > 1 << 20 and name != "TMPDIR":
-            print(f"  {name:<16}{'':<15}{console.size(size):<9}  {paths.show(where)}")
+    for name, place in sorted(use.items(), key=lambda item: -item[1]["bytes"]):
+        size = console.size(place["bytes"])
+        if place["bytes"] > 1 << 20:
+            shown = size if place["complete"] else f"over {size}"
+            print(f"  {name:<16}{'':<15}{shown:<9}  {paths.show(place['path'])}")
     print()
 
 
@@ -91,8 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.json:
         print_breakdown(rows)
         print_use({n: place for n, place in use.items() if n not in folders})
-    used = {name: {"path": where, "bytes": size} for name, (where, size) in use.items()}
-    return report(checks, args.json, breakdown=rows, use=used)
+    return report(checks, args.json, breakdown=rows, use=use)
 
 
 if __name__ == "__main__":

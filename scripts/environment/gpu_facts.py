@@ -157,5 +157,5 @@ MEMORY_CLASSES = (
 )
 # Libraries that torch's wheel brings; a copy in LD_LIBRARY_PATH is loaded instead.
 SHADOWS = re.compile(
-    r"lib(cudart|cublas|cublasLt|cudnn|nccl|nvrtc|cusparse|cusolver|cufft|curand|nvJitLink)\b.*\.so"
+    r"lib(cudart|cublas|cudnn|nccl|nvrtc|cusparse|cusolver|cufft|curand|nvJitLink)\w*\.so"
 )

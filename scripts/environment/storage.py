@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import shlex
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -105,8 +107,16 @@ def mount_of(path: Path) -> Mount:
 
 def used(folder: Path) -> int:
     """Bytes on disk below `folder`; a file with two links counts once, links are not followed."""
+    return measure(folder, math.inf)[0]
+
+
+def measure(folder: Path, seconds: float) -> tuple[int, bool]:
+    """(bytes on disk below `folder` as far as counted in that time, whether that is all)."""
     total, seen, todo = 0, set(), [str(folder)]
+    until = time.monotonic() + seconds
     while todo:
+        if time.monotonic() > until:
+            return total, False
         try:
             entries = list(os.scandir(todo.pop()))
         except OSError:
@@ -122,7 +132,7 @@ def used(folder: Path) -> int:
             if facts.st_nlink == 1 or (facts.st_dev, facts.st_ino) not in seen:
                 total += facts.st_blocks * 512
                 seen.add((facts.st_dev, facts.st_ino))
-    return total
+    return total, True
 
 
 def roomiest(wanted: float, without: str, folders: Iterable[str] | None = None) -> str:
