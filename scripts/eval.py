@@ -22,6 +22,7 @@ from pathlib import Path
 
 import config_loader
 import paths
+from evaluation import targets
 from kit import console
 
 FLAGS = {  # flag -> where eval.yaml has it
@@ -76,6 +77,7 @@ def check_arguments(parser, args) -> None:
     file = args.dataset or args.predictions
     if not file.is_file():
         raise console.Misuse(f"{file}: no such file", "make data writes data/processed/*.jsonl")
+    args.run = args.run and targets.run_folder(args.run)
     if args.run and not args.run.is_dir():
         raise console.Misuse(f"{args.run}: no such run folder", "adapters/runs/ holds the runs")
 

@@ -33,7 +33,7 @@ def resolve(named: str, base: str | None, settings) -> Target:
     A run's or version's own configuration says how the base is loaded; else `settings`, which
     is an EvalConfig.
     """
-    folder = Path(named).expanduser()
+    folder = run_folder(named)
     if not folder.exists() and _is_version(named):
         return _adapter(*_version(named), base, settings)
     if (folder / "adapter_config.json").is_file():
@@ -54,6 +54,12 @@ def resolve(named: str, base: str | None, settings) -> Target:
     target = Target(_short(whole), _section(str(whole), settings), settings.quantization)
     target.beside = _section(str(_base_folder(base)), settings) if base else None
     return target
+
+
+def run_folder(named: str | Path) -> Path:
+    """The run's folder for a run id; any other path as it is."""
+    folder, run = Path(named).expanduser(), paths.folder("runs") / named
+    return run if not folder.exists() and run.is_dir() else folder
 
 
 def _is_version(named: str) -> bool:
