@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from evaluation import intervals, metrics
 
 REFERENCES = Path(__file__).parent.parent.parent / "shared" / "samples" / "evalref"

@@ -1,0 +1,103 @@
+"""scripts/evaluation/rows.py: the forms that are read, and what is refused."""
+
+import json
+
+import pytest
+
+from evaluation import rows
+from kit import console
+
+
+@pytest.fixture
+def read(tmp_path):
+    def run(*values, predictions=False, limit=None, placeholders=False):
+        file = tmp_path / "rows.jsonl"
+        text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+        file.write_text(text, encoding="utf-8")
+        return rows.read(file, limit, predictions, placeholders)
+
+    return run
+
+
+USER, ANSWER = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [USER, ANSWER]},
+        {"prompt": "2 + 2?", "completion": "4"},
+        {"prompt": [USER], "completion": [ANSWER]},
+        {"question": "2 + 2?", "answer": "4"},
+        {"question": "2 + 2?", "answers": ["4"]},
+        {"question": "2 + 2?", "answers": {"text": ["4"], "answer_start": [0]}},
+    ],
+)
+def test_each_form_gives_prompt_and_reference(read, row):
+    (example,) = read(row)
+    assert (example.prompt, example.references) == ([USER], ["4"])
+    assert example.conversation["messages"] == [USER, ANSWER]
+
+
+def test_all_answers_count_and_the_first_is_the_one_whose_loss_is_measured(read):
+    (example,) = read({"question": "Where?", "answers": ["Oslo", "in Oslo"], "context": "A map."})
+    assert example.references == ["Oslo", "in Oslo"]
+    assert example.answer["content"] == "Oslo"
+    assert example.question == "A map.\n\nWhere?"
+
+
+def test_the_last_of_several_turns_is_the_reference(read):
+    (example,) = read({"messages": [USER, ANSWER, {"role": "user", "content": "And 3 + 3?"},
+                                    {"role": "assistant", "content": "6"}]})  # fmt: skip
+    assert example.references == ["6"] and example.question == "And 3 + 3?"
+    assert len(example.prompt) == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": []}, "messages needs a user turn and an assistant turn"),
+        ({"messages": [USER, USER]}, "the last turn is of the user"),
+        ({"messages": [USER, {"role": "assistant", "content": " "}]}, "last turn is empty"),
+        ({"messages": [USER, {"content": "4"}]}, "a turn without a role"),
+        ({"messages": [ANSWER, ANSWER]}, "no turns"),
+        ({"messages": [USER, {"role": "assistant", "content": "{{ answer }}"}]}, "{{ answer }}"),
+        ({"question": "2 + 2?", "answers": []}, "references must be one text or more"),
+        ({"question": "2 + 2?"}, "the row has no 'answer'"),
+        ({"text": "2 + 2 = 4"}, "neither messages, nor prompt and completion"),
+    ],
+)
+def test_a_row_that_cannot_be_evaluated_is_named_with_its_line(read, capsys, row, message):
+    with pytest.raises(console.Problem, match="1 of 2 rows cannot be evaluated"):
+        read({"messages": [USER, ANSWER]}, row)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "rows.jsonl:2: " in line and message in line
+
+
+def test_a_placeholder_is_accepted_where_the_configuration_says_so(read):
+    row = {"messages": [{"role": "user", "content": "What is {{ name }}?"}, ANSWER]}
+    assert len(read(row, placeholders=True)) == 1
+
+
+@pytest.mark.parametrize("name", ["references", "reference", "answers", "answer", "completion"])
+def test_a_prediction_finds_its_references_under_any_of_the_usual_names(read, name):
+    (example,) = read({"prediction": " 4 ", name: "four"}, predictions=True)
+    assert (example.prediction, example.references) == (" 4 ", ["four"])
+
+
+def test_a_prediction_without_reference_is_refused(read, capsys):
+    with pytest.raises(console.Problem):
+        read({"prediction": "4"}, predictions=True)
+    assert "no references" in capsys.readouterr().err
+
+
+def test_a_line_separator_inside_a_row_does_not_split_it(read):
+    (example,) = read({"question": "a\u0085b\u2028c", "answer": "d"})
+    assert example.question == "a\u0085b\u2028c"
+
+
+def test_a_file_without_rows_is_a_problem_and_a_limit_reads_from_the_top(read):
+    with pytest.raises(console.Problem, match="no rows"):
+        read()
+    rows_read = read(*({"question": str(n), "answer": "x"} for n in range(5)), limit=2)
+    assert [example.question for example in rows_read] == ["0", "1"]
