@@ -123,10 +123,12 @@ def checks(model: Model, revision: str | None = None) -> list[Check]:
         fix = "name the base model's folder"
         return [Check("folder", "fail", text, fix)]
     tensors: Tensors = {}
-    found = [*_half_downloads(model), *_pointers(model), *_sizes(model)]
-    found += _weights(model, tensors)
+    found = [*_half_downloads(model), *_pointers(model), *_weights(model, tensors), *_sizes(model)]
     found += [_config(model, tensors), *_tokenizer(model), *_revision(model, revision)]
-    return found + _second_copies(model)
+    first: dict[str, Check] = {}
+    for check in found:  # one line a file: the first finding explains the next
+        first.setdefault(check.name, check)
+    return [*first.values(), *_second_copies(model)]
 
 
 def _half_downloads(model: Model) -> Iterator[Check]:
@@ -233,6 +235,8 @@ def _sharded(model: Model, shards, total, tensors) -> list[Check]:
         if not path.is_file():
             missing += [] if path.is_symlink() else [shard]
             continue
+        if safetensors_header.is_pointer(path):
+            continue  # reported as one
         wrong = _header(model, shard, inside)
         if not wrong and set(inside) != set(shards[shard]):
             wrong = [_differs(model, shard, set(inside), set(shards[shard]))]
@@ -261,8 +265,6 @@ def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
 def _header(model: Model, file: str, tensors: dict) -> list[Check]:
     path = model.folder / file
     try:
-        if safetensors_header.is_pointer(path):
-            return []  # reported as a pointer
         tensors |= safetensors_header.read(path)
     except Broken as error:
         return [Check(file, "fail", str(error), model.afresh(file))]
