@@ -16,7 +16,7 @@ import paths
 from environment import safetensors_header, storage
 from environment.safetensors_header import Broken
 from kit import console
-from kit.report import Check
+from kit.report import STATUSES, Check
 
 INDEX = "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
@@ -125,10 +125,11 @@ def checks(model: Model, revision: str | None = None) -> list[Check]:
     tensors: Tensors = {}
     found = [*_half_downloads(model), *_pointers(model), *_weights(model, tensors), *_sizes(model)]
     found += [_config(model, tensors), *_tokenizer(model), *_revision(model, revision)]
-    first: dict[str, Check] = {}
-    for check in found:  # one line a file: the first finding explains the next
-        first.setdefault(check.name, check)
-    return [*first.values(), *_second_copies(model)]
+    kept: dict[str, Check] = {}
+    for check in found:  # one line a file: its worst finding, the first of equals
+        so_far = kept.setdefault(check.name, check)
+        kept[check.name] = max(so_far, check, key=lambda c: STATUSES.index(c.status))
+    return [*kept.values(), *_second_copies(model)]
 
 
 def _half_downloads(model: Model) -> Iterator[Check]:
