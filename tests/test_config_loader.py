@@ -1,7 +1,8 @@
 import json
 
-import config_loader
 import pytest
+
+import config_loader
 
 GOOD = """\
 model:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from kit import console, jsonl, publish
 from kit.report import Check, exit_code, report, table, worst
 

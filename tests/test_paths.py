@@ -1,7 +1,8 @@
 import json
 
-import paths
 import pytest
+
+import paths
 
 
 def test_every_folder_lies_below_the_work_folder(command, tmp_path):

@@ -188,7 +188,7 @@ def load_base(model, quantization, scores: bool = False) -> Any:
     here = device()
     place = int(os.environ.get("LOCAL_RANK", "0")) if here == "cuda" else here
     try:
-        return auto.from_pretrained(
+        loaded = auto.from_pretrained(
             where,
             revision=model.model_revision,
             dtype=getattr(torch, model.dtype),
@@ -204,6 +204,12 @@ def load_base(model, quantization, scores: bool = False) -> Any:
             f"{model.model_name_or_path}: the model could not be loaded ({first_line(error)})",
             f"python scripts/verify_model.py {model.model_name_or_path} --hash finds a broken file",
         ) from None
+    for module in loaded.modules():
+        # On a CPU bitsandbytes repacks 4-bit weights at the first evaluation, which changes how
+        # every later step rounds: a resumed run would differ from an unbroken one.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return loaded
 
 
 def _has_attention(where: str) -> bool:

@@ -21,29 +21,29 @@ _OURS = ("early_stopping_patience", "assistant_only_loss", "completion_only_loss
 
 def sft_config(settings, run: Path, steps: int) -> Any:
     """The SFTConfig for a run. Rows come encoded, so TRL masks and cuts nothing itself."""
-    import torch
     from trl import SFTConfig
 
     values = {k: v for k, v in settings.training.model_dump().items() if k not in _OURS}
-    values = {k: v for k, v in values.items() if v is not None}
-    on_cpu = loading.device() == "cpu"
     if not settings.data.val_file:
         values |= {"eval_strategy": "no", "load_best_model_at_end": False}
-    if on_cpu:
+    masks = {"completion_only_loss": False, "assistant_only_loss": False}
+    return SFTConfig(**trainer_arguments(values, run, steps), **masks)
+
+
+def trainer_arguments(values: dict[str, Any], run: Path, steps: int) -> dict[str, Any]:
+    """Arguments of any TRL config for `run` on this machine; `steps`: how many it will take."""
+    import torch
+
+    values = {k: v for k, v in values.items() if v is not None}
+    if loading.device() == "cpu":
         values |= {"bf16": False, "fp16": False, "use_cpu": True, "dataloader_num_workers": 0}
     if not torch.cuda.is_available():
         values["dataloader_pin_memory"] = False
     if values["warmup_steps"] < 1:
         values["warmup_steps"] = math.ceil(values["warmup_steps"] * steps)
     values["report_to"] = [] if values["report_to"] == "none" else [values["report_to"]]
-    return SFTConfig(
-        output_dir=str(run / "checkpoints"),
-        ddp_find_unused_parameters=False,
-        disable_tqdm=True,
-        completion_only_loss=False,
-        assistant_only_loss=False,
-        **values,
-    )
+    ours = {"output_dir": str(run / "checkpoints"), "disable_tqdm": True}
+    return values | ours | {"ddp_find_unused_parameters": False}
 
 
 def lora_config(settings, model_type: str) -> Any:
@@ -121,7 +121,7 @@ def train(settings, run: Path | None, checkpoint: Path | None) -> tuple[int, Pat
         stop = stop_on_signals(trainer)
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if stop["signal"]:
-            return _stopped(writer, trainer, stop["signal"]), run
+            return stopped(writer, trainer, stop["signal"]), run
         save_final(trainer, tokenizer, run)
         if writer:
             writer.log(
@@ -130,10 +130,10 @@ def train(settings, run: Path | None, checkpoint: Path | None) -> tuple[int, Pat
             writer.end("completed", step=trainer.state.global_step, final="final")
     except torch.OutOfMemoryError:
         problem = out_of_memory(settings)
-        _failed(writer, problem)
+        failed(writer, problem)
         raise problem from None
     except Exception as error:
-        _failed(writer, error)
+        failed(writer, error)
         raise
     return console.GOOD, run
 
@@ -147,7 +147,7 @@ def build_trainer(settings, run, model, tokenizer, data, writer, world_size: int
     callbacks = [recorder(writer)] if writer else []
     if settings.training.early_stopping_patience and data.get("validation"):
         callbacks.append(EarlyStoppingCallback(settings.training.early_stopping_patience))
-    trainer = SFTTrainer(
+    trainer = resumable(SFTTrainer)(
         model,
         args=sft_config(settings, run, steps),
         train_dataset=data["train"],
@@ -162,7 +162,33 @@ def build_trainer(settings, run, model, tokenizer, data, writer, world_size: int
     return trainer
 
 
-def recorder(writer: RunFolder) -> Any:
+def resumable(trainer_class: type) -> type:
+    """A trainer whose resumed run is bit for bit the unbroken one.
+
+    TRL trains QLoRA adapters in bfloat16, but PEFT reads them back from a checkpoint as float32.
+    """
+
+    class Resumable(trainer_class):
+        def _as_before(self, load, *arguments, **keywords):
+            before = {n: p.dtype for n, p in self.model.named_parameters() if p.requires_grad}
+            load(*arguments, **keywords)
+            for name, parameter in self.model.named_parameters():
+                if name in before and parameter.dtype != before[name]:
+                    parameter.data = parameter.data.to(before[name])
+
+        def _load_from_checkpoint(self, *arguments, **keywords):
+            self._as_before(super()._load_from_checkpoint, *arguments, **keywords)
+
+        def _load_best_model(self):
+            self._as_before(super()._load_best_model)
+
+    return Resumable
+
+
+SHOWN = ("loss", "eval_loss", "learning_rate")  # of what a trainer logs: in status.json, log.txt
+
+
+def recorder(writer: RunFolder, shown_keys: tuple[str, ...] = SHOWN) -> Any:
     """A callback that writes status.json, metrics.jsonl and log.txt, and says the progress."""
     from transformers import TrainerCallback
 
@@ -177,7 +203,7 @@ def recorder(writer: RunFolder) -> Any:
             done = state.global_step - self.first
             rate = (time.time() - self.began) / done if done else None
             left = rate and rate * (state.max_steps - state.global_step)
-            shown = {k: logs[k] for k in ("loss", "eval_loss", "learning_rate") if k in logs}
+            shown = {k: logs[k] for k in shown_keys if k in logs}
             writer.update(step=state.global_step, epoch=state.epoch, eta_seconds=left, **shown)
             if shown:
                 words = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
@@ -201,8 +227,10 @@ def stop_on_signals(trainer) -> dict[str, int]:
                 control.should_save = control.should_training_stop = True
 
     def remember(signum, frame):
-        if stop["signal"]:
+        if stop["signal"] == signum:
             raise SystemExit(128 + signum)  # a second one does not wait
+        if stop["signal"]:
+            return  # Ctrl-C reaches this process from the terminal, then TERM from its manager
         stop["signal"] = signum
         console.note("stopping after this step, with a checkpoint; again to stop at once")
 
@@ -251,14 +279,14 @@ def out_of_memory(settings) -> console.Problem:
     )
 
 
-def _stopped(writer: RunFolder | None, trainer, signum: int) -> int:
+def stopped(writer: RunFolder | None, trainer, signum: int) -> int:
     if writer:
         writer.log(f"stopped at step {trainer.state.global_step}; --resume goes on")
         writer.end("stopped", step=trainer.state.global_step)
     return 128 + signum
 
 
-def _failed(writer: RunFolder | None, error: Exception) -> None:
+def failed(writer: RunFolder | None, error: Exception) -> None:
     if writer:
         writer.log(f"failed: {loading.first_line(error)}")
         writer.end("failed", error=loading.first_line(error))

@@ -1,0 +1,132 @@
+"""The trainer as users run it: plan, double opt-in, a real run, a kill, two processes."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import miniature
+from conftest import ROOT
+
+pytestmark = pytest.mark.remote_env
+TRAINER = str(ROOT / "scripts" / "lora_trainer.py")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A work folder with rows and a trained miniature."""
+    folder = tmp_path_factory.mktemp("work")
+    miniature.write_rows(folder)
+    miniature.build(folder)
+    return folder
+
+
+def start(work, *arguments, **changes):
+    words = [sys.executable, TRAINER, *arguments, *miniature.options(**changes)]
+    return launch(words, work)
+
+
+def launch(words, work):
+    env = os.environ | {"TANDEM_WORKDIR": str(work), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+CONFIRMED = ("--confirm-run", "--set", "safety.dry_run=false")
+
+
+def adapter_hash(run):
+    return hashlib.sha256((run / "final" / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for(condition, process):
+    """Until `condition()` is true; fails when the process ends or three minutes pass."""
+    deadline = time.monotonic() + 180
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_resume_after_sigkill_is_bit_identical(work):
+    whole = start(work, *CONFIRMED, "--run-id", "whole")
+    killed = start(work, *CONFIRMED, "--run-id", "killed")
+    state = work / "adapters" / "runs" / "killed" / "checkpoints" / "checkpoint-10"
+    wait_for((state / "trainer_state.json").exists, killed)
+    killed.kill()
+    killed.communicate()
+    code, out, err = finish(whole)
+    assert code == 0, err
+    runs = work / "adapters" / "runs"
+    assert out.strip() == str(runs / "whole")
+    assert json.loads((runs / "killed" / "status.json").read_text())["state"] == "running"
+    code, _, err = finish(start(work, *CONFIRMED, "--resume", "killed"))
+    assert code == 0, err
+    assert json.loads((runs / "killed" / "run.json").read_text())["seed"] == 42
+    assert json.loads((runs / "killed" / "status.json").read_text())["resumed_from"]
+    assert adapter_hash(runs / "killed") == adapter_hash(runs / "whole")
+    losses = [[(m["step"], m["loss"]) for m in metrics(runs / name) if "loss" in m]
+              for name in ("whole", "killed")]  # fmt: skip
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+    evaluations = [m["eval_loss"] for m in metrics(runs / "whole") if "eval_loss" in m]
+    assert evaluations[-1] < evaluations[0]
+    status = json.loads((runs / "whole" / "status.json").read_text())
+    assert status["state"] == "completed" and status["step"] == status["max_steps"] == 20
+    assert (runs / "whole" / "final" / "chat_template.jinja").exists()
+    config = json.loads((runs / "whole" / "final" / "adapter_config.json").read_text())
+    assert config["r"] == 16 and len(config["target_modules"]) == 7
+
+
+def test_term_keeps_a_checkpoint_and_says_how_to_go_on(work):
+    process = start(work, *CONFIRMED, "--run-id", "stopped", training__max_steps=2000)
+    status = work / "adapters" / "runs" / "stopped" / "status.json"
+    wait_for(lambda: status.exists() and json.loads(status.read_text())["step"] >= 5, process)
+    process.send_signal(signal.SIGTERM)
+    code, out, err = finish(process)
+    assert code == 143 and out == "" and "--resume goes on" in err
+    after = json.loads(status.read_text())
+    assert after["state"] == "stopped"
+    kept = work / "adapters" / "runs" / "stopped" / "checkpoints" / f"checkpoint-{after['step']}"
+    assert (kept / "trainer_state.json").exists()
+    code, _, err = finish(
+        start(work, *CONFIRMED, "--resume", "stopped", training__max_steps=2000, lora__r=8)
+    )
+    assert code == 2 and "lora.r was 16, is 8" in err
+
+
+def test_two_processes_learn_what_one_learns(work):
+    """torchrun on two CPU processes (gloo): same global batch, same loss; rank 0 alone writes."""
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
+           "--master_addr", "127.0.0.1", "--master_port", "0", "--rdzv-backend", "c10d",
+           "--rdzv-endpoint", "127.0.0.1:0", TRAINER, *CONFIRMED, "--run-id", "two"]  # fmt: skip
+    plain = {"quantization__load_in_4bit": "false", "model__dtype": "float32"}
+    options = miniature.options(training__per_device_train_batch_size=2, **plain)
+    double = launch([*two, *options], work)
+    single = start(work, *CONFIRMED, "--run-id", "one", **plain)
+    for process in (double, single):
+        code, _, err = finish(process)
+        assert code == 0, err
+    runs = work / "adapters" / "runs"
+    facts = [json.loads((runs / name / "run.json").read_text()) for name in ("one", "two")]
+    assert [f["world_size"] for f in facts] == [1, 2]
+    one, two_ = ([m["loss"] for m in metrics(runs / n) if "loss" in m] for n in ("one", "two"))
+    assert len(one) == len(two_) == 4
+    assert two_ == pytest.approx(one, rel=0.05)
+    assert sorted(p.name for p in (runs / "two").iterdir()) == sorted(
+        p.name for p in (runs / "one").iterdir()
+    )
