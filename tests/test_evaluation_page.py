@@ -92,6 +92,14 @@ def test_the_verdict_follows_the_interval_and_the_metric_s_direction(name, cell,
     assert page.verdict(name, cell) == words
 
 
+def test_retrieval_is_told_with_how_often_it_found_the_answer():
+    assert "Retrieval" not in page.render(body(), None)
+    settings = {"metrics": {"confidence": 0.95}, "rag": {"collection": "law", "top_k": 3},
+                "retrieval": {"augmented": 4, "already": 0, "answer_found": 0.75}}  # fmt: skip
+    text = page.render(body(settings=settings), None)
+    assert "3 passages from law; an answer stands in those of 75% of the rows" in text
+
+
 def test_the_curve_has_a_point_for_each_finite_loss(run):
     series = curve.read(run)
     assert series["training"][0] == (1, 1.9) and len(series["training"]) == 10
@@ -128,9 +136,9 @@ class Column:
 
 def test_regressions_are_the_rows_that_got_worse_the_worst_first():
     examples = [rows.Example(n, [], {}, [f"reference {n}"]) for n in range(1, 6)]
-    adapter, base = Column([0.5, 0.0, 1.0, 0.2, 0.9]), Column([0.5, 1.0, 0.0, 0.4, 0.8])
+    adapter, base = Column([0.5, 0.2, 1.0, 0.0, 0.9]), Column([0.5, 0.4, 0.0, 1.0, 0.8])
     found = report.regressions(examples, [adapter, base], 10)
-    assert [row["row"] for row in found] == [2, 4]
+    assert [row["row"] for row in found] == [4, 2]
     assert found[0]["base"]["prediction"] == "answer 1.0"
     assert len(report.regressions(examples, [adapter, base], 1)) == 1
     assert report.regressions(examples, [adapter], 10) == []

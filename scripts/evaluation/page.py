@@ -92,17 +92,25 @@ def _facts(body: dict[str, Any]) -> str:
     settings = body["settings"]
     width = settings.get("quantization", {})
     loaded = "4-bit" if width.get("load_in_4bit") else "8-bit" if width.get("load_in_8bit") else ""
-    rag = settings["rag"]
     facts = {
         "Model": body["model"],
         "Base model": body["base_model"],
         "Loaded": loaded and f"{loaded} on {settings['device']}",
-        "Retrieval": rag["collection"] and f"{rag['top_k']} passages from {rag['collection']}",
+        "Retrieval": _retrieval(settings),
         "Dataset SHA-256": body["dataset"]["sha256"],
         "BLEU signature": body["bleu_signature"],
     }
     pairs = (f"<dt>{k}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items() if v)
     return f"<dl>{''.join(pairs)}</dl>"
+
+
+def _retrieval(settings: dict[str, Any]) -> str:
+    """How many passages prompts got, and in how many rows these hold a right answer."""
+    rag, found = settings["rag"], settings.get("retrieval") or {}
+    text = f"{rag['top_k']} passages from {rag['collection']}" if rag["collection"] else ""
+    if found.get("answer_found") is not None:
+        text += f"; an answer stands in those of {found['answer_found']:.0%} of the rows"
+    return text
 
 
 def _metrics(body: dict[str, Any]) -> str:

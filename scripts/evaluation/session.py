@@ -40,10 +40,11 @@ def model(args, settings) -> tuple[dict[str, Any], Path | None]:
         args.dataset, settings.data.max_samples, False, settings.data.allow_placeholders
     )
     targets.check_base(target)
+    retrieval = None
     if settings.rag.collection:
         from evaluation import rag
 
-        rag.augment(examples, settings.rag)
+        retrieval = rag.augment(examples, settings.rag.collection, settings.rag.top_k)
     console.say(f"Loading {target.name} on {loading.device()}")
     tokenizer = targets.tokenizer(target)
     read = len(examples)
@@ -57,6 +58,7 @@ def model(args, settings) -> tuple[dict[str, Any], Path | None]:
         "model": target.adapter or target.model.model_name_or_path,
         "base_model": (target.beside or target.model).model_name_or_path,
         "left_out": read - len(examples),
+        "retrieval": retrieval,
         "quantization": target.quantization.model_dump(),
         "dtype": target.model.dtype,
         "device": loading.device(),

@@ -1,0 +1,51 @@
+"""Puts retrieved passages before questions, in the form of the RAG rows that data_prep.py writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import config_loader
+from evaluation import rows
+
+
+def augment(examples: Sequence[rows.Example], collection: str, top_k: int) -> dict[str, Any]:
+    """Give each example its `top_k` nearest passages; rows that come with passages stay.
+
+    Returns {"augmented", "already": rows, "answer_found": share of the augmented rows whose
+    passages contain a reference}. The embedder is documents.embedder of data_config.yaml.
+    Raises Misuse for an unknown collection.
+    """
+    from corpus import questions, store
+
+    documents = config_loader.load("data_config.yaml").documents
+    found = store.Store(documents.model_copy(update={"collection": collection}))
+    plain = [e for e in examples if not _has_passages(e, questions.RAG_SYSTEM)]
+    hits = 0
+    passages = found.search([e.question for e in plain], top_k) if plain else []
+    for example, nearest in zip(plain, passages, strict=True):
+        _insert(example, questions.RAG_SYSTEM, questions.numbered(nearest))
+        text = "\n".join(passage.text for passage in nearest).casefold()
+        hits += any(reference.casefold() in text for reference in example.references)
+    return {
+        "augmented": len(plain),
+        "already": len(examples) - len(plain),
+        "answer_found": hits / len(plain) if plain else None,
+    }
+
+
+def _has_passages(example: rows.Example, system: str) -> bool:
+    first = example.prompt[0]
+    return first["role"] == "system" and system in (first.get("content") or "")
+
+
+def _insert(example: rows.Example, system: str, context: str) -> None:
+    """The instruction joins the system message, the passages stand before the last question."""
+    turns = [dict(turn) for turn in example.prompt]
+    if turns[0]["role"] == "system":
+        turns[0]["content"] = f"{turns[0]['content']}\n\n{system}"
+    else:
+        turns.insert(0, {"role": "system", "content": system})
+    asked = next(turn for turn in reversed(turns) if turn["role"] == "user")
+    asked["content"] = f"{context}\n\nQuestion: {asked['content']}"
+    example.prompt = turns
