@@ -21,7 +21,7 @@ def collection(tmp_path, monkeypatch):
     documents = config_loader.load("data_config.yaml").documents
     made = store.Store(documents.model_copy(update={"collection": "facts"}), create=True)
     for number, (title, text) in enumerate(TEXTS.items()):
-        made.replace(f"{title}.txt", f"{number:064x}", "whole", [(text, title, 0)])
+        made.replace(f"{title}.txt", str(number) * 64, "whole", [(text, title, 0)])
     return "facts"
 
 

@@ -1,4 +1,4 @@
-"""Puts retrieved passages before questions, in the form of the RAG rows that data_prep.py writes."""
+"""Puts retrieved passages before questions, in the form of data_prep.py's RAG rows."""
 
 from __future__ import annotations
 
