@@ -83,7 +83,8 @@ def main(argv: list[str] | None = None) -> int:
 def _config(args):
     import config_loader
 
-    given = {"max_samples": args.max_samples, "seed": args.seed, "documents.top_k": args.top_k}
+    given = {"max_samples": args.max_samples, "seed": args.seed, "documents.top_k": args.top_k,
+             "documents.collection": args.collection}  # fmt: skip
     flags = [f"{key}={value}" for key, value in given.items() if value is not None]
     return config_loader.load(args.config, args.overrides + flags, kind="data_config")
 
@@ -99,6 +100,9 @@ def _prepare(args, config):
     from corpus import pipeline, recipes
 
     line = pipeline.Pipeline(config)
+    if args.collection:
+        line.add(*recipes.collection(config, args.recipe, args.store))
+        return line.finish()
     if not args.input:
         line.add(*recipes.generated(config, args.recipe))
         return line.finish()

@@ -36,6 +36,8 @@ class Cleaner:
 
     def text(self, text: str, mended: Counter) -> str:
         """One text, clean. `mended` counts what was found, by name."""
+        if text.isascii() and text.isprintable() and "&" not in text:
+            return text.strip()
         if self.config.html_entities and "&" in text and "`" not in text and "<" not in text:
             text = self._count(text, unescape(text), mended, "HTML entities")
         if self.config.control_characters:

@@ -1,14 +1,19 @@
-"""Documents as text with their title and page: Gutenberg and plain text, WikiExtractor."""
+"""Documents as text with title and page: plain text, Gutenberg, WikiExtractor, HTML, PDF.
+
+`read` chooses by the file's first bytes and its name. What cannot be read, and a page without
+text, is a Reject; nothing is skipped silently.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from corpus.readers import Unreadable, text_of_file
-from corpus.rows import Reject
+from corpus import html_pages, pdf_pages, readers
+from corpus.rows import Document, Reject, name_of
+
+Item = Document | Reject
 
 _MARK = re.compile(
     r"^\*\*\* ?(START|END) OF (?:THE |THIS )?PROJECT GUTENBERG EBOOK"
@@ -18,20 +23,8 @@ _MARK = re.compile(
 _LAST_LINE = re.compile(
     r"\n[ \t]*End of (?:the )?Project Gutenberg(?:'s)? [^\n]*(?:\n[^\n]+)*\s*\Z"
 )
-_HEADER = re.compile(r"^(?:Title|Author|Language|Release Date):[ \t]*(.+)$", re.M)
 _TITLE = re.compile(r"^Title:[ \t]*(.+(?:\n[ \t]+\S.*)*)", re.M)
 _WIKI = re.compile(r'<doc id="([^"]*)" url="([^"]*)" title="(.*?)">\n(.*?)\n?</doc>', re.S)
-
-
-@dataclasses.dataclass
-class Document:
-    """One text to be read in order. `page` counts from 1; None where there are no pages."""
-
-    source: str
-    title: str
-    text: str
-    page: int | None = None
-    number: int = 0  # its place in the file, from 1
 
 
 def strip_gutenberg(text: str) -> tuple[str, str | None]:
@@ -53,11 +46,35 @@ def strip_gutenberg(text: str) -> tuple[str, str | None]:
     return body.strip("\n"), " ".join(title[1].split()) if title else None
 
 
-def read_text(path: Path, source: str, encoding: str | None = None) -> Iterator[Document | Reject]:
-    """A text file: one Document, or one an article for WikiExtractor output."""
+def kind_of(path: Path) -> str | None:
+    """'pdf', 'html' or 'text', by first bytes and name; None for other kinds of file."""
+    with open(path, "rb") as f:
+        head = f.read(readers.SNIFF)
+    suffix = path.suffix.lower()
+    if head.lstrip()[:5] == b"%PDF-" or suffix == ".pdf":
+        return "pdf"
+    if suffix in (".html", ".htm", ".xhtml") or re.match(rb"\s*<(!doctype html|html)", head, re.I):
+        return "html"
+    named = suffix in ("", ".txt", ".text", ".md", ".rst") or path.name.startswith("wiki_")
+    return "text" if named and not readers.looks_binary(head) else None
+
+
+def read(path: Path, source: str, kind: str, encoding: str | None = None) -> Iterator[Item]:
+    """The documents of a file: one a page for PDF, one an article for WikiExtractor, else one."""
+    if path.stat().st_size == 0:
+        yield Reject(source, 0, "unreadable", "the file has 0 bytes; copy it again or delete it")
+    elif kind == "pdf":
+        yield from pdf_pages.read(path, source)
+    elif kind == "html":
+        yield from html_pages.read(path, source)
+    else:
+        yield from _read_text(path, source, encoding)
+
+
+def _read_text(path: Path, source: str, encoding: str | None) -> Iterator[Item]:
     try:
-        text = text_of_file(path, encoding, guess=True)
-    except Unreadable as error:
+        text = readers.text_of_file(path, encoding, guess=True)
+    except readers.Unreadable as error:
         yield Reject(source, 0, "unreadable", str(error))
         return
     if text.lstrip().startswith("<doc id="):
@@ -65,25 +82,21 @@ def read_text(path: Path, source: str, encoding: str | None = None) -> Iterator[
         return
     body, title = strip_gutenberg(text)
     if not body.strip():
-        yield Reject(source, 0, "unreadable", "no text in it; copy it again or delete it")
+        yield Reject(source, 0, "no text", "nothing but white space; copy it again or delete it")
         return
-    yield Document(source, title or _name(path), body, number=1)
+    yield Document(source, title or name_of(path), body, number=1)
 
 
-def _articles(text: str, source: str) -> Iterator[Document | Reject]:
+def _articles(text: str, source: str) -> Iterator[Item]:
     import html
 
     number = 0
     for number, (_, _, title, body) in enumerate(_WIKI.findall(text), 1):
         title = html.unescape(title)
         body = body.strip().removeprefix(title).strip()
-        if body:
+        if body not in ("", title):
             yield Document(source, title, body, number=number)
         else:
             yield Reject(source, number, "redirect page", f"{title} has no text", bad=False)
     if number != text.count("<doc id="):
         yield Reject(source, 0, "unreadable", "a <doc> is not closed; extract the file again")
-
-
-def _name(path: Path) -> str:
-    return path.stem.replace("_", " ").strip()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 _SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z0-9À-Þ])|(?<=[。！？])")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Prof|Gen|Col|Capt|Rev|Hon|Jr|Sr|No|Nos|Inc|Co|Corp|Ltd|v|vs|Art|"
-    r"Sec|Fig|Cf|cf|e\.g|i\.e|etc|al|U\.S|D\.C|approx|Jan|Feb|Aug|Sept|Oct|Nov|Dec)|\b[A-Z])\.$"
+    r"Sec|Cir|App|Supp|Dist|Stat|Fig|Cf|cf|e\.g|i\.e|etc|al|U\.S|D\.C|approx|Jan|Feb|Aug|Sept|Oct|Nov|Dec)|\b[A-Z])\.\Z"
 )
 
 
@@ -21,33 +21,32 @@ def paragraphs(text: str) -> Iterator[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """The text's sentences; an abbreviation does not end one."""
-    result: list[str] = []
-    for piece in _SENTENCE.split(text):
-        piece = piece.strip()
-        if not piece:
-            continue
-        if result and _ABBREVIATION.search(result[-1]):
-            result[-1] += " " + piece
-        else:
-            result.append(piece)
-    return result
+    """The text's sentences, each as it stands there; an abbreviation does not end one."""
+    result, begin = [], 0
+    for border in _SENTENCE.finditer(text):
+        if not _ABBREVIATION.search(text, begin, border.start()):
+            result.append(text[begin : border.end()].strip())
+            begin = border.end()
+    return [s for s in (*result, text[begin:].strip()) if s]
 
 
-def pieces(text: str, limit: int) -> Iterator[str]:
-    """Paragraphs, and of those above `limit` characters the sentences; none is above `limit`."""
+def pieces(text: str, limit: int) -> Iterator[tuple[str, str]]:
+    """(what parts it from the piece before, piece): paragraphs, and of those above `limit`
+    characters the sentences; none is above `limit`."""
     for paragraph in paragraphs(text):
         if len(paragraph) <= limit:
-            yield paragraph
+            yield "\n", paragraph
             continue
+        parting = "\n"
         for sentence in sentences(paragraph):
             while len(sentence) > limit:
                 cut = sentence.rfind(" ", 1, limit)
                 cut = cut if cut > 0 else limit
-                yield sentence[:cut]
-                sentence = sentence[cut:].strip()
+                yield parting, sentence[:cut]
+                sentence, parting = sentence[cut:].strip(), " "
             if sentence:
-                yield sentence
+                yield parting, sentence
+            parting = "" if sentence[-1:] > "\u2e80" else " "  # Chinese has no space there
 
 
 def passages(text: str, limit: int, overlap: int = 0) -> list[str]:
@@ -55,18 +54,17 @@ def passages(text: str, limit: int, overlap: int = 0) -> list[str]:
     characters of whole words from the end of the one before."""
     result: list[str] = []
     current = ""
-    for piece in pieces(text, limit - overlap):
+    for parting, piece in pieces(text, limit - overlap - 1):
         if current and len(current) + 1 + len(piece) > limit:
             result.append(current)
-            current = _tail(current, min(overlap, limit - len(piece) - 1))
-        current = f"{current}\n{piece}".strip()
+            current = _tail(current, overlap)
+        current = f"{current}{parting}{piece}".strip()
     if current:
         result.append(current)
     return result
 
 
 def _tail(text: str, length: int) -> str:
-    if length <= 0:
-        return ""
-    tail = text[-length:]
+    """The last whole words of `text` within `length` characters."""
+    tail = text[-length:] if length else ""
     return tail[tail.find(" ") + 1 :] if " " in tail else ""

@@ -65,10 +65,16 @@ class Pipeline:
         self._seen: dict[bytes, str] = {}
         self._rows: list[Row] = []
 
-    def add(self, name: str, recipe: str, items: Iterable[Row | Reject]) -> None:
-        """Clean and filter one source's rows, and keep those that are sound and new."""
-        tally = self.result.tallies.setdefault(name, Tally(recipe))
+    def add(self, name: str | None, recipe: str, items: Iterable[Row | Reject]) -> None:
+        """Clean and filter rows, and keep those that are sound and new.
+
+        `name`: the source that is counted even where it gives nothing; rows name their own.
+        """
+        tallies = self.result.tallies
+        if name is not None:
+            tallies.setdefault(name, Tally(recipe))
         for item in items:
+            tally = tallies.setdefault(item.source, Tally(recipe))
             tally.read += 1
             reject = item if isinstance(item, Reject) else self._judge(item, tally)
             if reject is not None:
@@ -108,7 +114,8 @@ class Pipeline:
 
     def _nearly_repeated(self, row: Row) -> Reject | None:
         width = self.config.deduplication.shingle_chars
-        place = self._near.add(deduplication.shingles(row.text(), width))
+        row.shingles = deduplication.shingles(row.text(), width)
+        place = self._near.add(row.shingles)
         if place is None:
             return None
         first = self._rows[place].where
@@ -158,13 +165,9 @@ class Pipeline:
 
     def _part(self) -> None:
         """Take out of train what nearly repeats a validation row: the search misses nothing."""
-        near = self.config.deduplication
-
-        def sets(rows: list[Row]) -> list:
-            return [deduplication.shingles(row.text(), near.shingle_chars) for row in rows]
-
         result = self.result
-        pairs = deduplication.pairs_across(sets(result.val), sets(result.train), near.jaccard)
+        sides = ([row.shingles for row in rows] for rows in (result.val, result.train))
+        pairs = deduplication.pairs_across(*sides, self.config.deduplication.jaccard)
         found = {j: i for i, j in pairs}
         for j, i in found.items():
             detail = f"of {result.val[i].where} in validation"

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from corpus import documents, formats, passages, readers
-from corpus.rows import BadRow, Reject, Row
+from corpus import documents, formats, passages, questions, readers
+from corpus.rows import BadRow, Document, Reject, Row
 from kit import console
 
 _FIELD = re.compile(r"\{(\w[\w .-]*)\}")
@@ -188,71 +188,89 @@ def _fill_row(record: dict[str, Any], recipe) -> Row:
 
 
 def _from_documents(source: Source, config) -> Iterator[Row | Reject]:
-    for item in read_documents(source.path, source.name, source.recipe):
+    recipe = source.recipe
+    cut: list[tuple[Document, str]] = []
+    for item in documents.read(source.path, source.name, recipe.kind, recipe.encoding):
         if isinstance(item, Reject):
             yield item
-            continue
-        for number, passage in enumerate(
-            passages.passages(item.text, source.recipe.passage_chars), 1
-        ):
-            for row in _from_passage(passage, item, source.recipe):
-                row.number = number
-                yield row
+        else:
+            cut += [(item, text) for text in passages.passages(item.text, recipe.passage_chars)]
+    terms = questions.Terms(text for _, text in cut)
+    for number, (document, text) in enumerate(cut, 1):
+        made = list(_from_passage(text, document.title, recipe.styles, terms))
+        if not made:
+            yield Reject(source.name, number, "nothing to ask in a passage", text[:60], bad=False)
+        for row in made:
+            row.number, row.group = number, f"{source.name}\0{number}"
+            yield row
 
 
-def read_documents(path: Path, name: str, recipe) -> Iterator[documents.Document | Reject]:
-    yield from documents.read_text(path, name, recipe.encoding)
+def _from_passage(text: str, title: str, styles: list[str], terms) -> Iterator[Row]:
+    halves = questions.halves(text) if "continuation" in styles else None
+    if halves:
+        yield questions.continuation(title, *halves)
+    asked = questions.ask(text, title, terms) if {"qa", "instruction"} & set(styles) else None
+    if asked:
+        yield from questions.rows(asked, [style for style in styles if style != "rag"])
 
 
-def _from_passage(passage: str, document: documents.Document, recipe) -> Iterator[Row]:
-    group = f"{document.source}\0{document.title}\0{passage[:80]}"
-    for style in recipe.styles:
-        if style == "continuation":
-            halves = _halves(passage)
-            if halves:
-                yield Row(
-                    [
-                        {
-                            "role": "system",
-                            "content": f"Continue the passage from {document.title}.",
-                        },
-                        {"role": "user", "content": halves[0]},
-                        {"role": "assistant", "content": halves[1]},
-                    ],
-                    topic=document.title,
-                    group=group,
-                )
+def collection(config, forced: str | None, folder: str | None) -> tuple[None, str, Iterator]:
+    """(None, recipe name, rows) of the Chroma collection that `documents` names."""
+    from corpus import store
+
+    name, recipe = _of_kind("chroma", config, forced)
+    target = store.Store(config.documents, folder)
+    return None, name, _from_collection(target, recipe, config)
 
 
-def _halves(passage: str) -> tuple[str, str] | None:
-    """A passage cut at the sentence nearest its middle, or None for a single sentence."""
-    parts = passages.sentences(passage)
-    if len(parts) < 2:
-        return None
-    lengths = [len(" ".join(parts[:i])) for i in range(1, len(parts))]
-    cut = min(range(len(lengths)), key=lambda i: abs(lengths[i] - len(passage) / 2)) + 1
-    return " ".join(parts[:cut]), " ".join(parts[cut:])
+def _from_collection(target, recipe, config) -> Iterator[Row | Reject]:
+    stored = list(target.passages())
+    terms = questions.Terms(p.text for p in stored)
+    asked = [(p, questions.ask(p.text, p.title, terms)) for p in stored]
+    for p, question in asked:
+        if question is None:
+            reason = "nothing to ask in a passage"
+            yield Reject(p.source, p.place + 1, reason, p.text[:60], bad=False)
+    asked = [(p, question) for p, question in asked if question is not None]
+    found: list[list] = [[]] * len(asked)
+    if "rag" in recipe.styles:
+        found = target.search([question.question for _, question in asked], config.documents.top_k)
+    for (p, question), hits in zip(asked, found, strict=True):
+        if hits and p not in hits:  # the answer must stand in what the model is shown
+            hits = [*hits[:-1], p]
+        for row in questions.rows(question, recipe.styles, questions.numbered(hits)):
+            row.source, row.number, row.group = p.source, p.place + 1, p.id
+            yield row
 
 
 # --- without files ----------------------------------------------------------------------------
+
+
+def _of_kind(kind: str, config, forced: str | None) -> tuple[str, Any]:
+    made = {n: r for n, r in config.recipes.items() if r.kind == kind}
+    if forced is not None and forced not in made:
+        raise console.Misuse(
+            f"--recipe {forced}: no recipe of kind {kind} has that name",
+            f"there are: {', '.join(made) or 'none'}; files need --input PATH",
+        )
+    if not made:
+        raise console.Misuse(
+            f"data_config.yaml has no recipe of kind {kind}", "add one, or give --input PATH"
+        )
+    name = forced or next(iter(made))
+    return name, made[name]
 
 
 def generated(config, forced: str | None) -> tuple[str, str, Iterator[Row]]:
     """(source name, recipe name, rows) of the generated recipe: weather dialogues."""
     from corpus import weather
 
-    made = {n: r for n, r in config.recipes.items() if r.kind == "generated"}
-    if not made or (forced is not None and forced not in made):
-        raise console.Misuse(
-            "nothing to read: no --input, no --collection and no such generated recipe",
-            "give --input PATH, or a recipe of kind `generated` in data_config.yaml",
-        )
-    name = forced or next(iter(made))
+    name, recipe = _of_kind("generated", config, forced)
 
-    def rows_of() -> Iterator[Row]:
-        for number, talk in enumerate(weather.dialogues(made[name].size, config.seed), 1):
+    def dialogues() -> Iterator[Row]:
+        for number, talk in enumerate(weather.dialogues(recipe.size, config.seed), 1):
             row = Row(talk["messages"], talk["tools"], talk["topic"])
             row.source, row.number, row.group = weather.SOURCE, number, f"weather {number}"
             yield row
 
-    return weather.SOURCE, name, rows_of()
+    return weather.SOURCE, name, dialogues()

@@ -1,4 +1,4 @@
-"""What moves through the pipeline: a Row that may be trained on, a Reject that may not.
+"""What moves through the pipeline: a Document, a Row to be trained on, a Reject left out.
 
 Messages are `{"role": system|user|assistant|tool, "content": text}`; an assistant message may
 carry `tool_calls`, one call each, with `arguments` as an object, as chat templates want them.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import Any
 
 Message = dict[str, Any]
@@ -37,6 +38,7 @@ class Row:
     group: str = ""  # rows of one group stay on one side of the split
     source: str = ""
     number: int = 0
+    shingles: Any = None  # of text(), once they have been taken
 
     @property
     def where(self) -> str:
@@ -91,6 +93,22 @@ class Reject:
     def line(self) -> str:
         where = f"{self.source}:{self.number}" if self.number else self.source
         return f"{where}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclasses.dataclass
+class Document:
+    """One text to be read in order. `page` counts from 1; None where there are no pages."""
+
+    source: str
+    title: str
+    text: str
+    page: int | None = None
+    number: int = 0  # its place in the file, from 1
+
+
+def name_of(path: Path) -> str:
+    """A title for a file that has none: its name without underscores."""
+    return path.stem.replace("_", " ").strip() or path.name
 
 
 def validate(row: Row) -> None:

@@ -110,13 +110,15 @@ class _Dialogue:
         self.answer(aspect, later)
 
     def compare(self) -> None:
-        other = self.random.choice([c for c in self.cities if c.name != self.place.name])
+        self.place = self.namesakes(self.place.name)[0]
+        others = [c for c in self.cities if c.name != self.place.name]
+        other = self.namesakes(self.random.choice(others).name)[0]
         aspect, ahead = self.random.choice(("overview", "rain", "wind")), self.random.randrange(7)
         ask = self.random.choice(phrases.COMPARE[aspect])
         self.say("user", ask.format(a=self.place.name, b=other.name, when=self.when(ahead)))
         days = []
         for place in (self.place, other):
-            self.locate(place, (place,))
+            self.locate(place)
             days.append(self.forecast(place, aspect, ahead))
         measure = phrases.MEASURE[aspect]
         first, second = (d[measure] for d in days)
@@ -129,13 +131,12 @@ class _Dialogue:
             when=self.when(ahead), unit=places.UNITS[measure]))  # fmt: skip
 
     def which_one(self) -> None:
-        names = [c.name for c in self.cities]
-        self.place = self.random.choice([c for c in self.cities if names.count(c.name) > 1])
-        same = [c for c in self.cities if c.name == self.place.name]
-        aspect, ahead = self.question(phrases.ASK)
-        self.call(
-            "geocoding", {"name": self.place.name, "count": 5}, places.geocoding(same, self.random)
-        )
+        double = [c for c in self.cities if len(self.namesakes(c.name)) > 1]
+        self.place = self.random.choice(double)
+        same = self.namesakes(self.place.name)
+        aspect, ahead = self.question(phrases.ASK, name=self.place.name)
+        arguments = {"name": self.place.name, "count": 5}
+        self.call("geocoding", arguments, places.geocoding(same, self.random))
         choices = " or ".join(c.full for c in same)
         self.say("assistant", self.random.choice(phrases.WHICH).format(choices=choices))
         reply = self.random.choice(phrases.THIS_ONE)
@@ -185,17 +186,22 @@ class _Dialogue:
         ahead = 0 if aspect == "now" else self.random.choice(days)
         template = self.random.choice(templates[aspect])
         place = name or self.random.choice((self.place.name, self.place.full))
+        if not name and self.place != self.namesakes(self.place.name)[0]:
+            place = self.place.full  # the smaller Paris is asked for as "Paris, Texas"
         self.say("user", template.format(
             place=place, when=self.when(ahead), latitude=self.place.latitude,
             longitude=self.place.longitude))  # fmt: skip
         return aspect, ahead
 
-    def locate(self, place: places.Place, found: tuple | None = None) -> None:
+    def namesakes(self, name: str) -> list[places.Place]:
+        """All places of that name, the biggest first, as the geocoding service orders them."""
+        return sorted((c for c in self.cities if c.name == name), key=lambda c: -c.population)
+
+    def locate(self, place: places.Place) -> None:
         """Geocode: the call asks by name alone and the place is among the results."""
-        same = [c for c in self.cities if c.name == place.name]
-        count = 1 if len(same) == 1 else 5
-        self.call("geocoding", {"name": place.name, "count": count},
-                  places.geocoding(list(found or same), self.random))  # fmt: skip
+        same = self.namesakes(place.name)
+        arguments = {"name": place.name, "count": 1 if len(same) == 1 else 5}
+        self.call("geocoding", arguments, places.geocoding(same, self.random))
 
     def forecast(self, place: places.Place, aspect: str, ahead: int) -> dict[str, Any]:
         """Call for the weather `ahead` days from today; returns that day's (or now's) values."""
