@@ -74,6 +74,10 @@ def check_arguments(parser, args) -> None:
         parser.error("--model needs --dataset FILE, say data/processed/val_sft.jsonl")
     if args.predictions and (args.dataset or args.rag or args.base):
         parser.error("--predictions is scored as it is: leave out --dataset, --rag and --base")
+    for name in ("dataset", "predictions"):  # as the trainer does: also below the work folder
+        file = getattr(args, name)
+        if file and not file.exists() and (paths.workdir() / file).is_file():
+            setattr(args, name, paths.workdir() / file)
     file = args.dataset or args.predictions
     if not file.is_file():
         raise console.Misuse(f"{file}: no such file", "make data writes data/processed/*.jsonl")

@@ -57,9 +57,10 @@ def resolve(named: str, base: str | None, settings) -> Target:
 
 
 def run_folder(named: str | Path) -> Path:
-    """The run's folder for a run id; any other path as it is."""
-    folder, run = Path(named).expanduser(), paths.folder("runs") / named
-    return run if not folder.exists() and run.is_dir() else folder
+    """The folder that a path or a run's id means: here, below the work folder, among the runs."""
+    given = Path(named).expanduser()
+    candidates = (given, paths.workdir() / given, paths.folder("runs") / given)
+    return next((folder for folder in candidates if folder.exists()), given)
 
 
 def _is_version(named: str) -> bool:
