@@ -69,7 +69,7 @@ REFUSALS = (
     ),
     (
         "timed out",
-        "no answer within 10 s",
+        "no answer within TIMEOUT s",
         "check that the host is up and that the VPN or firewall lets ssh through",
     ),
     (
@@ -258,6 +258,7 @@ class Host:
         for pattern, what, remedy in REFUSALS:
             if re.search(pattern, stderr):
                 remedy = remedy.replace("NAME", self.name)
+                what = what.replace("TIMEOUT", timeout())
                 return console.Problem(f"{self.name}: {what} ({_last(stderr)})", remedy)
         if code == 255 and not self.folder:
             return console.Problem(
@@ -298,7 +299,7 @@ def ssh_config(private: Path, accept_new: bool, password: bool) -> str:
         [
             f"BatchMode {'no' if password else 'yes'}",
             "NumberOfPasswordPrompts 1",
-            "ConnectTimeout 10",
+            f"ConnectTimeout {timeout()}",
             f"ServerAliveInterval {os.environ.get('TANDEM_SSH_ALIVE') or 15}",
             "ServerAliveCountMax 4",
             f"StrictHostKeyChecking {'accept-new' if accept_new else 'yes'}",
@@ -312,6 +313,11 @@ def ssh_config(private: Path, accept_new: bool, password: bool) -> str:
             "",
         ]
     )
+
+
+def timeout() -> str:
+    """Seconds to wait for a first answer: TANDEM_SSH_TIMEOUT, else 10."""
+    return os.environ.get("TANDEM_SSH_TIMEOUT") or "10"
 
 
 def quote(text: str) -> str:

@@ -297,8 +297,9 @@ def _stage(
         if not pending:
             return {path: digests[path] for path in names}
     shown = ", ".join(map(tree.printable, doubtful[:5]))
+    many = "1 file differs" if len(doubtful) == 1 else f"{len(doubtful)} files differ"
     raise console.Problem(
-        f"{host.name}: {len(doubtful)} files differ after {ROUNDS} transfers: {shown}",
+        f"{host.name}: {many} after {ROUNDS} transfers: {shown}",
         "if a program here still writes them, let it end; else check the disks and the memory",
     )
 
