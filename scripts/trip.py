@@ -73,6 +73,8 @@ class Trip:
         self.env |= {"HF_HUB_OFFLINE": "1", "HOST": self.host, "TANDEM_HOST": self.host}
         if self.rehearsal:  # a miniature is slower with more threads
             self.env["OMP_NUM_THREADS"] = "1"
+        laptop_only = ("TANDEM_WORKDIR", "TANDEM_ENV")
+        self.host_env = {k: v for k, v in self.env.items() if k not in laptop_only}
         self.result: dict[str, Any] = {}
 
     def here(self, environment: str, script: str, *arguments: object) -> list[str]:
@@ -153,7 +155,8 @@ def sync_up(trip: Trip, s: Stage) -> None:
     if trip.rehearsal:
         stands = paths.ROOT if trip.local_folder else Path("..") / trip.home_dir
         s.run(
-            trip.on_host("ln", "-sfn", str(stands / ".venv-remote"), ".venv-remote"), env=trip.env
+            trip.on_host("ln", "-sfn", str(stands / ".venv-remote"), ".venv-remote"),
+            env=trip.host_env,
         )
     s.says(f"to {_shown(trip.host)}")
 
@@ -162,7 +165,8 @@ def validate(trip: Trip, s: Stage) -> None:
     """Every check of the host."""
     allow = ["--allow-cpu"] if trip.rehearsal else []
     checks = s.json(
-        trip.there("validate_environment.py", "--env", "remote", "--json", *allow), env=trip.env
+        trip.there("validate_environment.py", "--env", "remote", "--json", *allow),
+        env=trip.host_env,
     )["checks"]
     counts = {status: sum(c["status"] == status for c in checks) for status in ("ok", "warn")}
     s.says(f"{counts['ok']} checks good, {counts['warn']} warnings")
@@ -171,7 +175,8 @@ def validate(trip: Trip, s: Stage) -> None:
 def plan(trip: Trip, s: Stage) -> None:
     """The trainer's dry run: what it would do, and that nothing is missing."""
     made = s.json(
-        trip.there("lora_trainer.py", "--dry-run", "--json", *trip.settings(False)), env=trip.env
+        trip.there("lora_trainer.py", "--dry-run", "--json", *trip.settings(False)),
+        env=trip.host_env,
     )["plan"]
     loss = made["data"]["train"]["supervised_tokens"]
     s.says(f"{made['method']}, {made['steps']} steps, {loss:,} tokens with loss an epoch")
@@ -180,7 +185,7 @@ def plan(trip: Trip, s: Stage) -> None:
 def train(trip: Trip, s: Stage) -> None:
     """The training, with both opt-ins."""
     command = trip.there("lora_trainer.py", "--confirm-run", "--json", *trip.settings(True))
-    trip.result["run"] = Path(s.json(command, env=trip.env)["run"]).name
+    trip.result["run"] = Path(s.json(command, env=trip.host_env)["run"]).name
     s.says(f"run {trip.result['run']}")
 
 
@@ -197,7 +202,7 @@ def evaluate(trip: Trip, s: Stage) -> None:
             "--json",
             *few,
         ),
-        env=trip.env,
+        env=trip.host_env,
     )
     trip.result |= {"before": report["base"], "after": report["metrics"]}
     s.says(f"loss {_value(report['base'], 'loss')} -> {_value(report['metrics'], 'loss')}")

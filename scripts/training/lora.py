@@ -193,6 +193,8 @@ def recorder(writer: RunFolder, shown_keys: tuple[str, ...] = SHOWN) -> Any:
     from transformers import TrainerCallback
 
     class Recorder(TrainerCallback):
+        began, first = time.time(), 0  # an evaluation may come before the training
+
         def on_train_begin(self, args, state, control, **_):
             self.began, self.first = time.time(), state.global_step
             writer.update(step=state.global_step, max_steps=state.max_steps)

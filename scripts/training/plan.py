@@ -182,7 +182,8 @@ def lines(plan: Plan) -> list[str]:
     if "steps" in f:
         out.append(
             f"{f['steps']:,} steps of {f['global_batch_size']} rows, "
-            f"{f['world_size']} process(es), {f['steps_per_epoch']:,} an epoch, {f['tokens']:,} tokens"
+            f"{f['world_size']} process(es), {f['steps_per_epoch']:,} an epoch, "
+            f"{f['tokens']:,} tokens"
         )
     if "estimate" in f:
         e = f["estimate"]
