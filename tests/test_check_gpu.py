@@ -6,6 +6,7 @@ import stat
 
 import pytest
 
+import check_gpu
 from environment import gpu, gpu_facts
 from environment.probe import Answer
 
@@ -60,14 +61,16 @@ def smi(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def look(command):
-    """Run check_gpu.py --json: (exit code, {check: its values}, the cards)."""
+def look(capsys, monkeypatch):
+    """Run check_gpu.py --json, in this process: (exit code, {check: its values}, the cards)."""
 
     def run(*arguments, env=None):
-        result = command("check_gpu.py", "--json", *arguments, env=env)
-        assert "Traceback" not in result.stderr
-        body = json.loads(result.stdout)
-        return result.returncode, {c["name"]: c for c in body["checks"]}, body["gpus"]
+        with monkeypatch.context() as patch:
+            for name, text in (env or {}).items():
+                patch.setenv(name, text)
+            code = check_gpu.main(["--json", *map(str, arguments)])
+        body = json.loads(capsys.readouterr().out)
+        return code, {c["name"]: c for c in body["checks"]}, body["gpus"]
 
     return run
 
@@ -323,3 +326,9 @@ def test_the_place_of_nvidia_smi_under_wsl_is_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu.shutil, "which", lambda name: seen.append(name))
     gpu.find_smi()
     assert seen == ["nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi"]
+
+
+def test_as_a_command_it_reports_on_stdout_and_exits_1_without_a_gpu(command, tmp_path):
+    result = command("check_gpu.py", env={"PATH": str(tmp_path)})
+    assert result.returncode == 1 and result.stderr == ""
+    assert result.stdout.startswith("FAIL  gpu ")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import verify_model
 from conftest import ROOT
 from environment import safetensors_header
 from environment.safetensors_header import BITS, Broken
@@ -109,14 +110,13 @@ def model(builder, tmp_path):
 
 
 @pytest.fixture
-def verify(command):
-    """Run verify_model.py --json: (exit code, {check: its values})."""
+def verify(capsys, monkeypatch, tmp_path):
+    """Run verify_model.py --json, in this process: (exit code, {check: its values})."""
+    monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
 
-    def run(*arguments, env=None):
-        result = command("verify_model.py", "--json", *arguments, env=env)
-        assert "Traceback" not in result.stderr, result.stderr
-        body = json.loads(result.stdout)
-        return result.returncode, {c["name"]: c for c in body["checks"]}
+    def run(*arguments):
+        code = verify_model.main(["--json", *map(str, arguments)])
+        return code, {c["name"]: c for c in json.loads(capsys.readouterr().out)["checks"]}
 
     return run
 
@@ -160,7 +160,7 @@ def test_mistrals_second_copy_of_the_weights_is_named_and_not_missed(model, veri
     assert "nothing here reads" in checks["consolidated.safetensors"]["found"]
 
 
-def test_a_model_in_the_cache_is_found_by_its_repository(builder, verify, tmp_path):
+def test_a_model_in_the_cache_is_found_by_its_repository(builder, verify, tmp_path, monkeypatch):
     home = tmp_path / "hub" / "models--meta-llama--Llama-3.1-8B-Instruct"
     (home / "snapshots" / COMMIT).mkdir(parents=True)
     (home / "blobs").mkdir()
@@ -169,15 +169,15 @@ def test_a_model_in_the_cache_is_found_by_its_repository(builder, verify, tmp_pa
     for path in builder(LLAMA).iterdir():
         (home / "blobs" / f"blob-{path.name}").hardlink_to(path)
         (home / "snapshots" / COMMIT / path.name).symlink_to(f"../../blobs/blob-{path.name}")
-    cache = {"HF_HUB_CACHE": str(tmp_path / "hub")}
-    code, checks = verify("meta-llama/Llama-3.1-8B-Instruct", env=cache)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    code, checks = verify("meta-llama/Llama-3.1-8B-Instruct")
     assert code == 0 and checks["revision"]["found"] == COMMIT
     (home / "blobs" / "tokenizer.incomplete").touch()
-    code, checks = verify("meta-llama/Llama-3.1-8B-Instruct", env=cache)
+    code, checks = verify("meta-llama/Llama-3.1-8B-Instruct")
     assert code == 1 and "unfinished" in checks["download"]["found"]
     (home / "blobs" / "tokenizer.incomplete").unlink()
     (home / "blobs" / "blob-model-00002-of-00004.safetensors").unlink()
-    code, checks = verify("meta-llama/Llama-3.1-8B-Instruct", env=cache)
+    code, checks = verify("meta-llama/Llama-3.1-8B-Instruct")
     assert code == 1
     assert checks["model-00002-of-00004.safetensors"]["found"] == "a link to nowhere"
 

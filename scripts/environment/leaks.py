@@ -38,19 +38,21 @@ def check(tracked: Answer, not_ignored: Answer, values: Answer, root: Path) -> l
     found = _open_files(root)
     if tracked.code != 0:
         return [Check("secrets", "skip", "not a git checkout: nothing can be committed"), *found]
-    for answer, what in ((tracked, "tracked by git"), (not_ignored, "not ignored by git")):
+    for answer, what in ((tracked, "tracked"), (not_ignored, "not ignored")):
         names = [n for n in answer.text.split("\0") if n and is_secret(n)]
         if names:
-            found.append(Check("secrets", "fail", f"{what}: {_few(names)}", _remedy(names, what)))
+            text = f"{what} by git: {_few(names)}"
+            found.append(Check(f"secrets {what}", "fail", text, _remedy(names, what)))
     holding = [n for n in values.text.split("\0") if n] if values.code == 0 else []
     if holding:
         fix = "take it out of the file, and make the token or key invalid where it was issued"
-        found.append(Check("secrets", "fail", f"a key or token stands in {_few(holding)}", fix))
+        text = f"a key or token stands in {_few(holding)}"
+        found.append(Check("secrets in files", "fail", text, fix))
     return found or [Check("secrets", "ok", "none tracked, all ignored")]
 
 
 def _remedy(names: list[str], what: str) -> str:
-    if what.startswith("tracked"):
+    if what == "tracked":
         return f"git rm --cached {names[0]}, add it to .gitignore, and make that secret invalid"
     return f"echo '/{names[0]}' >> .gitignore, or move it to .credentials/"
 
@@ -62,7 +64,8 @@ def _open_files(root: Path) -> list[Check]:
     if not wrong:
         return []
     names = [p.relative_to(root).as_posix() for p in wrong]
-    return [Check("secrets", "warn", f"others can read {_few(names)}", f"chmod 600 {names[0]}")]
+    text = f"others can read {_few(names)}"
+    return [Check("secrets readable", "warn", text, f"chmod 600 {' '.join(names)}")]
 
 
 def _open_to_others(path: Path) -> bool:
