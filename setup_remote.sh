@@ -116,7 +116,7 @@ check() {
   check_gpu || FAILED=yes
   "$PYTHON" "$KIT_ROOT/scripts/check_storage.py" || FAILED=yes
   check_packages
-  case $STATE in ready | suspect) final_check "$LINK" 2>/dev/null || FAILED=yes ;; esac
+  case $STATE in ready | untidy | suspect) final_check "$LINK" 2>/dev/null || FAILED=yes ;; esac
   [ "$FAILED" = no ]
 }
 

@@ -94,7 +94,8 @@ look_at() {
 }
 
 # env_state: sets STATE to one of: absent, other (another lock, Python, recipe or backend),
-# suspect (files changed since the stamp), ready. Reads the stamp into STAMPED_*.
+# suspect (files changed since the stamp), untidy (a killed run left a folder beside it), ready.
+# Reads the stamp into STAMPED_*.
 env_state() {
   local stamp=$LINK/.tandem/stamp
   STATE=absent STAMPED_REQUEST='' STAMPED_BACKEND='' STAMPED_FILES='' STAMPED_PYTHON=''
@@ -117,6 +118,8 @@ env_state() {
   [ ! -e "$LINK/.tandem/suspect" ] || return 0
   [ "$(unchanged_files "$LINK" "$stamp")" -eq "$STAMPED_FILES" ] 2>/dev/null || return 0
   STATE=ready
+  set -- "$ENVS/$ENV_NAME"-*
+  if [ $# -gt 1 ]; then STATE=untidy; fi
 }
 
 # --- building -----------------------------------------------------------------------------
@@ -276,7 +279,8 @@ install_environment() {
   take_lock
   env_state # once more: another run may have built it while this one waited
   if [ "$FORCE" = no ]; then
-    if [ "$STATE" = ready ]; then
+    if [ "$STATE" = ready ] || [ "$STATE" = untidy ]; then
+      remove_others "$(current)"
       if [ "$STAMPED_GPU" != "$GPU" ]; then
         write_stamp "$LINK" "$STAMPED_BACKEND" "$LINK/.tandem/stamp"
       fi

@@ -81,11 +81,9 @@ uv_settings() {
   UV_OPTIONS=()
   for link in ${PIP_FIND_LINKS:-}; do UV_OPTIONS+=(--find-links "$link"); done
   if [ -n "${PIP_NO_INDEX:-}" ]; then UV_OPTIONS+=(--no-index); fi
-  if [ -z "${SSL_CERT_FILE:-}" ] && [ -n "${PIP_CERT:-${REQUESTS_CA_BUNDLE:-}}" ]; then
-    export SSL_CERT_FILE=${PIP_CERT:-$REQUESTS_CA_BUNDLE}
-  fi
+  trusted_certificates
   if [ -n "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}${UV_NO_INDEX:-}" ]; then return 0; fi
-  index=${PIP_INDEX_URL:-$(pip_conf_index)}
+  index=${PIP_INDEX_URL:-$(pip_conf index-url)}
   if [ -n "$index" ]; then export UV_DEFAULT_INDEX=$index; fi
   if [ -n "${PIP_EXTRA_INDEX_URL:-}" ]; then
     export UV_INDEX=${UV_INDEX:-$PIP_EXTRA_INDEX_URL}
@@ -93,13 +91,26 @@ uv_settings() {
   fi
 }
 
-# pip_conf_index: the index-url of the user's or the system's pip.conf, if there is one.
-pip_conf_index() {
+# trusted_certificates: a company's own, from pip's settings or the system's store. uv would
+# know only the public ones. Verification is never switched off.
+trusted_certificates() {
+  local bundle
+  bundle=${SSL_CERT_FILE:-${PIP_CERT:-${REQUESTS_CA_BUNDLE:-$(pip_conf cert)}}}
+  if [ -n "$bundle" ]; then
+    export SSL_CERT_FILE=$bundle
+  elif [ -f /etc/ssl/certs/ca-certificates.crt ] || [ -f /etc/pki/tls/certs/ca-bundle.crt ] ||
+    [ "$(uname -s)" = Darwin ]; then
+    export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-1}
+  fi
+}
+
+# pip_conf KEY: its value in the user's or the system's pip.conf, if there is one.
+pip_conf() {
   local file
   for file in "${PIP_CONFIG_FILE:-}" "$HOME/.config/pip/pip.conf" "$HOME/.pip/pip.conf" \
     "$HOME/Library/Application Support/pip/pip.conf" /etc/pip.conf; do
-    if [ -f "$file" ] && grep -q '^index-url *=' "$file"; then
-      sed -n 's/^index-url *= *//p' "$file" | head -n 1
+    if [ -f "$file" ] && grep -q "^$1 *=" "$file"; then
+      sed -n "s/^$1 *= *//p" "$file" | head -n 1
       return 0
     fi
   done

@@ -33,6 +33,7 @@ from kit import console, publish  # noqa: E402
 from kit.report import Check, report  # noqa: E402
 
 SEAL = ".tandem/records.json"
+UNREADABLE = (OSError, ValueError, csv.Error)
 
 
 class Row(NamedTuple):
@@ -52,7 +53,7 @@ def site_packages(env: Path) -> Path:
 
 
 def read_record(dist_info: Path) -> list[Row]:
-    """The rows of `dist_info`/RECORD that carry a SHA-256; OSError or ValueError if unreadable."""
+    """The rows of `dist_info`/RECORD that carry a SHA-256; raises UNREADABLE."""
     with open(dist_info / "RECORD", newline="", encoding="utf-8") as f:
         rows = [r for r in csv.reader(f) if len(r) == 3 and r[1].startswith("sha256=")]
     return [Row(path, digest.removeprefix("sha256="), int(n or 0)) for path, digest, n in rows]
@@ -109,7 +110,7 @@ def compare(site: Path, dist_info: Path) -> list[str]:
     """What is wrong with one package's files, one line each."""
     try:
         rows = read_record(dist_info)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         return [f"{dist_info.name}/RECORD: unreadable ({error})"]
     wrong = []
     for row in rows:
@@ -140,8 +141,8 @@ def _try_import(module: str) -> list[str]:
     try:
         importlib.import_module(module)
     except BaseException as error:  # a package may well call sys.exit()
-        first = (str(error).strip() or "no message").splitlines()[0]
-        return [f"{type(error).__name__}: {first}"]
+        said = " ".join(str(error).split()) or "no message"
+        return [f"{type(error).__name__}: {said[:200]}"]
     return []
 
 
@@ -198,7 +199,7 @@ def run_tasks(site: Path, tasks: list[tuple[str, str]]) -> dict[tuple[str, str],
 def _rows(dist_info: Path) -> list[Row]:
     try:
         return read_record(dist_info)
-    except (OSError, ValueError):
+    except UNREADABLE:
         return []
 
 
