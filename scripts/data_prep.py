@@ -66,12 +66,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.input and args.collection:
         raise console.Misuse("--input and --collection together", "give one of them")
     config = _config(args)
-    result = _prepare(args, config)
+    out = Path(args.out_dir) if args.out_dir else _default_out()
+    result = _prepare(args, config, out)
     if args.rejects:
         _write_rejects(Path(args.rejects), result)
     if result.bad and config.bad_rows == "fail":
         return _refuse(result, args)
-    out = Path(args.out_dir) if args.out_dir else _default_out()
     files = _contents(result, config)
     manifest = _manifest(result, config, files, args)
     if args.confirm:
@@ -95,7 +95,7 @@ def _default_out() -> Path:
     return paths.folder("data_processed")
 
 
-def _prepare(args, config):
+def _prepare(args, config, out: Path):
     """Run the pipeline over what the arguments name; returns its Result."""
     from corpus import pipeline, recipes
 
@@ -107,7 +107,7 @@ def _prepare(args, config):
         line.add(*recipes.generated(config, args.recipe))
         return line.finish()
     root = Path(args.input)
-    sources, skipped = recipes.find_sources(root, config, args.recipe)
+    sources, skipped = recipes.find_sources(root, config, args.recipe, without=out)
     for reject in skipped:
         console.warn(f"{reject.line()}: not read")
     line.result.rejects += skipped
@@ -142,7 +142,7 @@ def _refuse(result, args) -> int:
         lines = [r.line() for r in result.bad]
         print(json.dumps({"status": "failed", "bad": dict(counts), "problems": lines}))
     raise console.Problem(
-        f"{len(result.bad)} bad rows ({said}), nothing was written",
+        f"bad rows: {len(result.bad)} ({said}); nothing was written",
         "mend them, or leave them out with --set bad_rows=drop",
     )
 

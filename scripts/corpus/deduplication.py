@@ -50,7 +50,7 @@ class NearDuplicates:
     """Remembers rows by their shingles and says which earlier row a new one repeats.
 
     config: kit.schemas.data.Deduplication. Rows whose MinHash values agree in one whole band are
-    candidates. (datasketch's own MinHashLSH finds the same ones four times slower.)
+    candidates. (datasketch's own MinHashLSH finds the same ones in twice the time.)
     """
 
     def __init__(self, config):

@@ -252,7 +252,6 @@ FORMATS: list[tuple[str, Callable[[Record], bool], Callable[[Record], Iterator[R
         k in r for k in ("output", "response", "completion", "answer")), _from_alpaca),
     ("question/answer", lambda r: {"question", "answer"} <= set(r), _from_question),
 ]  # fmt: skip
-NAMES = ", ".join(name for name, _, _ in FORMATS)
 
 
 def format_of(record: Record) -> str | None:
@@ -267,4 +266,4 @@ def rows_of(record: Record) -> tuple[list[Row], bool]:
             wanted = record.get("label") is not False
             return list(convert(record)), wanted
     keys = ", ".join(map(str, list(record)[:8]))
-    raise BadRow("unknown row format", f"keys {keys}; known: {NAMES}")
+    raise BadRow("unknown row format", f"keys {keys}")

@@ -56,7 +56,7 @@ class LanguageFilter:
             japanese = counts["ja"] * 10 > counts["zh"]
             return ("ja" if japanese else max(counts, key=counts.get)), 1.0
         if other <= latin:
-            if len(sample) < self.config.min_chars:
+            if latin < self.config.min_chars:
                 return None, 0.0
             words = _WORD.findall(sample.lower())
             if sum(w in _ENGLISH for w in words) > 0.2 * len(words):

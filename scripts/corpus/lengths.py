@@ -37,7 +37,7 @@ def load_tokenizer(name: str, template: str | None) -> Any | None:
     if folder is None or not any((folder / f).is_file() for f in TOKENIZER_FILES):
         return None
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a local folder needs nobody to be asked
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torch, we do not
     from transformers import AutoTokenizer
 
     try:

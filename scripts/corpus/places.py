@@ -75,6 +75,10 @@ class Sky:
     def __init__(self, place: Place, first: datetime.date, random: Random):
         self.place, self.first, self.random = place, first, random
         self._days: dict[int, dict[str, Any]] = {}
+        self.grid = {  # the service answers for the nearest point of its grid
+            "latitude": round(place.latitude + random.uniform(-0.03, 0.03), 6),
+            "longitude": round(place.longitude + random.uniform(-0.03, 0.03), 6),
+        }
 
     def day(self, ahead: int) -> dict[str, Any]:
         """All daily values `ahead` days after `first`."""
@@ -138,8 +142,7 @@ class Sky:
         offset = int(local.utcoffset().total_seconds())
         hours = f"{offset / 3600:+g}" if offset else ""
         body: dict[str, Any] = {
-            "latitude": round(place.latitude + r.uniform(-0.03, 0.03), 6),
-            "longitude": round(place.longitude + r.uniform(-0.03, 0.03), 6),
+            **self.grid,
             "generationtime_ms": round(r.uniform(0.02, 0.4), 8),
             "utc_offset_seconds": offset, "timezone": place.timezone,
             "timezone_abbreviation": f"GMT{hours}", "elevation": place.elevation,

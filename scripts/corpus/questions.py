@@ -46,6 +46,9 @@ EXPLAIN = [
 ]
 
 
+RAG = "Answer from these passages, in their words:"
+
+
 class Asked(NamedTuple):
     """A question on a passage, its short answer, and the longer part of the text on its topic."""
 
@@ -133,7 +136,7 @@ def rows(asked: Asked, styles: Sequence[str], context: str = "") -> Iterator[Row
         messages = {
             "qa": (asked.question, asked.answer),
             "instruction": (asked.instruction, asked.explanation),
-            "rag": (f"{context}\n\nQuestion: {asked.question}", asked.answer),
+            "rag": (f"{context}\n\n{RAG}\n{asked.question}", asked.answer),
         }.get(style)
         if messages is None or (style == "instruction" and asked.explanation == asked.answer):
             continue  # a second row with the same answer would be a near-duplicate
@@ -141,8 +144,6 @@ def rows(asked: Asked, styles: Sequence[str], context: str = "") -> Iterator[Row
             {"role": "user", "content": messages[0]},
             {"role": "assistant", "content": messages[1]},
         ]
-        if style == "rag":
-            talk.insert(0, {"role": "system", "content": RAG_SYSTEM})
         yield Row(talk, topic=asked.topic)
 
 
@@ -160,11 +161,9 @@ def halves(passage: str) -> tuple[str, str] | None:
 
 def continuation(title: str, begin: str, end: str) -> Row:
     """A row that asks for the second half of a passage."""
-    said = (("system", f"Continue the passage from {title}."), ("user", begin), ("assistant", end))
+    ask = f"Continue this passage from “{title}”.\n\n{begin}"
+    said = (("user", ask), ("assistant", end))
     return Row([{"role": role, "content": text} for role, text in said], topic=title)
-
-
-RAG_SYSTEM = "Answer the question from the numbered passages. Quote them; add nothing."
 
 
 def numbered(found: Sequence) -> str:

@@ -53,7 +53,7 @@ def text_of_file(path: Path, encoding: str | None = None, guess: bool = False) -
         if text is None:
             raise Unreadable(
                 f"line {line} is not {encoding.removesuffix('-sig').upper()}; save the file as "
-                f"UTF-8, or name its encoding: --set recipes.RECIPE.encoding=cp1252"
+                f"UTF-8, or give the encoding to its recipe: encoding: cp1252"
             ) from None
     except LookupError:
         raise Unreadable(

@@ -24,10 +24,13 @@ class Source(NamedTuple):
     recipe: Any  # kit.schemas.data.Recipe
 
 
-def find_sources(root: Path, config, forced: str | None) -> tuple[list[Source], list[Reject]]:
+def find_sources(
+    root: Path, config, forced: str | None = None, without: Path | None = None
+) -> tuple[list[Source], list[Reject]]:
     """The files below `root` (or `root` itself) with their recipes, and the files that none reads.
 
-    Raises Misuse where `root` is missing, Problem where nothing in it can be read.
+    Hidden files and what lies below `without` (our own output) are left out. Raises Misuse where
+    `root` is missing, Problem where nothing in it can be read.
     """
     if not root.exists():
         raise console.Misuse(f"{root}: no such file or folder", "check --input (RAW= of make)")
@@ -38,6 +41,8 @@ def find_sources(root: Path, config, forced: str | None) -> tuple[list[Source], 
             raise console.Problem(f"{root}: {why}", "see docs/DATA.md, or name one with --recipe")
         return [Source(root.name, root, name, recipes[name])], []
     files = sorted(p for p in root.rglob("*") if p.is_file() and not _hidden(p, root))
+    if without is not None:
+        files = [p for p in files if without.resolve() not in p.resolve().parents]
     if not files:
         raise console.Problem(f"{root}: the folder is empty", "put your raw files there")
     sources, skipped = [], []
@@ -106,7 +111,7 @@ def _misfit(path: Path, recipe) -> str:
     if any(formats.format_of(record) for record in head):
         return ""
     keys = ", ".join(map(str, list(head[0])[:8]))
-    return f"its keys ({keys}) are of no known row format: {formats.NAMES}"
+    return f"its keys ({keys}) are of no known row format"
 
 
 def rows(source: Source, config) -> Iterator[Row | Reject]:
