@@ -336,7 +336,7 @@ class Fetch:
 
     def _must_fit(self) -> None:
         for top in self.stages:
-            size = sum(f.size for p, f in self.plan.far.items() if p in self.plan.fetch)
+            size = sum(self.plan.far[p].size for p in self.plan.fetch if p.startswith(top + "/"))
             folder(top).mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(folder(top)).free
             if size + MARGIN > free:
