@@ -184,9 +184,7 @@ def _wind(v: dict[str, Any], spot: str, when: str, sky: str) -> list[str]:
 def _uv(v: dict[str, Any], spot: str, when: str, sky: str) -> list[str]:
     index = v["uv_index_max"]
     if index is None:
-        return [
-            f"The forecast leaves the UV index {spot} {when} empty, so I cannot say. Ask again later."
-        ]
+        return [f"The forecast leaves the UV index {spot} {when} empty. Ask again later."]
     word = "low" if index < 3 else "moderate" if index < 6 else "high" if index < 8 else "very high"
     advice = "no protection is needed" if index < 3 else "use sunscreen and seek shade at noon"
     return [f"The UV index {spot} reaches {index} {when}, which is {word}: {advice}."]
