@@ -48,15 +48,14 @@ def answers(
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
+        use_cache=True,  # training leaves it off in the model's own settings
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=sorted(ends - {None}) or None,
     )
 
     def batch(part: list[list[int]]) -> list[str]:
         ids, mask = _pad(part, tokenizer.pad_token_id, model.device, left=True)
-        new = model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=settings, use_cache=True
-        )
+        new = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
         texts = tokenizer.batch_decode(new[:, ids.shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
