@@ -1,0 +1,151 @@
+"""Where a cluster is and how to log in there, without ever holding the secret.
+
+    cluster = find("tensor01", Path(".credentials"))
+
+`.credentials/<cluster>.credentials` is JSON, mode 0600:
+
+    {"address": "10.0.0.7", "username": "mapper", "password": "..."}
+    {"address": "10.0.0.7", "username": "mapper", "key_file": "~/.ssh/tensor", "port": 2222,
+     "remote_dir": "/scratch/mapper/embeddings"}
+
+Without such a file the name is an ssh name (the user's ssh config, ProxyJump and agent hold), or a
+folder beginning with /, ./ or ../ that stands in for a host. A password is only looked at to see
+that it is one: ssh asks for it later through askpass.py, which reads the file again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit import console
+
+SHARDS = "mapper_embeddings/embeddings"  # below the home folder on the host
+FIELDS = {"address": str, "username": str, "password": str, "key_file": str, "port": int,
+          "remote_dir": str}  # fmt: skip
+HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?")
+ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*")
+USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+REMOTE_PATH = re.compile(r"[A-Za-z0-9._/+=@~][A-Za-z0-9._/+=@~-]*")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One host. `folder`: it is a folder on this machine. `secret`: the file with a password."""
+
+    name: str
+    remote_dir: str
+    folder: Path | None = None
+    address: str | None = None
+    username: str | None = None
+    port: int | None = None
+    key_file: Path | None = None
+    secret: Path | None = None
+
+
+def find(name: str, folder: Path, remote_dir: str | None = None) -> Cluster:
+    """The cluster called `name`; a Misuse says which file and field is wrong."""
+    if remote_dir:
+        check_remote_dir(remote_dir, "--remote-dir")
+    if name.startswith(("/", "./", "../")):
+        return Cluster(Path(name).name or "folder", remote_dir or SHARDS, folder=Path(name))
+    if not HOST.fullmatch(name):
+        raise console.Misuse(
+            f"--clusters: {name!a} is no host name", "letters, digits, dot, dash, user@host"
+        )
+    path = folder / f"{name}.credentials"
+    if not path.exists():
+        return Cluster(name, remote_dir or SHARDS)
+    values = load(path)
+    where = remote_dir or values.get("remote_dir") or f"/home/{values['username']}/{SHARDS}"
+    key = Path(values["key_file"]).expanduser() if "key_file" in values else None
+    if key and not key.is_absolute():
+        key = folder.parent / key
+    if key and not key.is_file():
+        raise console.Misuse(f"{path}: key_file {key} does not exist", "name the private key")
+    return Cluster(
+        name, where, None, values["address"], values["username"], values.get("port", 22), key,
+        path.resolve() if "password" in values else None,
+    )  # fmt: skip
+
+
+def known(folder: Path) -> list[str]:
+    """The names of all clusters with a credentials file."""
+    return sorted(p.name[: -len(".credentials")] for p in folder.glob("*.credentials"))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The checked fields of a credentials file. No message repeats a value of it."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise console.Misuse(f"{path}: mode {mode:04o} lets others read it", f"chmod 600 {path}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        reason = f"{path}:{error.lineno}: broken JSON: {error.msg}"
+    except UnicodeDecodeError:
+        reason = f"{path}: not UTF-8"
+    except (KeyError, RecursionError):
+        reason = f"{path}: a field stands twice"
+    else:
+        reason = _wrong(values)
+        if not reason:
+            return values
+        reason = f"{path}: {reason}"
+    raise console.Misuse(reason, "docs/EMBEDDINGS.md shows the fields")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise KeyError
+    return dict(pairs)
+
+
+def _wrong(values: Any) -> str:
+    """What is wrong with the fields, or ''."""
+    if not isinstance(values, dict):
+        return "not a JSON object"
+    for key, value in values.items():
+        if key not in FIELDS:
+            near = difflib.get_close_matches(key, FIELDS, 1, 0)
+            return f"unknown field {key[:40]!a}; did you mean {near[0]}?"
+        if type(value) is not FIELDS[key] or value == "":
+            return f"{key} must be a {'number' if FIELDS[key] is int else 'text'}"
+    missing = [key for key in ("address", "username") if key not in values]
+    if "password" not in values and "key_file" not in values:
+        missing.append("password or key_file")
+    if missing:
+        return f"missing: {', '.join(missing)}"
+    if "password" in values and "key_file" in values:
+        return "both password and key_file; keep one"
+    return _malformed(values)
+
+
+def _malformed(values: dict[str, Any]) -> str:
+    if not ADDRESS.fullmatch(values["address"]):
+        return "address is no host name or IP address"
+    if not USER.fullmatch(values["username"]):
+        return "username is no user name"
+    if not 0 < values.get("port", 22) < 65536:
+        return "port must be 1 to 65535"
+    if re.search(r'["\n\r\0]', values.get("key_file", "")):
+        return "key_file holds a quote or a line break"
+    if re.search(r"[\n\r\0]", values.get("password", "")):
+        return "password holds a line break"
+    if "remote_dir" in values:
+        check_remote_dir(values["remote_dir"], "remote_dir")
+    return ""
+
+
+def check_remote_dir(path: str, what: str) -> None:
+    """Only what no shell and no rsync on the far side can take for something else."""
+    if not REMOTE_PATH.fullmatch(path) or ".." in path.split("/"):
+        raise console.Misuse(
+            f"{what}: {path!a} cannot be passed on safely",
+            "letters, digits and . _ / + = @ ~ -, no '..', no space",
+        )

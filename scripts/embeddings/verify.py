@@ -1,0 +1,69 @@
+"""Check a merged file against its manifest, stretch by stretch.
+
+checks = verify(Path("data/embeddings/wikipedia_merged.pkl"))
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from embeddings import formats, staging
+from embeddings.merge import VERSION, segment_is_good
+from kit import console
+from kit.report import Check
+
+AGAIN = "merge again: make embeddings"
+
+
+def manifest(output: Path) -> dict[str, Any]:
+    """The manifest beside `output`, after ending a publication that was interrupted."""
+    staging.recover(output)
+    path = formats.manifest_of(output)
+    if not output.exists():
+        raise console.Problem(f"{output}: there is no such file", AGAIN)
+    if not path.exists():
+        raise console.Problem(f"{path}: there is no manifest beside {output.name}", AGAIN)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["format"] != VERSION or not found["files"]:
+            raise ValueError
+        for file in found["files"].values():
+            end = 0
+            for part in file["segments"]:
+                if part["offset"] != end or part["length"] < 0:
+                    raise ValueError
+                end += part["length"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise console.Problem(f"{path}: not the manifest of a merged file", AGAIN) from None
+    return found
+
+
+def verify(output: Path) -> list[Check]:
+    """One check per file that the manifest names, and one per stretch that is damaged."""
+    found = manifest(output)
+    checks = []
+    for name, file in found["files"].items():
+        checks += verify_file(output.with_name(name), file["segments"], found["digest"])
+    return checks
+
+
+def verify_file(path: Path, segments: list[dict[str, Any]], digest: str) -> list[Check]:
+    """Size and digests of one file."""
+    if not path.is_file():
+        return [Check(path.name, "fail", "is missing", AGAIN)]
+    size, wanted = path.stat().st_size, sum(part["length"] for part in segments)
+    if size != wanted:
+        return [Check(path.name, "fail", f"{size} bytes instead of {wanted}", AGAIN)]
+    with open(path, "rb", buffering=0) as f:
+        bad = [part for part in segments if not segment_is_good(f, part, digest)]
+    if not bad:
+        return [Check(path.name, "ok", f"{console.size(size)}, {digest} of every part as written")]
+    return [
+        Check(path.name, "fail", f"damaged: {part['what']}" + source(part), AGAIN) for part in bad
+    ]
+
+
+def source(part: dict[str, Any]) -> str:
+    return f" (from {part['file']})" if "file" in part else ""

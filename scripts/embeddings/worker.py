@@ -1,0 +1,137 @@
+"""The articles' half of a merge, in a process of its own: it runs beside the copying of the rows.
+
+    worker = Worker({"articles": ..., "items": ..., "target": ..., "offset": ...})
+    worker.check()              # raises early if it has failed
+    told = worker.result()      # {"count", "total", "length", "digest"}
+
+Reading 250,000 articles is pure Python and would hold up the copying if it shared the interpreter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from embeddings import articles, pickle_writer, rows
+from kit import console
+
+SCRIPTS = Path(__file__).resolve().parent.parent
+CODE = "import sys; sys.path.insert(0, sys.argv[1]); from embeddings import worker; worker.main()"
+
+
+class Worker:
+    """A child process that reads the articles and writes them where the plan says."""
+
+    def __init__(self, plan: dict[str, Any]):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CODE, str(SCRIPTS), json.dumps(plan)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    def check(self) -> None:
+        """Raise now what `result` would, if the process has ended badly."""
+        if self.process.poll():
+            self.result()
+
+    def result(self) -> dict[str, Any]:
+        """Wait for the end; what it found, or its Problem."""
+        raw, _ = self.process.communicate()
+        try:
+            told = json.loads(raw)
+        except ValueError:
+            code = self.process.returncode
+            raise console.Problem(
+                f"reading the articles ended with {code}", "run it again"
+            ) from None
+        if "problem" in told:
+            raise console.Problem(told["problem"], code=told["code"])
+        return told
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def main() -> None:
+    """The child: sys.argv[2] is the plan, stdout one JSON object."""
+    sys.argv[0] = sys.argv[1]
+    told = {}
+    try:
+        told = work(json.loads(sys.argv[2]))
+    except (console.Problem, OSError) as error:
+        code = getattr(error, "code", console.FAILED)
+        told = {"problem": console._one_line(error), "code": code}
+    except ModuleNotFoundError as error:
+        told = {"problem": f"the package {error.name} is missing; make setup-local", "code": 1}
+    print(json.dumps(told))
+    sys.exit(told.get("code", 0))
+
+
+def work(plan: dict[str, Any]) -> dict[str, Any]:
+    """Read, check and write the articles."""
+    import gc
+
+    gc.disable()  # a quarter of the time, and nothing here is cyclic
+    found = articles.load(plan["articles"], plan["items"], plan["any_order"])
+    told = {"count": len(found.ids), "total": found.total}
+    target = Path(plan["target"])
+    if plan["offset"] is None:
+        write_parquet(found, target)
+        return told
+    return told | write_pickle(found, target, plan["offset"], plan["digest"])
+
+
+def write_pickle(found: articles.Articles, target: Path, offset: int, name: str) -> dict[str, Any]:
+    """Write the articles' part of the pickle into the file at `offset`."""
+    digest, begin = rows.digest(name), offset
+    with open(target, "r+b", buffering=0) as f:
+        for batch in pickle_batches(found):
+            digest.update(batch)
+            rows.write(f, batch, offset)
+            offset += len(batch)
+    return {"length": offset - begin, "digest": digest.hexdigest()}
+
+
+def pickle_batches(found: articles.Articles):
+    """The opcodes from the last row to the last article, 16 batches of articles at a time."""
+    size = pickle_writer.BATCH
+    yield pickle_writer.after_rows()
+    for begin in range(0, len(found.ids), size):
+        part = [column[begin : begin + size] for column in found.columns()]
+        yield pickle_writer.article_batch(part[0], part[1], part[2], first=begin == 0)
+
+
+def write_parquet(found: articles.Articles, target: Path) -> None:
+    """Write the articles as a Parquet table: id, title, url."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.write_table(table(found), target)
+    except pa.ArrowInvalid as error:
+        raise console.Problem(
+            f"the articles do not fit Parquet: {error}", "mend their text"
+        ) from None
+    with open(target, "rb") as f:
+        os.fsync(f.fileno())
+
+
+def table(found: articles.Articles):
+    """A pyarrow table of the articles; text as string, ids as string or int64."""
+    import pyarrow as pa
+
+    def column(values: list) -> pa.Array:
+        if values and isinstance(values[0], int):
+            return pa.array(values, pa.int64())
+        return pa.array(values, pa.binary()).cast(pa.string())
+
+    return pa.table({key: column(c) for key, c in zip(articles.KEYS, found.columns(), strict=True)})
