@@ -5,6 +5,8 @@
     python scripts/checkpoint_manager.py list
     python scripts/checkpoint_manager.py show mapper-lora@latest
     python scripts/checkpoint_manager.py verify mapper-lora@v1.0.0
+    python scripts/checkpoint_manager.py pack mapper-lora@v1.0.0 --output mapper-lora.zip
+    python scripts/checkpoint_manager.py unpack mapper-lora.zip
     python scripts/checkpoint_manager.py load 'mapper-lora@^1.0' --base models/Llama-3.1-8B-Instruct
 
 NAME@VERSION: a version (@v1.0.0), @latest, or a range (@^1.0, @~1.2, @'>=1.0,<2'); a name alone
@@ -70,6 +72,37 @@ class CheckpointManager:
         from adapters import verify
 
         return verify.verify(self.resolve(reference), Path(base) if base else None)
+
+    def pack(self, reference: str, output: str | os.PathLike) -> tuple[Any, str]:
+        """(Version, SHA-256 of the zip): the version as one reproducible zip at `output`."""
+        from adapters import pack
+
+        version = self.resolve(reference)
+        return version, pack.pack(version, output)
+
+    def unpack(self, archive: str | os.PathLike) -> tuple[Any, bool]:
+        """(Version, whether it is new) of a zip, verified before it is published."""
+        from adapters import pack
+
+        return pack.unpack(self.root, archive)
+
+    def diff(self, reference: str, other: str) -> dict[str, Any]:
+        """What differs from `reference` to `other`: card, files, weights."""
+        from adapters import diff
+
+        return diff.diff(self.resolve(reference), self.resolve(other))
+
+    def retire(self, reference: str, reason: str, undo: bool = False) -> Any:
+        """Mark the version as retired (or, with `undo`, not any more); returns the Version."""
+        from adapters import names, retire
+
+        version = self.resolve(reference)
+        if names.split(reference)[1] != version.version:
+            raise console.Misuse(
+                f"{reference} means {version.reference} now", "name the version that you retire"
+            )
+        retire.restore(version) if undo else retire.retire(version, reason)
+        return version
 
     def load_checkpoint(self, reference: str, base: str | os.PathLike | None = None,
                         device: str | None = None, dtype: str | None = None,

@@ -33,6 +33,19 @@ def find(name: str | None, revision: str | None = None) -> Path | None:
     return _cached(name, revision) if name.count("/") == 1 and not name.startswith(".") else None
 
 
+def locate(section: dict[str, Any], given: str | os.PathLike | None = None) -> Path | None:
+    """The folder for a card's `base` section: `given`, or where its name lies; None for nowhere.
+
+    Misuse where `given` holds no model.
+    """
+    if not given:
+        return find(section["name"], section.get("revision"))
+    folder = find(str(given))
+    if folder is None:
+        raise console.Misuse(f"no base model at {given} (no config.json)", "correct --base")
+    return folder
+
+
 def _cached(name: str, revision: str | None) -> Path | None:
     try:
         from huggingface_hub import try_to_load_from_cache

@@ -25,6 +25,46 @@ FILE = "card.json"
 FORMAT = 1
 
 
+SHAPE: dict[str, Any] = {  # what every reader of a card may count on
+    "name": str, "version": str, "created": str, "config": dict,
+    "run": {"id": str}, "base": {"name": str}, "gate": {"status": str}, "data": dict,
+    "bump": {"kind": str, "why": str},
+    "adapter": {"r": int, "max_rank": int, "parameters": int},
+}  # fmt: skip
+
+
+def problem(card: Any) -> str | None:
+    """What makes `card` unreadable: None, or the key that is missing or of another type."""
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        return f"no card of format {FORMAT}"
+    wrong = _misshapen(card, SHAPE, "")
+    if wrong:
+        return f"no {wrong} in it"
+    files, evaluated = card.get("files"), card.get("evaluation")
+    entries = files.values() if isinstance(files, dict) else [None]
+    if any(_misshapen(entry, {"sha256": str, "bytes": int}, "") for entry in entries):
+        return "its list of files is damaged"
+    if evaluated is not None:
+        numbers = {"value": (int, float), "low": (int, float), "high": (int, float)}
+        if _misshapen(evaluated, {"dataset": dict, "metrics": dict, "base": dict}, ""):
+            return "its evaluation is damaged"
+        for metric in (*evaluated["metrics"].values(), *evaluated["base"].values()):
+            if _misshapen(metric, numbers, ""):
+                return "its evaluation is damaged"
+    return None
+
+
+def _misshapen(value: Any, shape: Any, key: str) -> str | None:
+    """The dotted key of the first part of `value` that has not the shape."""
+    if not isinstance(shape, dict):
+        good = isinstance(value, shape) and not isinstance(value, bool)
+        return None if good else key
+    if not isinstance(value, dict):
+        return key or "object"
+    found = (_misshapen(value.get(k), inner, f"{key}.{k}".strip(".")) for k, inner in shape.items())
+    return next(filter(None, found), None)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a run; {} where there is no such file, Problem where it is damaged."""
     try:

@@ -5,6 +5,7 @@ Each handler takes (manager, args) and returns (the object for --json, the lines
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from adapters.names import BUMPS
@@ -37,6 +38,15 @@ def add_all(subparsers) -> None:
     add("show", show)
     p = add("verify", verify)
     p.add_argument("--base", metavar="PATH", help="compare with the base model in this folder")
+    p = add("pack", pack)
+    p.add_argument("--output", required=True, metavar="FILE", help="the zip to write")
+    p = add("unpack", unpack, reference=False)
+    p.add_argument("archive", metavar="FILE", help="a zip that `pack` wrote")
+    p = add("diff", diff)
+    p.add_argument("other", metavar="OTHER@VERSION")
+    p = add("retire", retire)
+    p.add_argument("--reason", default="", metavar="TEXT", help="kept beside the version")
+    p.add_argument("--undo", action="store_true", help="bring a retired version back")
     p = add("load", load)
     add_base_options(p)
 
@@ -66,7 +76,7 @@ def register(manager, args) -> Result:
     card = version.card
     outcome, bump = card["gate"], card["bump"]
     against = f" against {outcome['compared_with']}" if "compared_with" in outcome else ""
-    console.note(f"gate {outcome['status']}{against}; {bump['kind']} version: {bump['why']}")
+    console.note(f"gate: {outcome['status']}{against}; {bump['kind']} version: {bump['why']}")
     found = {"ok": True, "reference": version.reference, "folder": str(version.folder)}
     return found | {"gate": outcome, "bump": bump}, [version.reference]
 
@@ -100,7 +110,9 @@ def list_versions(manager, args) -> Result:
         f"{'retired' if row['retired'] else row['gate']}"
         for row in rows
     ]
-    return rows, lines or ["no versions yet; register a run: checkpoint_manager.py register RUN"]
+    return {"versions": rows}, lines or [
+        "no versions yet; register a run: checkpoint_manager.py register RUN"
+    ]
 
 
 def _score(score: dict[str, Any] | None) -> str:
@@ -109,6 +121,8 @@ def _score(score: dict[str, Any] | None) -> str:
 
 def show(manager, args) -> Result:
     """One version: its card in words, and how vLLM serves it."""
+    from adapters import vllm
+
     version = manager.resolve(args.reference)
     card = version.card
     run, base, lora, outcome = card["run"], card["base"], card["adapter"], card["gate"]
@@ -130,7 +144,9 @@ def show(manager, args) -> Result:
         before = (measured.get("base") or {}).get(name)
         beside = f"   base {before['value']:.4f}" if before else ""
         lines.append(f"  {name:<12} {m['value']:.4f} ({m['low']:.4f}-{m['high']:.4f}){beside}")
-    return {"folder": str(version.folder), "retired": version.retired} | card, lines
+    lines.append(f"  vLLM      {vllm.command(version)}")
+    beside = {"folder": str(version.folder), "retired": version.retired}
+    return beside | {"vllm": vllm.command(version)} | card, lines
 
 
 def _listed(modules: list[str] | str | None) -> str:
@@ -145,6 +161,49 @@ def verify(manager, args) -> Result:
         f"r {found['r']}, base: {found['base']}"
     )
     return {"ok": True} | found, [line]
+
+
+def pack(manager, args) -> Result:
+    """Write a version as one zip: the same version gives the same bytes, anywhere."""
+    version, digest = manager.pack(args.reference, args.output)
+    size = Path(args.output).stat().st_size
+    found = {"reference": version.reference, "file": args.output, "sha256": digest, "bytes": size}
+    return {"ok": True} | found, [f"{digest}  {args.output}"]
+
+
+def unpack(manager, args) -> Result:
+    """Verify a zip and publish the version in it; nothing is left if anything is wrong."""
+    version, new = manager.unpack(args.archive)
+    console.note(f"{version.reference} {'unpacked' if new else 'was here already, the same'}")
+    return {"ok": True, "reference": version.reference, "new": new}, [version.reference]
+
+
+def diff(manager, args) -> Result:
+    """Say what differs between two versions: base, data, configuration, metrics, weights."""
+    found = manager.diff(args.reference, args.other)
+    lines = [f"{found['old']} -> {found['new']}"]
+    for key, (old, new) in found["card"].items():
+        lines.append(f"  {key:<40} {_short(old)} -> {_short(new)}")
+    lines += [f"  file {name} differs" for name in found["files"]]
+    for row in found["weights"][:5]:
+        lines.append(
+            f"  update of {row['module']}: norm {row['old']:.4g} -> {row['new']:.4g}, "
+            f"apart by {row['difference']:.4g}"
+        )
+    return found, lines if len(lines) > 1 else [*lines, "  no difference"]
+
+
+def _short(value: Any) -> str:
+    text = "-" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def retire(manager, args) -> Result:
+    """Take a version out of @latest and of ranges; its number still loads it."""
+    version = manager.retire(args.reference, args.reason, undo=args.undo)
+    state = "back" if args.undo else "retired"
+    found = {"ok": True, "reference": version.reference, "retired": version.retired}
+    return found, [f"{version.reference} {state}"]
 
 
 def load(manager, args) -> Result:

@@ -1,13 +1,14 @@
 """The gate: a new version may not be worse than the best that there is, on the same evaluation.
 
-Worse means: a metric below the low end of the best one's bootstrap interval. The best is the
-version (or the base model) with the highest score among those that were evaluated on the same
-data set, by SHA-256, in the same way. Outcomes, kept in the card:
+The same evaluation: one data set, by SHA-256, asked in the same way (retrieval, lengths). The best
+is the version with the highest score there. Worse means: a metric beyond the worse end of the
+best one's bootstrap interval. Outcomes, kept in the card:
 
-    passed       compared, and no metric dropped beyond the interval
+    passed       compared, and nothing dropped beyond the interval
     first        evaluated, and there is nothing to compare with
+    below_base   no version is better, but the base model itself is: registered, never selected
     unevaluated  the run has no report.json
-    forced       it dropped, and somebody said why it is registered all the same
+    forced       it is worse, and somebody said why it is registered all the same
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def evaluation(file: Path) -> dict[str, Any] | None:
         "settings": {k: report[k] for k in ("rag", "generation") if report.get(k)},
         "metrics": metrics,
         "base": _metrics(report.get("base")),
+        "difference": _metrics(report.get("difference")),  # model - base, paired
     }
 
 
@@ -84,16 +86,16 @@ def score(metrics: dict[str, dict[str, float]]) -> tuple[str, float] | None:
 
 
 def best(evaluated: dict[str, Any], versions: list[Version]) -> tuple[str, dict] | None:
-    """(reference or the base's name, metrics) of the best on the same evaluation, None for none."""
-    candidates = [("the base model", evaluated["base"])] if evaluated["base"] else []
+    """(reference, metrics) of the best version on the same evaluation, None where there is none."""
+    found = []
     for version in versions:
         other = version.card.get("evaluation")
         if other and not version.retired and same_evaluation(evaluated, other):
-            candidates.append((version.reference, other["metrics"]))
-    names = [n for n in METRICS if n in evaluated["metrics"]]
-    decisive = next((n for n in names if any(n in m for _, m in candidates)), None)
-    comparable = [c for c in candidates if decisive in c[1]]
-    return max(comparable, key=lambda c: c[1][decisive]["value"], default=None)
+            found.append((version.reference, other["metrics"]))
+    shared = (m for m in METRICS if m in evaluated["metrics"] and any(m in f[1] for f in found))
+    decisive = next(shared, None)
+    known = [f for f in found if decisive in f[1]]
+    return max(known, key=lambda f: f[1][decisive]["value"], default=None)
 
 
 def drops(new: dict[str, dict], old: dict[str, dict]) -> list[dict[str, Any]]:
@@ -110,38 +112,40 @@ def drops(new: dict[str, dict], old: dict[str, dict]) -> list[dict[str, Any]]:
     return found
 
 
+def below_base(evaluated: dict[str, Any]) -> list[str]:
+    """The metrics in which the adapter is worse than its base, by the paired difference if any."""
+    paired = evaluated["difference"]
+    if not paired:
+        return [d["metric"] for d in drops(evaluated["metrics"], evaluated["base"])]
+    return [m for m, d in sorted(paired.items())
+            if (d["low"] > 0 if m in LOWER_IS_BETTER else d["high"] < 0)]  # fmt: skip
+
+
 def decide(
     evaluated: dict[str, Any] | None, versions: list[Version], force: str | None = None
 ) -> dict[str, Any]:
     """The gate's outcome for the card. Problem for a drop that is not forced."""
     if evaluated is None:
-        compared = best_known(versions)
-        if compared:
-            console.warn(
-                f"not evaluated, so not compared with {compared}: "
-                f"python scripts/eval.py writes the report"
-            )
+        console.warn("not evaluated: python scripts/eval.py measures it; never selected like this")
         return {"status": "unevaluated"}
-    found = best(evaluated, versions)
-    if found is None:
-        return {"status": "first"}
-    reference, metrics = found
-    worse = drops(evaluated["metrics"], metrics)
-    outcome = {"compared_with": reference, "metrics": metrics, "drops": worse}
-    if not worse:
-        return {"status": "passed"} | outcome
-    if force is None:
-        raise console.Problem(
-            f"worse than {reference} on the same evaluation: {said(worse)}",
-            'train again, or register it with --force "REASON"; the reason is kept',
-        )
-    return {"status": "forced", "reason": force} | outcome
-
-
-def best_known(versions: list[Version]) -> str | None:
-    """The reference of the highest version that was evaluated."""
-    known = [v for v in versions if not v.retired and v.card.get("evaluation")]
-    return known[-1].reference if known else None
+    found, below = best(evaluated, versions), below_base(evaluated)
+    outcome: dict[str, Any] = {"below_base": below} if evaluated["base"] else {}
+    worse = []
+    if found:
+        reference, metrics = found
+        worse = drops(evaluated["metrics"], metrics)
+        outcome |= {"compared_with": reference, "drops": worse}
+        if worse and force is None:
+            raise console.Problem(
+                f"worse than {reference} on the same evaluation: {said(worse)}",
+                'train again, or register it with --force "REASON"; the reason is kept',
+            )
+    if force is not None and (worse or below):
+        return {"status": "forced", "reason": force} | outcome
+    if below:
+        console.warn(f"worse than its own base model ({', '.join(below)}): never selected")
+        return {"status": "below_base"} | outcome
+    return {"status": "passed" if found or evaluated["base"] else "first"} | outcome
 
 
 def said(worse: list[dict[str, Any]]) -> str:

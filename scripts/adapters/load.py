@@ -19,11 +19,10 @@ def base_of(
     Difference if another model lies there; with `any_base` that is a warning.
     """
     wanted = version.card["base"]
-    folder = base.find(str(given)) if given else base.find(wanted["name"], wanted.get("revision"))
+    folder = base.locate(wanted, given)
     if folder is None:
-        where = given or wanted["name"]
         raise console.Problem(
-            f"the base model of {version.reference} is not at {where}",
+            f"the base model of {version.reference} is not at {wanted['name']}",
             "download it (docs/MODEL_DOWNLOAD.md), or say where it lies with --base PATH",
         )
     try:

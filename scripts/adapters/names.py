@@ -5,6 +5,7 @@ mapper-lora@latest    the same
 mapper-lora@v1.0.0    exactly that one, retired or not (`1.0.0` too)
 mapper-lora@^1.2      1.2 or newer, below 2.0 (below 0.3 for ^0.2: the first number that is not 0)
 mapper-lora@~1.2      1.2 or newer, below 1.3 (~1: below 2)
+mapper-lora@1.2       any 1.2.x
 mapper-lora@>=1.0,<2  any range that pip understands
 """
 
@@ -83,7 +84,9 @@ def matches(wanted: str, versions: list[Number]) -> list[Number]:
 
 
 def _range(wanted: str) -> str:
-    """'^1.2' and '~1.2' in the words of packaging's SpecifierSet."""
+    """'^1.2', '~1.2' and '1.2' in the words of packaging's SpecifierSet."""
+    if re.fullmatch(r"v?\d+(\.\d+)?", wanted):
+        return f"=={wanted.removeprefix('v')}.*"
     match = re.fullmatch(r"([\^~])v?(\d+)(?:\.(\d+))?(?:\.(\d+))?", wanted.strip())
     if not match:
         return wanted

@@ -23,8 +23,8 @@ STATES = {  # states of status.json that cannot be registered -> what to do
 def find_run(run: str | os.PathLike, runs: Path) -> tuple[Path, Path]:
     """(run folder, its PEFT folder) for a run id, a run's folder, or a PEFT folder by itself."""
     folder = Path(run).expanduser()
-    if not folder.is_dir():
-        folder = runs / str(run)
+    if str(run) == folder.name and (runs / folder.name).is_dir() or not folder.is_dir():
+        folder = runs / str(run)  # a bare name is a run's id first: `data` is a folder here, too
     if not folder.is_dir():
         known = sorted(p.name for p in runs.iterdir() if p.is_dir()) if runs.is_dir() else []
         near = difflib.get_close_matches(Path(run).name, known, 1, 0.4)

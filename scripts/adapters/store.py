@@ -55,9 +55,9 @@ class Version:
             raise Difference(cards.FILE, f"missing in {self.reference}", RESTORE) from None
         except ValueError:
             raise Difference(cards.FILE, f"no JSON in {self.reference}", RESTORE) from None
-        if not isinstance(card, dict) or card.get("format") != cards.FORMAT:
-            found = f"{self.reference} has no card of format {cards.FORMAT}"
-            raise Difference(cards.FILE, found, "read it with the release of Tandem that wrote it")
+        wrong = cards.problem(card)
+        if wrong:
+            raise Difference(cards.FILE, f"{wrong} ({self.reference})", RESTORE)
         return card
 
     def beside(self, what: str) -> Path:
@@ -142,24 +142,29 @@ def publish_version(
 ) -> Version:
     """Stage a version with `fill(staged version)` and give it the number that is free at the end.
 
-    The rename to vX.Y.Z is the lock: of two that want the same number, one gets "not empty" and
-    takes the next. A kill at any point leaves a hidden staging folder and no version.
+    The rename to vX.Y.Z is the lock: of two that want the same number, one finds it taken and
+    goes on to the next. A kill at any point leaves a hidden staging folder and no version.
     """
     sweep(root, name)
     while True:
-        version = number()
-        final = root / name / names.text(version)
-        try:
-            with publish.folder(final) as stage:
-                fill(Version(name, version, stage))
-                for file in stage.rglob("*"):
-                    if file.is_file():
-                        file.chmod(0o444)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                continue
-            raise
-        return Version(name, version, final)
+        chosen = number()
+        with contextlib.suppress(FileExistsError):
+            return publish_as(Version(name, chosen, root / name / names.text(chosen)), fill)
+
+
+def publish_as(version: Version, fill: Callable[[Version], None]) -> Version:
+    """Stage `version` with `fill` and rename it into place; FileExistsError if it is taken."""
+    try:
+        with publish.folder(version.folder) as stage:
+            fill(dataclasses.replace(version, folder=stage))
+            for file in stage.rglob("*"):
+                if file.is_file():
+                    file.chmod(0o444)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise FileExistsError(error.errno, "taken", str(version.folder)) from None
+        raise
+    return version
 
 
 @contextlib.contextmanager

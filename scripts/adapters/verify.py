@@ -8,7 +8,7 @@ from typing import Any
 from adapters import base, card, weights
 from adapters.store import RESTORE, Version
 from adapters.weights import Difference
-from kit import publish
+from kit import console, publish
 
 
 def verify(version: Version, base_folder: Path | None = None) -> dict[str, Any]:
@@ -34,10 +34,7 @@ def verify(version: Version, base_folder: Path | None = None) -> dict[str, Any]:
 
 def check_files(folder: Path, facts: dict[str, Any]) -> None:
     """Every file of the card is there with its size and hash, and no other file."""
-    try:
-        listed = {name: (entry["sha256"], entry["bytes"]) for name, entry in facts["files"].items()}
-    except (KeyError, TypeError, AttributeError):
-        raise Difference(card.FILE, "its list of files is damaged", RESTORE) from None
+    listed = {name: (entry["sha256"], entry["bytes"]) for name, entry in facts["files"].items()}
     for name, (digest, size) in listed.items():
         file = folder / name
         if file.is_symlink() or not file.is_file():
@@ -77,11 +74,17 @@ def check_contents(folder: Path, facts: dict[str, Any]) -> weights.Adapter:
 
 
 def check_base(reference: str, facts, adapter, folder: Path | None) -> str:
-    """'same' or 'not on this machine'; Difference where another model stands in its place."""
+    """'same', or why it was not compared; Difference where another model stands in its place."""
     wanted = facts["base"]
-    folder = folder or base.find(wanted["name"], wanted.get("revision"))
-    if folder is None:
+    place = base.locate(wanted, folder)
+    if place is None:
         return "not on this machine"
-    base.check(wanted, folder, reference)
-    weights.check_shapes(adapter, folder)
+    try:
+        base.weight_files(place)
+    except console.Problem:
+        if folder:
+            raise
+        return "not compared (its download is not whole)"
+    base.check(wanted, place, reference)
+    weights.check_shapes(adapter, place)
     return "same" if "config_sha256" in wanted else "not recorded"

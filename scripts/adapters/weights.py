@@ -1,7 +1,7 @@
 """Reads an adapter's safetensors without torch and holds it against adapter_config.json.
 
-The format: 8 bytes length (little endian), a JSON header {name: {dtype, shape, data_offsets}},
-then the data. Source: https://github.com/huggingface/safetensors#format
+A PEFT folder of a LoRA holds, for each adapted module of the base, lora_A [r, in] and lora_B
+[out, r]; the update of its weight is lora_alpha / r x B A.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from environment import safetensors_header
 from kit import console
 
 FILE = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-WIDTH = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
-         "I8": 1, "U8": 1, "BOOL": 1}  # fmt: skip
 # base_model.model.<module>.lora_A.weight; embeddings have no .weight; DoRA adds a vector
 _LORA = re.compile(
     r"base_model\.model\.(?P<module>.+)\."
@@ -49,39 +48,21 @@ class Tensor:
     end: int
 
 
-def header(path: Path, limit: int = 100 << 20) -> dict[str, Tensor]:
+def header(path: Path) -> dict[str, Tensor]:
     """{tensor name: Tensor} of a safetensors file; Difference if it is not one, or is cut short."""
-    size = path.stat().st_size
+    try:
+        safetensors_header.read(path)  # every length, shape and offset is checked there
+    except safetensors_header.Broken as broken:
+        raise Difference(path.name, str(broken), AGAIN) from None
     with path.open("rb") as f:
         length = int.from_bytes(f.read(8), "little")
-        if size < 8 or not 2 <= length <= min(limit, size - 8):
-            raise Difference(path.name, f"no safetensors file ({size} bytes)", AGAIN)
-        raw = f.read(length)
-    try:
-        entries = json.loads(raw)
-        entries.pop("__metadata__", None)
-        tensors = {name: _tensor(entry, 8 + length) for name, entry in entries.items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise Difference(path.name, "its safetensors header is damaged", AGAIN) from None
-    position = 8 + length
-    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
-        if tensor.start != position:
-            raise Difference(path.name, f"{name} does not lie where the header says", AGAIN)
-        position = tensor.end
-    if position != size:
-        found = f"{size} bytes instead of the {position} that its header says"
-        raise Difference(path.name, found, AGAIN)
-    return tensors
-
-
-def _tensor(entry: dict[str, Any], base: int) -> Tensor:
-    shape = tuple(entry["shape"])
-    start, end = entry["data_offsets"]
-    if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, end)):
-        raise ValueError
-    if end - start != math.prod(shape) * WIDTH[entry["dtype"]]:
-        raise ValueError
-    return Tensor(entry["dtype"], shape, base + start, base + end)
+        entries = json.loads(f.read(length))
+    entries.pop("__metadata__", None)
+    found = {}
+    for name, entry in entries.items():
+        start, end = (8 + length + offset for offset in entry["data_offsets"])
+        found[name] = Tensor(entry["dtype"], tuple(entry["shape"]), start, end)
+    return found
 
 
 def read(path: Path, tensor: Tensor):

@@ -1,0 +1,189 @@
+"""One version as one zip, the same bytes every time; and back, trusting nothing in the zip.
+
+The archive holds <name>/<vX.Y.Z>/card.json and then every file of the card, sorted, stored without
+compression (adapter weights do not compress, and zlibs differ), with one fixed date.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import paths
+from adapters import card as cards
+from adapters import names, store, verify
+from adapters.weights import Difference
+from kit import console, publish
+
+DATE = (1980, 1, 1, 0, 0, 0)
+CARD_LIMIT = 16 << 20  # bytes of a card.json that is read
+FILES_LIMIT = 1000
+RATIO = 200  # unpacked bytes a packed byte may become; more is a bomb
+# what zipfile raises for bytes that are no zip (a bad offset is "invalid argument")
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, ValueError,
+           OSError)  # fmt: skip
+PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of a file's path: means the same everywhere
+AGAIN = "pack the version again and copy the file anew"
+
+
+def pack(version: store.Version, output: str | os.PathLike) -> str:
+    """Publish the version as a zip at `output`, after verifying it; returns the zip's SHA-256."""
+    facts = version.card
+    verify.verify(version)
+    members = [cards.FILE, *sorted(facts["files"])]
+    with publish.file(output, "wb") as f, zipfile.ZipFile(f, "w") as archive:
+        for member in members:
+            info = zipfile.ZipInfo(f"{version.name}/{version.version}/{member}", DATE)
+            info.create_system = 3  # Unix, wherever it runs
+            info.external_attr = (stat.S_IFREG | 0o644) << 16
+            info.file_size = (version.folder / member).stat().st_size
+            with archive.open(info, "w") as to, (version.folder / member).open("rb") as source:
+                while block := source.read(1 << 20):
+                    to.write(block)
+    return publish.sha256(output)
+
+
+def unpack(root: Path, archive: str | os.PathLike) -> tuple[store.Version, bool]:
+    """(version, whether it is new) of a zip made by `pack`, verified before it is published.
+
+    Difference or Problem for anything that is not exactly one sound version; then nothing is left
+    behind. A version that is there with the same card is no error; with another card it is.
+    """
+    path = Path(archive)
+    if not path.is_file():
+        raise console.Misuse(f"no archive at {path}", "give the file that `pack` wrote")
+    try:
+        with zipfile.ZipFile(path) as opened:
+            name, number, members = _contents(opened, path)
+            facts = _card(opened, members.pop(cards.FILE), path)
+            _compare(facts, members, f"{name}@{names.text(number)}", path)
+            there = store.Version(name, number, root / name / names.text(number))
+            if there.folder.exists():
+                return _same(there, facts), False
+            _room(root, facts)
+            with store.staging(root) as stage:
+                return _publish(opened, facts, members, store.Version(name, number, stage), there)
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # the disk's trouble, not the archive's
+        found = str(error).partition("\n")[0].rstrip(".") or "cut short"
+        raise Difference(path.name, f"a damaged archive ({found})", AGAIN) from None
+
+
+def _contents(opened: zipfile.ZipFile, path: Path):
+    """(name, number, {file in the version: ZipInfo}); Difference for what `pack` never writes."""
+    entries = opened.infolist()
+    if len(entries) > FILES_LIMIT:
+        raise Difference(path.name, f"{len(entries)} entries, more than {FILES_LIMIT}", AGAIN)
+    owner, members = None, {}
+    for entry in entries:
+        parts = entry.filename.split("/")
+        unsafe = len(parts) < 3 or any(not PART.fullmatch(part) for part in parts)
+        if unsafe or entry.orig_filename != entry.filename:
+            raise Difference(path.name, f"an unsafe path: {entry.filename!r}", "do not use it")
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        method = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        if kind not in (0, stat.S_IFREG) or entry.flag_bits & 1 or not method:
+            found = f"{entry.filename} is a link, a device, encrypted or oddly compressed"
+            raise Difference(path.name, found, "do not use it")
+        if entry.file_size > RATIO * max(entry.compress_size, 1) + (1 << 20):
+            raise Difference(path.name, f"{entry.filename} unpacks to a bomb", "do not use it")
+        owner = owner or parts[:2]
+        member = "/".join(parts[2:])
+        if parts[:2] != owner or member.lower() in (m.lower() for m in members):
+            raise Difference(path.name, f"{entry.filename} does not belong there", AGAIN)
+        members[member] = entry
+    number = names.number(owner[1]) if owner else None
+    if number is None or cards.FILE not in members:
+        raise Difference(path.name, "no card.json of a version in it", "give a file from `pack`")
+    if sum(e.file_size for e in entries) > RATIO * path.stat().st_size + (1 << 20):
+        raise Difference(path.name, "its entries overlap: a bomb", "do not use it")
+    return names.check_name(owner[0]), number, members
+
+
+def _card(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> dict[str, Any]:
+    if entry.file_size > CARD_LIMIT:
+        raise Difference(path.name, "its card.json is too large", "do not use it")
+    try:
+        facts = json.loads(opened.read(entry))
+        wrong = cards.problem(facts)
+    except (ValueError, RecursionError):
+        wrong = "not JSON"
+    if wrong:
+        raise Difference(path.name, f"its card.json is damaged: {wrong}", AGAIN)
+    return facts
+
+
+def _compare(facts, members, reference: str, path: Path) -> None:
+    """The entries are the files of the card, with the sizes that it gives."""
+    own = f"{facts.get('name')}@{facts.get('version')}"
+    if own != reference:
+        raise Difference(path.name, f"the card of {own} lies under {reference}", AGAIN)
+    for member, entry in facts["files"].items():
+        if member not in members:
+            raise Difference(path.name, f"{member} is missing in it", AGAIN)
+        if members[member].file_size != entry["bytes"]:
+            found = (
+                f"{member} has {members[member].file_size} bytes, the card says {entry['bytes']}"
+            )
+            raise Difference(path.name, found, AGAIN)
+    for member in members:
+        if member not in facts["files"]:
+            raise Difference(path.name, f"{member} is not in its card", "do not use it")
+
+
+def _same(there: store.Version, facts: dict[str, Any]) -> store.Version:
+    if there.card != facts:
+        raise console.Problem(
+            f"{there.reference} is here already, with other contents",
+            "versions do not change: register or pack yours under another version",
+        )
+    return there
+
+
+def _room(root: Path, facts: dict[str, Any]) -> None:
+    needed, free = sum(e["bytes"] for e in facts["files"].values()), store.free_space(root)
+    if needed > free:
+        text = f"{console.size(needed)} to unpack, {console.size(free)} free at {paths.show(root)}"
+        raise console.Problem(text, "free space there")
+
+
+def _publish(opened, facts, members, staged: store.Version, final: store.Version):
+    for member, entry in members.items():
+        _extract(opened, entry, staged.folder / member, facts["files"][member], member)
+    publish.json_file(staged.folder / cards.FILE, facts)
+    verify.verify(staged)
+
+    def fill(version: store.Version) -> None:
+        for file in [*members, cards.FILE]:
+            (version.folder / file).parent.mkdir(parents=True, exist_ok=True)
+            os.rename(staged.folder / file, version.folder / file)
+
+    try:
+        return store.publish_as(final, fill), True
+    except FileExistsError:
+        return _same(final, facts), False
+
+
+def _extract(opened, entry, target: Path, wanted: dict[str, Any], member: str) -> None:
+    """Write one member, never more bytes than the card says, and compare its hash on the way."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest, left = hashlib.sha256(), wanted["bytes"]
+    with opened.open(entry) as source, target.open("wb") as to:
+        while block := source.read(1 << 20):
+            left -= len(block)
+            if left < 0:
+                raise Difference(member, "longer than its card says: a bomb", "do not use it")
+            digest.update(block)
+            to.write(block)
+    if left or digest.hexdigest() != wanted["sha256"]:
+        raise Difference(member, "its SHA-256 is not that of the card", AGAIN)

@@ -1,0 +1,23 @@
+"""Retired versions stay loadable by their number; @latest and ranges pass them over."""
+
+from __future__ import annotations
+
+import datetime
+
+from adapters.store import Version
+from kit import console, publish
+
+
+def retire(version: Version, reason: str) -> None:
+    """Mark a version as retired, with the reason and the time."""
+    if not reason.strip():
+        raise console.Misuse("retiring needs a reason", '--reason "answers in the wrong language"')
+    when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    publish.json_file(version.beside("retired"), {"reason": reason, "when": when})
+
+
+def restore(version: Version) -> None:
+    """Take the mark away."""
+    if not version.retired:
+        raise console.Misuse(f"{version.reference} is not retired", "nothing to undo")
+    version.beside("retired").unlink()
