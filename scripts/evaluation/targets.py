@@ -133,7 +133,10 @@ def _is_run(folder: Path) -> bool:
 
 
 def _training_config(folder: Path, run: Path | None):
-    """The TrainingConfig that made the adapter: the run's config.yaml, or the version's card."""
+    """How the adapter's base was loaded: by the run's config.yaml, or the version's card.
+
+    A TrainingConfig whose other sections are defaults: those of an RLHF run have other keys.
+    """
     from kit.schemas.training import TrainingConfig
 
     if run:
@@ -142,7 +145,8 @@ def _training_config(folder: Path, run: Path | None):
         values = _json(folder / "card.json").get("config")
     else:
         values = None
-    return TrainingConfig.model_validate(values) if values else None
+    known = {name: values[name] for name in ("model", "quantization") if name in (values or {})}
+    return TrainingConfig.model_validate(known) if known else None
 
 
 def _identity(folder: Path, run: Path | None, config: dict[str, Any]) -> dict[str, Any]:
