@@ -20,6 +20,7 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,16 @@ def refuse_early(args) -> None:
                 "no host was named",
                 "HOST=gpu1, HOST=./folder, or host in configs/paths_config.json",
             )
+    if args.host:
+        probe = [str(paths.ROOT / "scripts" / "host_probe.sh"), args.host]
+        done = subprocess.run(probe, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise console.Problem(_last_line(done.stderr), code=done.returncode)
+
+
+def _last_line(text: str) -> str:
+    """What a command said last, without its name."""
+    return (text.strip().splitlines() or ["host_probe.sh failed"])[-1].partition(": ")[2]
 
 
 @contextlib.contextmanager

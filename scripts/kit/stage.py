@@ -8,6 +8,7 @@ with stages.stage("sync up") as s:
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
@@ -30,7 +31,8 @@ class Stage:
     """One stage: `run` its commands, `says` what came of it."""
 
     def __init__(self, name: str, log: Path):
-        self.name, self.log, self.fact, self._last = name, log, "", ""
+        self.name, self.log, self.fact = name, log, ""
+        self._last: collections.deque[str] = collections.deque(maxlen=4)
         self.began = time.monotonic()
 
     def says(self, fact: str) -> None:
@@ -45,7 +47,8 @@ class Stage:
     ) -> str:
         """Run `command` and return its stdout; both streams go to the log.
 
-        Raises StageFailed with the command's last stderr line, its exit code and the log's path.
+        Raises StageFailed with the command's last stderr line and the log's path; the few lines
+        before it are shown on stderr.
         """
         words = [str(word) for word in command]
         with self.log.open("a", encoding="utf-8") as log:
@@ -69,8 +72,11 @@ class Stage:
                 self._live("")
             log.write(out)
         if code:
+            *context, last = self._last or [f"{Path(words[0]).name} ended with {code}"]
+            for line in context:
+                console.note(f"      {line}")
             raise StageFailed(
-                f"{self.name}: {self._last or Path(words[0]).name + f' ended with {code}'}",
+                f"{self.name}: {last}",
                 f"the whole output is in {self.log}",
                 console.MISUSED if code == console.MISUSED else console.FAILED,
             )
@@ -89,8 +95,8 @@ class Stage:
             log.write(line)
             log.flush()
             if line.strip():
-                self._last = line.strip()
-                self._live(self._last)
+                self._last.append(line.rstrip())
+                self._live(line.strip())
 
     def _live(self, text: str) -> None:
         if sys.stderr.isatty():
