@@ -71,6 +71,16 @@ def test_pickles_and_checkpoints_of_a_run_stay_behind(manage, tmp_path):
     assert "training_args.bin" not in names and "checkpoint-5" not in names
 
 
+def test_links_and_names_that_not_every_system_takes_are_refused(manage, tmp_path):
+    final = adapter_runs.run(tmp_path) / "final"
+    (final / "a b.json").write_text("{}")
+    assert "a b.json: a name" in manage("register", "r1", "--name", "m", fails=1).stderr
+    (final / "a b.json").unlink()
+    (final / "link.json").symlink_to("/etc/hostname")
+    assert "link.json: a link" in manage("register", "r1", "--name", "m", fails=1).stderr
+    assert list((tmp_path / "adapters" / "m").iterdir()) == []
+
+
 @pytest.mark.parametrize("state", ["running", "stopped", "failed", "planned"])
 def test_a_run_that_is_not_completed_is_refused(manage, tmp_path, state):
     adapter_runs.run(tmp_path, state=state)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from adapters import weights
+from adapters import names, weights
 from kit import publish
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")  # unsafe to load, and nothing needs them
@@ -36,6 +36,9 @@ def copy(named: dict[str, Path], stage: Path, base_name: str) -> dict[str, dict[
         if source.is_symlink():
             fix = "replace the link by the file itself"
             raise weights.Difference(name, "a link, not a file", fix)
+        if not all(names.PART.fullmatch(part) for part in name.split("/")):
+            fix = "use letters, digits, '.', '_' and '-'"
+            raise weights.Difference(name, "a name that not every system takes", fix)
         target = stage / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if name == weights.CONFIG:

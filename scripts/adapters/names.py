@@ -17,6 +17,7 @@ from kit import console
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION = re.compile(r"v(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})")
+PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of a file's path: the same on every system
 RESERVED = ("runs",)  # the folders below adapters/ that hold no versions
 BUMPS = ("major", "minor", "patch")
 Number = tuple[int, int, int]

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import stat
 import struct
 import zipfile
@@ -31,7 +30,6 @@ RATIO = 200  # unpacked bytes a packed byte may become; more is a bomb
 # what zipfile raises for bytes that are no zip (a bad offset is "invalid argument")
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, ValueError,
            OSError)  # fmt: skip
-PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of a file's path: means the same everywhere
 AGAIN = "pack the version again and copy the file anew"
 
 
@@ -87,7 +85,7 @@ def _contents(opened: zipfile.ZipFile, path: Path):
     owner, members = None, {}
     for entry in entries:
         parts = entry.filename.split("/")
-        unsafe = len(parts) < 3 or any(not PART.fullmatch(part) for part in parts)
+        unsafe = len(parts) < 3 or any(not names.PART.fullmatch(part) for part in parts)
         if unsafe or entry.orig_filename != entry.filename:
             raise Difference(path.name, f"an unsafe path: {entry.filename!r}", "do not use it")
         kind = stat.S_IFMT(entry.external_attr >> 16)
