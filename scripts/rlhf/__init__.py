@@ -1,0 +1,1 @@
+"""Reward models and the algorithms that learn from preferences or rewards, on TRL."""

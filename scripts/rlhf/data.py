@@ -1,0 +1,196 @@
+"""Preference rows in, token ids and prompts out. Every bad row is one line; then they are counted.
+
+Reads what data_prep.py reads: prompt, chosen and rejected as texts or as messages, with or without
+the prompt inside both answers. Where prompts are enough, rows with messages as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+from corpus import formats
+from corpus.rows import BadRow, Row, validate
+from kit import console, jsonl
+from training import encoding
+
+SHOWN = 20  # problems printed before the rest is only counted
+KNOWN = "rows need prompt, chosen and rejected; make data writes such rows"
+
+
+@dataclasses.dataclass
+class Encoded:
+    """Rows for a trainer, and what was counted on the way."""
+
+    rows: list[dict[str, Any]]
+    read: int = 0
+    long_prompts: int = 0  # left out: a prompt of more than max_prompt_length tokens
+    long_rows: int = 0  # reward: left out; DPO: cut at max_length
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """Counts for run.json and plans."""
+        return {
+            "rows": len(self.rows),
+            "read": self.read,
+            "long_prompts": self.long_prompts,
+            "long_rows": self.long_rows,
+        }
+
+
+def read(path: Path, pairs: bool, limit: int | None = None) -> list[Row]:
+    """The rows of a JSONL file; `pairs`: each must have a chosen and a rejected answer.
+
+    Raises Problem that counts the bad rows, each named on stderr before.
+    """
+    if not path.is_file():
+        raise console.Problem(f"{path}: no such data file", KNOWN)
+    rows, problems = [], []
+    for number, record in itertools.islice(jsonl.read(path), limit):
+        try:
+            rows += [_checked(row, path, number, pairs) for row in formats.rows_of(record)[0]]
+        except BadRow as bad:
+            problems.append(f"{path}:{number}: {bad}")
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            problems.append(f"{path}:{number}: not a row of a known format ({error!r})")
+    for line in problems[:SHOWN]:
+        console.note(line)
+    if problems:
+        raise console.Problem(
+            f"{path}: {len(problems)} of {len(problems) + len(rows)} rows cannot be used",
+            "mend or delete them; data_prep.py --set bad_rows=drop leaves such rows out",
+        )
+    if not rows:
+        raise console.Problem(f"{path}: no rows", KNOWN)
+    return rows
+
+
+def _checked(row: Row, path: Path, number: int, pairs: bool) -> Row:
+    row.source, row.number = str(path), number
+    if row.rejected is None:
+        if pairs:
+            raise BadRow("no rejected answer", "the row has one answer, not two")
+        row.prompt_turns = len(row.messages) - 1
+    validate(row)
+    if row.rejected is not None and _said(row.rejected) == _said(row.messages[row.prompt_turns :]):
+        raise BadRow("chosen equals rejected", "but for white space")
+    return row
+
+
+def _said(messages: list[dict[str, Any]]) -> list[tuple]:
+    return [(m["role"], m["content"].strip(), str(m.get("tool_calls"))) for m in messages]
+
+
+def prompt_of(row: Row) -> list[dict[str, Any]]:
+    """The messages before the answer."""
+    return row.messages[: row.prompt_turns]
+
+
+def reference_of(row: Row) -> str:
+    """The text of the chosen answer (its last turn)."""
+    return row.messages[-1]["content"]
+
+
+def _texts(tokenizer, row: Row) -> tuple[str, list[str]]:
+    """(the prompt with the answer's opening, the answers) as the chat template writes them."""
+    prompt = prompt_of(row)
+    answers = [row.messages[row.prompt_turns :]]
+    answers += [row.rejected] if row.rejected is not None else []
+    try:
+        before = encoding.render(tokenizer, prompt, row.tools, prompt=True)
+        whole = [encoding.render(tokenizer, prompt + answer, row.tools) for answer in answers]
+    except Exception as error:  # a template's own refusal: order of roles, tool calls
+        raise console.Problem(
+            f"{row.where}: the chat template refuses the row ({str(error).strip()})",
+            "mend or delete that row; python scripts/data_prep.py checks rows",
+        ) from None
+    if not all(text.startswith(before) for text in whole):
+        raise console.Problem(
+            f"{row.where}: the chat template rewrites earlier turns",
+            "use a template that only appends (model.chat_template)",
+        )
+    return before, [text[len(before) :] for text in whole]
+
+
+def _ids(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def encode_pairs(
+    tokenizer, rows: list[Row], max_prompt_length: int, max_length: int, cut: bool
+) -> Encoded:
+    """{"prompt_ids", "chosen_ids", "rejected_ids"} of each row; answers without their prompt.
+
+    cut: keep rows of more than `max_length` tokens (the trainer cuts them), else leave them out.
+    """
+    result = Encoded([])
+    for row in rows:
+        result.read += 1
+        before, (chosen, rejected) = _texts(tokenizer, row)
+        prompt = _ids(tokenizer, before)
+        better, worse = _ids(tokenizer, chosen), _ids(tokenizer, rejected)
+        if len(prompt) > max_prompt_length:
+            result.long_prompts += 1
+            continue
+        if len(prompt) + max(len(better), len(worse)) > max_length:
+            result.long_rows += 1
+            if not cut:
+                continue
+        result.rows.append({"prompt_ids": prompt, "chosen_ids": better, "rejected_ids": worse})
+    return result
+
+
+def for_reward(encoded: Encoded) -> Encoded:
+    """The rows as RewardTrainer takes them: each answer with its prompt before it."""
+    whole = [
+        {name: row["prompt_ids"] + row[name] for name in ("chosen_ids", "rejected_ids")}
+        for row in encoded.rows
+    ]
+    return dataclasses.replace(encoded, rows=whole)
+
+
+def encode_prompts(tokenizer, rows: list[Row], max_prompt_length: int) -> Encoded:
+    """{"prompt" (text), "row" (place in `rows`), "input_ids"} of each row."""
+    result = Encoded([])
+    for place, row in enumerate(rows):
+        result.read += 1
+        try:
+            text = encoding.render(tokenizer, prompt_of(row), row.tools, prompt=True)
+        except Exception as error:
+            raise console.Problem(
+                f"{row.where}: the chat template refuses the prompt ({str(error).strip()})",
+                "mend or delete that row; python scripts/data_prep.py checks rows",
+            ) from None
+        ids = _ids(tokenizer, text)
+        if len(ids) > max_prompt_length:
+            result.long_prompts += 1
+            continue
+        text = once(tokenizer, text, ids)
+        result.rows.append({"prompt": text, "row": place, "input_ids": ids})
+    return result
+
+
+def once(tokenizer, text: str, ids: list[int]) -> str:
+    """`text` so that tokenising it with special tokens gives `ids`: no second begin-of-text."""
+    start = tokenizer.bos_token or ""
+    for candidate in (text, text.removeprefix(start)):
+        if tokenizer(candidate)["input_ids"] == ids:
+            return candidate
+    raise console.Problem(
+        "the tokenizer adds special tokens of its own to every prompt",
+        "use a tokenizer whose chat template writes them, as Llama's and Mistral's do",
+    )
+
+
+def check(encoded: Encoded, path: Path, max_prompt_length: int, max_length: int | None) -> None:
+    """Refuse data of which nothing is left."""
+    if encoded.rows:
+        return
+    limits = f"max_prompt_length {max_prompt_length}"
+    limits += f", max_length {max_length}" if max_length else ""
+    raise console.Problem(
+        f"{path}: none of {encoded.read} rows is short enough ({limits})",
+        "raise these limits in rlhf.yaml",
+    )

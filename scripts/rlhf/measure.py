@@ -1,0 +1,90 @@
+"""The objective of each algorithm on the validation rows, before and after: did it work at all?
+
+reward: accuracy and margin of the pairs · dpo: margin and accuracy against the reference ·
+grpo, rloo, ppo: mean reward of sampled answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlhf import algorithms, rewards
+from rlhf.algorithms import Job
+
+NAMES = {"reward": "accuracy", "dpo": "margin", "grpo": "reward", "rloo": "reward", "ppo": "reward"}
+
+
+def objective(job: Job, trainer) -> dict[str, float]:
+    """{"accuracy", "margin"} or {"reward"}; {} where there are no validation rows."""
+    if "validation" not in job.coded:
+        return {}
+    if job.generates:
+        return {"reward": mean_reward(job, algorithms.policy_of(trainer))}
+    prefix = "eval_" if job.kind == "reward" else "eval_rewards/"
+    step = trainer.state.global_step  # the trainer may have evaluated after its last step
+    logged = (e for e in trainer.state.log_history if e["step"] == step > 0 and "eval_loss" in e)
+    found = next(logged, None) or trainer.evaluate()
+    names = {"accuracy": "accuracy", "margin": "margin"} if job.kind == "reward" else {
+        "accuracy": "accuracies", "margin": "margins"}  # fmt: skip
+    return {name: found[prefix + key] for name, key in names.items()}
+
+
+def mean_reward(job: Job, policy) -> float:
+    """Mean reward of sampled answers to the first val_prompts prompts: what training maximises.
+
+    Sampled at the training's temperature, with the same seed each time.
+    """
+    import torch
+
+    coded = job.coded["validation"].rows[: job.settings.data.val_prompts]
+    prompts = [row["input_ids"] for row in coded]
+    with torch.random.fork_rng():
+        torch.manual_seed(job.settings.training.seed)
+        ids = answers(job, policy, prompts)
+    values = rewards.total(
+        algorithms.reward_functions(job, "validation"),
+        job.settings.reward_weights,
+        completions=job.tokenizer.batch_decode(ids, skip_special_tokens=True),
+        completion_ids=ids,
+        row=[row["row"] for row in coded],
+    )
+    return sum(values) / len(values)
+
+
+def answers(job: Job, model, prompts: list[list[int]]) -> list[list[int]]:
+    """The ids of a sampled answer to each prompt, up to and with its end token."""
+    import torch
+    from transformers import GenerationConfig
+
+    end, pad = job.tokenizer.eos_token_id, job.tokenizer.pad_token_id
+    config = GenerationConfig(
+        max_new_tokens=job.longest_answer,
+        do_sample=True,
+        temperature=job.section.temperature,
+        top_k=0,
+        pad_token_id=pad,
+        eos_token_id=end,
+    )
+    size, was_training = job.settings.training.per_device_eval_batch_size, model.training
+    model.eval()
+    found: list[list[int]] = []
+    for first in range(0, len(prompts), size):
+        inputs = _left_padded(prompts[first : first + size], pad, model.device)
+        with torch.inference_mode():
+            out = model.generate(**inputs, generation_config=config, use_cache=True)
+        for ids in out[:, inputs["input_ids"].shape[1] :].tolist():
+            found.append(ids[: ids.index(end) + 1] if end in ids else ids)
+    model.train(was_training)
+    return found
+
+
+def _left_padded(part: list[list[int]], pad: int, device) -> dict[str, Any]:
+    import torch
+
+    width = max(map(len, part))
+    ids = [[pad] * (width - len(p)) + p for p in part]
+    mask = [[0] * (width - len(p)) + [1] * len(p) for p in part]
+    return {
+        "input_ids": torch.tensor(ids, device=device),
+        "attention_mask": torch.tensor(mask, device=device),
+    }

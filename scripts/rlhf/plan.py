@@ -1,0 +1,151 @@
+"""The plan of a reward model or an RLHF run: what it would do, and what is missing.
+
+Needs the tokenizer and config.json, not torch: a laptop can plan for its host.
+"""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+from kit import console
+from kit.report import Check
+from rlhf import algorithms, models, session
+from rlhf.algorithms import Job
+from training import loading, memory
+from training import plan as sft
+
+COPIES = {"reward": 1, "dpo": 1, "grpo": 1, "rloo": 1, "ppo": 2}  # of the base, less the scorer's
+
+
+def make(kind: str, settings) -> sft.Plan:
+    """The Plan of one kind of run. What is missing becomes a failed check."""
+    checks: list[Check] = []
+    facts: dict[str, Any] = {"kind": kind}
+    try:
+        job = resolve(kind, settings, checks)
+    except console.Misuse:
+        raise
+    except console.Problem:
+        job = None  # said in checks
+    if job:
+        facts["model"] = job.settings.model.model_name_or_path
+        facts["start"] = job.start.name if job.start else None
+        facts["reward_model"] = job.reward_run.name if job.reward_run else None
+        _data(job, facts, checks)
+        _memory(job, facts, checks)
+    checks.append(sft.disk(settings))
+    return sft.Plan(facts, checks)
+
+
+def resolve(kind: str, settings, checks: list[Check] | None = None) -> Job:
+    """The Job with the models found and checked, nothing loaded.
+
+    Raises the first Problem; with `checks`, what is found and what is missing is added to them.
+    """
+    checks = [] if checks is None else checks
+    start, run = None, None
+    if kind != "reward":
+        start = _found(checks, "start adapter", lambda: models.start_of(settings))
+        if start:
+            checks.append(Check("start adapter", "ok", start.name))
+    if kind != "reward" and models.needs_reward_model(settings):
+        run = _found(checks, "reward model", lambda: models.reward_run(settings.reward_model_path))
+        models.reward_settings(run)
+        checks.append(Check("reward model", "ok", run.name))
+        settings = settings.model_copy(update={"reward_model_path": run.name})
+    settings = models.with_base(settings, start)
+    name = settings.model.model_name_or_path
+    config = _found(checks, "base model", lambda: loading.model_config(name))
+    loading.check_target_modules(config.get("model_type", ""), settings.lora.target_modules)
+    checks.append(Check("base model", "ok", f"{name} ({config.get('model_type')})"))
+    return Job(kind, settings, start, run)
+
+
+def _found(checks: list[Check], name: str, action) -> Any:
+    """The action's result; its Problem becomes a failed check, and is raised all the same."""
+    try:
+        return action()
+    except console.Misuse:
+        raise
+    except console.Problem as problem:
+        found, _, fix = str(problem).partition("; ")
+        checks.append(Check(name, "fail", found, fix or "see the message"))
+        raise
+
+
+def _data(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
+    def count() -> bool:
+        session.prepare(job)
+        facts["steps"] = algorithms.steps(job, int(os.environ.get("WORLD_SIZE", "1")))
+        return True
+
+    if not sft.attempt(checks, "data", count):
+        return
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    facts["data"] = {name: coded.facts for name, coded in job.coded.items()}
+    facts["world_size"] = world_size
+    facts["prompts_a_step"] = algorithms.prompts_a_step(job, world_size)
+    for name, coded in job.coded.items():
+        what = "prompts" if job.generates else "pairs"
+        found = f"{len(coded.rows):,} {what}"
+        lost = [f"{coded.long_prompts} with long prompts left out"] * bool(coded.long_prompts)
+        cut = "cut" if job.kind == "dpo" else "left out"
+        lost += [f"{coded.long_rows} above max_length {cut}"] * bool(coded.long_rows)
+        if lost:
+            fix = "raise data.max_prompt_length or max_length, or shorten those rows"
+            checks.append(Check(f"{name} data", "warn", f"{found}; {', '.join(lost)}", fix))
+        else:
+            checks.append(Check(f"{name} data", "ok", found))
+    if "validation" not in job.coded:
+        fix = "set data.val_file: without it nothing tells whether the objective improved"
+        checks.append(Check("validation data", "warn", "none", fix))
+
+
+def _memory(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
+    """An estimate: the trainer's, with twice the rows for pairs, and every copy of the base."""
+    settings = job.settings
+    config = loading.model_config(settings.model.model_name_or_path)
+    pairs = 1 if job.generates else 2
+    longest = (
+        settings.data.max_prompt_length + job.longest_answer
+        if job.generates
+        else job.section.max_length
+    )
+    training = SimpleNamespace(
+        per_device_train_batch_size=settings.training.per_device_train_batch_size * pairs,
+        max_length=longest,
+        gradient_checkpointing=settings.training.gradient_checkpointing,
+        optim=settings.training.optim,
+    )
+    parts = {"model": settings.model, "lora": settings.lora, "quantization": settings.quantization}
+    one = memory.estimate(config, SimpleNamespace(training=training, **parts))
+    copies = COPIES[job.kind] + (job.reward_run is not None)
+    total = one.total + (copies - 1) * one.weights * 1.1
+    facts["estimate"] = {
+        "total": total,
+        "copies": copies,
+        "fits": {name: total < size * memory.GB * 0.95 for name, (size, _) in memory.GPUS.items()},
+    }
+
+
+def lines(plan: sft.Plan) -> list[str]:
+    """The plan in words, for people."""
+    f = plan.facts
+    out = []
+    if "model" in f:
+        out.append(f"{f['kind']} from {f['start'] or f['model']}")
+    if "steps" in f:
+        out.append(
+            f"{f['steps']:,} steps of {f['prompts_a_step']} rows, {f['world_size']} process(es)"
+        )
+    if "estimate" in f:
+        e = f["estimate"]
+        fits = ", ".join(f"{n}: {'fits' if ok else 'does not fit'}" for n, ok in e["fits"].items())
+        copies = "copy" if e["copies"] == 1 else "copies"
+        out.append(
+            f"memory, roughly: {console.size(e['total'])} with {e['copies']} {copies} of the base; "
+            f"{fits}"
+        )
+    return out
