@@ -86,3 +86,18 @@ def test_batched_answers_and_losses_equal_single_ones_in_every_family(family):
     losses = [generate.losses(model, tokenizer, coded, size) for size in (1, 6)]
     assert losses[0].tokens == losses[1].tokens
     assert losses[0].total == pytest.approx(losses[1].total, rel=1e-5)
+
+
+def test_a_row_that_the_template_refuses_is_named_with_file_and_line():
+    import build_miniature
+    from evaluation import rows
+
+    tokenizer = build_miniature.build_tokenizer(["some text"], "mistral")
+    call = {"id": "short", "function": {"name": "f", "arguments": {}}}
+    turns = [{"role": "user", "content": "x"}]
+    answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+    example = rows.Example(3, turns, answer, [], where="val.jsonl:3")
+    with pytest.raises(console.Problem, match="val.jsonl:3: the chat template refuses.*length 9"):
+        generate.fill_references(tokenizer, [example])
+    with pytest.raises(console.Problem, match="val.jsonl:3: .*--no-loss"):
+        generate.encode_losses(tokenizer, [example], 512)

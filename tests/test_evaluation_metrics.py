@@ -176,3 +176,13 @@ def test_loss_is_the_mean_over_tokens_not_over_rows():
     scores = column([0.0, 0.0], totals=[10.0, 1.0], tokens=[10, 2])
     found = intervals.summarise([scores], intervals.Settings())[0][0]["loss"]
     assert found["value"] == pytest.approx(11 / 12)
+
+
+def test_a_loss_that_is_no_number_ends_the_evaluation_and_a_missing_one_is_left_out(capsys):
+    from evaluation import session
+    from kit import console
+
+    with pytest.raises(console.Problem, match="the loss of the adapter is no number for 1 of 2"):
+        session._sound(intervals.Losses([1.0, math.nan], [2, 2]), "adapter")
+    assert session._sound(intervals.Losses([0.0], [0]), "adapter") is None
+    assert "no answer begins within data.max_length" in capsys.readouterr().err

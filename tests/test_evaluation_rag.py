@@ -30,29 +30,28 @@ def example(question, answer, *before):
     return rows.Example(1, turns, {"role": "assistant", "content": answer}, [answer])
 
 
-def test_the_nearest_passage_stands_before_the_question(collection):
-    asked = example("When did the mill of Sandvika burn down?", "1911")
+def test_the_nearest_passage_stands_before_the_question_as_in_training_rows(collection):
+    question = "When did the mill of Sandvika burn down?"
+    asked = example(question, "1911")
     facts = rag.augment([asked], collection, 1)
-    system, user = asked.prompt
-    assert system == {"role": "system", "content": questions.RAG_SYSTEM}
-    assert user["content"] == (
-        f"[1] mill\n{TEXTS['mill']}\n\nQuestion: When did the mill of Sandvika burn down?"
-    )
+    trained = questions.Asked("mill", question, "1911", "", "")
+    (row,) = questions.rows(trained, ["rag"], f"[1] mill\n{TEXTS['mill']}")
+    assert [*asked.prompt, asked.answer] == row.messages
     assert facts == {"augmented": 1, "already": 0, "answer_found": 1.0}
 
 
-def test_top_k_passages_are_numbered_and_a_system_message_is_kept(collection):
-    asked = example("Why does bread rise?", "gravity", {"role": "system", "content": "Be brief."})
+def test_top_k_passages_are_numbered_and_earlier_turns_are_kept(collection):
+    system = {"role": "system", "content": "Be brief."}
+    asked = example("Why does bread rise?", "gravity", system)
     facts = rag.augment([asked], collection, 2)
-    system, user = asked.prompt
-    assert system["content"] == f"Be brief.\n\n{questions.RAG_SYSTEM}"
-    assert user["content"].startswith("[1] bread\n") and "[2] " in user["content"]
-    assert "[3] " not in user["content"] and facts["answer_found"] == 0.0
+    assert asked.prompt[0] == system
+    content = asked.prompt[1]["content"]
+    assert content.startswith("[1] bread\n") and "[2] " in content and "[3] " not in content
+    assert content.endswith("\nWhy does bread rise?") and facts["answer_found"] == 0.0
 
 
 def test_rows_that_bring_their_passages_are_left_as_they_are(collection):
-    asked = example("[1] a\nText\n\nQuestion: What?", "Text",
-                    {"role": "system", "content": questions.RAG_SYSTEM})  # fmt: skip
+    asked = example(f"[1] a\nText\n\n{questions.RAG}\nWhat?", "Text")
     before = list(asked.prompt)
     facts = rag.augment([asked], collection, 1)
     assert asked.prompt == before

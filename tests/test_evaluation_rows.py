@@ -63,7 +63,7 @@ def test_the_last_of_several_turns_is_the_reference(read):
         ({"messages": [ANSWER, ANSWER]}, "no turns"),
         ({"messages": [USER, {"role": "assistant", "content": "{{ answer }}"}]}, "{{ answer }}"),
         ({"question": "2 + 2?", "answers": []}, "references must be one text or more"),
-        ({"question": "2 + 2?"}, "the row has no 'answer'"),
+        ({"question": "2 + 2?"}, "no 'answer' in the row"),
         ({"text": "2 + 2 = 4"}, "neither messages, nor prompt and completion"),
     ],
 )

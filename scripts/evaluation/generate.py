@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,17 +11,23 @@ from kit import console
 from training import encoding
 
 
+@contextlib.contextmanager
+def _templated(example: rows.Example, remedy: str = "mend or delete that row"):
+    """A template's own refusal (order of roles, tool calls) as a Problem with file and line."""
+    try:
+        yield
+    except Exception as error:
+        raise console.Problem(
+            f"{example.where}: the chat template refuses the row ({str(error).strip()})", remedy
+        ) from None
+
+
 def prompts(tokenizer, examples: Sequence[rows.Example]) -> list[list[int]]:
     """Token ids of each prompt with the opening of the answer, by the chat template."""
     found = []
     for example in examples:
-        try:
+        with _templated(example):
             text = encoding.render(tokenizer, example.prompt, example.tools, prompt=True)
-        except Exception as error:  # a template's own refusal: order of roles, tool calls
-            raise console.Problem(
-                f"row {example.number}: the chat template refuses it ({str(error).strip()})",
-                "mend or delete that row",
-            ) from None
         found.append(tokenizer(text, add_special_tokens=False)["input_ids"])
     return found
 
@@ -29,9 +36,10 @@ def fill_references(tokenizer, examples: Sequence[rows.Example]) -> None:
     """Give tool-call rows their reference: the call as the template writes it, markers removed."""
     for example in examples:
         if not example.references:
-            before = encoding.render(tokenizer, example.prompt, example.tools, prompt=True)
-            turns = [*example.prompt, example.answer]
-            after = encoding.render(tokenizer, turns, example.tools)
+            with _templated(example):
+                before = encoding.render(tokenizer, example.prompt, example.tools, prompt=True)
+                turns = [*example.prompt, example.answer]
+                after = encoding.render(tokenizer, turns, example.tools)
             ids = tokenizer(after[len(before) :], add_special_tokens=False)["input_ids"]
             example.references = [tokenizer.decode(ids, skip_special_tokens=True).strip()]
 
@@ -93,8 +101,12 @@ def losses(
 
 def encode_losses(tokenizer, examples: Sequence[rows.Example], max_length: int) -> list[dict]:
     """Rows as training would see them: the same tokens bear the loss, the same cut."""
-    coded = (encoding.encode(tokenizer, e.conversation, max_length) for e in examples)
-    return [{name: ids[:max_length] for name, ids in row.items()} for row in coded]
+    found = []
+    for example in examples:
+        with _templated(example, "mend or delete that row, or leave the loss out: --no-loss"):
+            row = encoding.encode(tokenizer, example.conversation, max_length)
+        found.append({name: ids[:max_length] for name, ids in row.items()})
+    return found
 
 
 def _pad(sequences: list[list[int]], filler: int, device, left: bool = False):

@@ -20,11 +20,12 @@ def augment(examples: Sequence[rows.Example], collection: str, top_k: int) -> di
 
     documents = config_loader.load("data_config.yaml").documents
     found = store.Store(documents.model_copy(update={"collection": collection}))
-    plain = [e for e in examples if not _has_passages(e, questions.RAG_SYSTEM)]
+    plain = [e for e in examples if questions.RAG not in e.question]
     hits = 0
     passages = found.search([e.question for e in plain], top_k) if plain else []
     for example, nearest in zip(plain, passages, strict=True):
-        _insert(example, questions.RAG_SYSTEM, questions.numbered(nearest))
+        before = f"{questions.numbered(nearest)}\n\n{questions.RAG}\n"
+        example.prompt = _before_question(example.prompt, before)
         text = "\n".join(passage.text for passage in nearest).casefold()
         hits += any(reference.casefold() in text for reference in example.references)
     return {
@@ -34,18 +35,9 @@ def augment(examples: Sequence[rows.Example], collection: str, top_k: int) -> di
     }
 
 
-def _has_passages(example: rows.Example, system: str) -> bool:
-    first = example.prompt[0]
-    return first["role"] == "system" and system in (first.get("content") or "")
-
-
-def _insert(example: rows.Example, system: str, context: str) -> None:
-    """The instruction joins the system message, the passages stand before the last question."""
-    turns = [dict(turn) for turn in example.prompt]
-    if turns[0]["role"] == "system":
-        turns[0]["content"] = f"{turns[0]['content']}\n\n{system}"
-    else:
-        turns.insert(0, {"role": "system", "content": system})
+def _before_question(prompt: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """The prompt with `text` before its last question."""
+    turns = [dict(turn) for turn in prompt]
     asked = next(turn for turn in reversed(turns) if turn["role"] == "user")
-    asked["content"] = f"{context}\n\nQuestion: {asked['content']}"
-    example.prompt = turns
+    asked["content"] = text + asked["content"]
+    return turns

@@ -25,6 +25,7 @@ class Example:
     references: list[str]
     tools: list[dict[str, Any]] | None = None
     prediction: str = ""
+    where: str = ""  # file:line
 
     @property
     def question(self) -> str:
@@ -50,9 +51,10 @@ def read(path: Path, limit: int | None, predictions: bool, placeholders: bool) -
             example = _predicted(number, row) if predictions else _example(number, row)
             if not predictions:
                 _check(example, placeholders)
+            example.where = f"{path}:{number}"
             examples.append(example)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            what = f"the row has no {error}" if isinstance(error, KeyError) else str(error)
+            what = f"no {error} in the row" if isinstance(error, KeyError) else str(error)
             problems.append(f"{path}:{number}: {what}")
     for line in problems[:SHOWN]:
         console.note(line)

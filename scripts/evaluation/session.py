@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def _out_of_memory(error: RuntimeError, target) -> Exception:
         return error
     return console.Problem(
         f"out of GPU memory while loading {target.model.model_name_or_path}",
-        "free the GPU (nvidia-smi names its processes), or --set quantization.load_in_4bit=true",
+        "free the GPU (nvidia-smi names its processes), or load it in 4 bits (QLoRA)",
     )
 
 
@@ -150,7 +151,22 @@ def _column(what: str, loaded, tokenizer, examples, settings) -> Column:
         if settings.metrics.loss:
             coded = generate.encode_losses(tokenizer, examples, settings.data.max_length)
             losses = generate.losses(loaded, tokenizer, coded, size, bar.update)
+            losses = _sound(losses, what)
     return _scored(texts, examples, settings, losses)
+
+
+def _sound(losses: intervals.Losses, what: str) -> intervals.Losses | None:
+    """The losses; None where no token bears one, a Problem where one is no number."""
+    bad = sum(not math.isfinite(total) for total in losses.total)
+    if bad:
+        raise console.Problem(
+            f"the loss of the {what} is no number for {bad} of {len(losses.total)} rows",
+            "its training diverged (look at metrics.jsonl), or its base needs bfloat16",
+        )
+    if not any(losses.tokens):
+        console.warn("no loss: no answer begins within data.max_length")
+        return None
+    return losses
 
 
 def _scored(texts: list[str], examples, settings, losses=None) -> Column:
