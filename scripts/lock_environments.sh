@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Make the two locks again from configs/requirements-*.in: exact pins with hashes, one universal
+# lock each for Linux x86-64, macOS arm64 and Python 3.10 to 3.13. Pins that still fit stay.
+#
+#   scripts/lock_environments.sh                    after an edit of a .in file
+#   scripts/lock_environments.sh --upgrade          every package to the newest that fits
+#   scripts/lock_environments.sh --upgrade torch    that package alone
+#   scripts/lock_environments.sh --check            change nothing; fail where a lock is not what
+#                                                   its .in asks for, or lacks a wheel somewhere
+#
+# Both are replaced together, when both are made. Afterwards: make setup-local setup-remote test.
+# Exit codes: 0 good, 1 no solution or a stale lock, 2 called wrongly.
+set -euo pipefail
+
+# shellcheck source=scripts/kit/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/kit/common.sh"
+# shellcheck source=scripts/kit/environment.sh
+. "$KIT_ROOT/scripts/kit/environment.sh"
+
+MODE=lock UPGRADE=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --check) MODE=check ;;
+    --upgrade) if [ -n "${2:-}" ] && [ "${2#-}" = "$2" ]; then
+      UPGRADE+=(--upgrade-package "$2")
+      shift
+    else
+      UPGRADE+=(--upgrade)
+    fi ;;
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    *) usage_error "unknown argument '$1'; see scripts/$PROGRAM --help" ;;
+  esac
+  shift
+done
+
+# compile NAME [OPTION...]: configs/requirements-NAME.in -> $NEW/requirements-NAME.txt, which
+# holds the old lock: uv keeps its pins where they fit.
+compile() {
+  local name=$1
+  shift
+  say "configs/requirements-$name.in"
+  (cd "$NEW" && "$UV" pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+    --no-header ${UPGRADE[@]+"${UPGRADE[@]}"} "$@" \
+    --output-file "requirements-$name.txt" "configs/requirements-$name.in" >/dev/null) ||
+    die "configs/requirements-$name.in has no solution, see above"
+}
+
+# installs NAME PYTHON PLATFORM: every pin has a wheel there (or is one of the known sdists).
+installs() {
+  local venv=$NEW/venv
+  "$UV" venv --quiet --clear --no-project --python "$PYTHON" "$venv"
+  MACOSX_DEPLOYMENT_TARGET=14.0 "$UV" pip sync --quiet --dry-run --python "$venv/bin/python" \
+    --python-version "$2" --python-platform "$3" --require-hashes --only-binary :all: \
+    --no-binary langdetect --no-binary rouge-score "$NEW/requirements-$1.txt" ||
+    die "requirements-$1.txt does not install on Python $2, $3, see above"
+  ok "requirements-$1.txt  Python $2, $3"
+}
+
+find_python
+need_uv
+uv_settings
+mkdir -p "$ENVS"
+NEW=$(mktemp -d "$ENVS/.locks.XXXXXX") # beside them: mv is one rename
+trap 'rm -rf "$NEW"' EXIT
+mkdir "$NEW/configs"
+cp "$KIT_ROOT"/requirements-*.txt "$NEW/"
+cp "$KIT_ROOT"/configs/requirements-*.in "$NEW/configs/"
+compile remote
+compile local --constraint requirements-remote.txt
+
+for name in local remote; do
+  if [ "$MODE" = check ] && ! cmp -s "$NEW/requirements-$name.txt" \
+    "$KIT_ROOT/requirements-$name.txt"; then
+    die "requirements-$name.txt is not what configs/requirements-$name.in asks for; make lock"
+  fi
+  for platform in x86_64-manylinux_2_28 macos; do
+    installs "$name" 3.10 "$platform"
+    installs "$name" 3.13 "$platform"
+  done
+done
+if [ "$MODE" = lock ]; then
+  for name in local remote; do
+    mv "$NEW/requirements-$name.txt" "$KIT_ROOT/requirements-$name.txt"
+  done
+fi
