@@ -130,3 +130,26 @@ def test_two_processes_learn_what_one_learns(work):
     assert sorted(p.name for p in (runs / "two").iterdir()) == sorted(
         p.name for p in (runs / "one").iterdir()
     )
+
+
+def test_the_multi_gpu_configurations_reach_the_libraries(tmp_path, monkeypatch):
+    """DDP and FSDP2: every key is one that SFTConfig takes, and FSDP is version 2."""
+    import config_loader
+    from training import loading, lora
+
+    monkeypatch.setattr(loading, "device", lambda: "cpu")
+    for name, sharded in (("training_config_ddp.yaml", False), ("training_config_fsdp.yaml", True)):
+        settings = config_loader.load(name)
+        args = lora.sft_config(settings, tmp_path, 100)
+        assert bool(args.fsdp) is sharded
+        if sharded:
+            assert args.fsdp_plugin_args["fsdp_version"] == 2
+            assert args.fsdp_plugin_args["activation_checkpointing"] is True
+
+
+def test_fsdp_without_gpus_is_refused(work):
+    process = launch(
+        [sys.executable, TRAINER, *CONFIRMED, "--config", "training_config_fsdp.yaml", "--set",
+         "model.model_name_or_path=models/miniature"], work)  # fmt: skip
+    code, _, err = finish(process)
+    assert code == 2 and "fsdp shards over GPUs" in err and "Traceback" not in err

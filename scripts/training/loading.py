@@ -170,9 +170,10 @@ def quantization_config(quantization, skipped: list[str] | None = None) -> Any:
     )
 
 
-def load_base(model, quantization, scores: bool = False) -> Any:
+def load_base(model, quantization, scores: bool = False, sharded: bool = False) -> Any:
     """The base model of the two sections, quantised on loading, on this process's device.
 
+    sharded: leave placing to FSDP, which spreads the model over the processes.
     scores: with a head of one number (`score`, new and random) instead of the vocabulary's.
     Raises Problem for a missing or broken folder. Nothing is executed from the model's folder:
     remote code stays off.
@@ -194,7 +195,7 @@ def load_base(model, quantization, scores: bool = False) -> Any:
             dtype=getattr(torch, model.dtype),
             quantization_config=quantization_config(quantization, ["score"] if scores else None),
             attn_implementation=model.attn_implementation if _has_attention(where) else None,
-            device_map={"": place},
+            device_map=None if sharded else {"": place},
             **more,
         )
     except (OSError, ValueError, RuntimeError) as error:

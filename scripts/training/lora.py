@@ -24,6 +24,8 @@ def sft_config(settings, run: Path, steps: int) -> Any:
     from trl import SFTConfig
 
     values = {k: v for k, v in settings.training.model_dump().items() if k not in _OURS}
+    if values["fsdp_config"]:
+        values["fsdp_config"] = {k: v for k, v in values["fsdp_config"].items() if v is not None}
     if not settings.data.val_file:
         values |= {"eval_strategy": "no", "load_best_model_at_end": False}
     masks = {"completion_only_loss": False, "assistant_only_loss": False}
@@ -99,13 +101,16 @@ def train(settings, run: Path | None, checkpoint: Path | None) -> tuple[int, Pat
     from transformers import set_seed
 
     state = PartialState(cpu=loading.device() == "cpu")
+    refuse_other_world(state.num_processes, settings)
     named = [run, checkpoint]
     broadcast_object_list(named)
     run, checkpoint = named
     set_seed(settings.training.seed)  # before model and adapter are built: resume is bit-identical
     tokenizer = loading.load_tokenizer(settings.model)
     data = datasets(settings, tokenizer)
-    model = loading.load_base(settings.model, settings.quantization)
+    model = loading.load_base(
+        settings.model, settings.quantization, sharded=settings.training.fsdp
+    )
     writer = None
     if state.is_main_process:
         writer = RunFolder(run)
@@ -136,6 +141,21 @@ def train(settings, run: Path | None, checkpoint: Path | None) -> tuple[int, Pat
         failed(writer, error)
         raise
     return console.GOOD, run
+
+
+def refuse_other_world(processes: int, settings) -> None:
+    """Problem where a launcher promised more processes than there are, or FSDP has no GPUs."""
+    promised = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes != promised:
+        raise console.Problem(
+            f"{promised} processes were promised (WORLD_SIZE) and {processes} are connected",
+            "start with torchrun --nproc_per_node N scripts/lora_trainer.py",
+        )
+    if settings.training.fsdp and (processes == 1 or loading.device() != "cuda"):
+        raise console.Misuse(
+            f"fsdp shards over GPUs, and this is {processes} process(es) on {loading.device()}",
+            "start with torchrun on a host with several GPUs, or use training_config.yaml",
+        )
 
 
 def build_trainer(settings, run, model, tokenizer, data, writer, world_size: int) -> Any:

@@ -51,6 +51,19 @@ class Quantization(Section):
         return self
 
 
+class FsdpConfig(Section):
+    """transformers' fsdp_config for FSDP2; unset keys keep its defaults."""
+
+    version: Literal[2] = 2
+    auto_wrap_policy: Literal["TRANSFORMER_BASED_WRAP", "SIZE_BASED_WRAP"] | None = None
+    transformer_layer_cls_to_wrap: list[str] | None = None
+    reshard_after_forward: bool | None = None
+    cpu_offload: bool | None = None
+    cpu_ram_efficient_loading: bool | None = None
+    activation_checkpointing: bool | None = None
+    state_dict_type: Literal["FULL_STATE_DICT", "SHARDED_STATE_DICT"] | None = None
+
+
 class Training(Section):
     num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
     max_steps: Annotated[int, Field(ge=-1)] = -1
@@ -83,14 +96,21 @@ class Training(Section):
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 2
     seed: int = 42
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
-    fsdp: str | None = None
-    fsdp_config: str | None = None
+    fsdp: bool = False
+    fsdp_config: FsdpConfig | None = None
 
     @model_validator(mode="after")
     def _consistent(self):
         if self.bf16 and self.fp16:
             raise ValueError(
                 "bf16 and fp16 are both true; fp16 is for GPUs without bf16 (T4, V100)"
+            )
+        if self.fsdp_config and not self.fsdp:
+            raise ValueError("fsdp_config is set and fsdp is false; set fsdp: true or delete it")
+        if self.fsdp and self.gradient_checkpointing:
+            raise ValueError(
+                "fsdp with gradient_checkpointing gathers the weights twice; "
+                "set gradient_checkpointing: false and fsdp_config.activation_checkpointing: true"
             )
         steps = self.eval_strategy == self.save_strategy == "steps"
         if self.load_best_model_at_end:
