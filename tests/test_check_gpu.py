@@ -109,6 +109,12 @@ def test_the_message_alone_is_recognised_where_the_exit_code_says_nothing(code):
     assert gpu.known_failure(Answer(77, MESSAGES[code])).code == code
 
 
+@pytest.mark.parametrize("code", [12, 9, 18, 6])
+def test_the_exit_code_decides_whatever_the_message_says(code):
+    assert gpu.known_failure(Answer(code, "")).code == code
+    assert gpu.known_failure(Answer(code, "Unknown Error")).code == code
+
+
 def test_an_unknown_failure_shows_what_nvidia_smi_said(smi, look):
     smi.write("#!/bin/sh\necho 'the moon is full'\nexit 77\n")
     code, checks, _ = look()
