@@ -10,6 +10,7 @@ from corpus.rows import Document, Reject, name_of
 
 # Elements that BeautifulSoup leaves out where trafilatura finds no article
 _FURNITURE = ["script", "style", "noscript", "template", "nav", "header", "footer", "aside", "form"]
+_ARTICLE = 100  # characters; below that trafilatura hands out menus too
 
 
 def read(path: Path, source: str) -> Iterator[Document | Reject]:
@@ -28,7 +29,7 @@ def article(data: bytes) -> tuple[str, str]:
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # a broken page is ours to report
     found = trafilatura.bare_extraction(data, with_metadata=True, include_comments=False)
-    if found is not None and found.text:
+    if found is not None and len(found.text or "") >= _ARTICLE:
         return " ".join((found.title or "").split()), found.text.replace("\n", "\n\n")
     return _all_text(data)
 

@@ -242,7 +242,7 @@ def _from_collection(target, recipe, config) -> Iterator[Row | Reject]:
         found = target.search([question.question for _, question in asked], config.documents.top_k)
     for (p, question), hits in zip(asked, found, strict=True):
         if hits and p not in hits:  # the answer must stand in what the model is shown
-            hits = [*hits[:-1], p]
+            hits[p.place % len(hits)] = p
         for row in questions.rows(question, recipe.styles, questions.numbered(hits)):
             row.source, row.number, row.group = p.source, p.place + 1, p.id
             yield row

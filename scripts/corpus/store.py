@@ -89,7 +89,7 @@ class Store:
             self._collection.upsert(
                 ids=[f"{sha256[:24]}:{start + i:06d}" for i in range(len(part))],
                 documents=texts,
-                embeddings=self.embedder.embed(texts),
+                embeddings=self.embedder.embed([f"{title}\n{text}" for text, title, _ in part]),
                 metadatas=[
                     common | {"title": title, "page": page, "place": start + i}
                     for i, (_, title, page) in enumerate(part)
@@ -113,7 +113,9 @@ class Store:
             yield from sorted(made, key=lambda p: (p.source, p.place))
 
     def search(self, questions: Sequence[str], top_k: int) -> list[list[Passage]]:
-        """For each question its `top_k` nearest passages, nearest first."""
+        """For each question its `top_k` nearest passages (fewer where fewer are), nearest first."""
+        if not self.count():
+            return [[] for _ in questions]
         result: list[list[Passage]] = []
         for start in range(0, len(questions), _BATCH):
             part = questions[start : start + _BATCH]
