@@ -22,7 +22,7 @@ _START = (
 
 def command(python: str) -> list[str]:
     """What to run for an Answer that `checks` reads."""
-    return [python, "-B", "-c", _START, str(Path(__file__).resolve().parent.parent)]
+    return [python, "-c", _START, str(Path(__file__).resolve().parent.parent)]
 
 
 def tell() -> None:
