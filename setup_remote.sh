@@ -154,4 +154,4 @@ step "Summary"
 env_state
 summary
 STEP=''
-note "next: make validate ENV=remote"
+note "next: make validate ARGS=\"--env remote\""

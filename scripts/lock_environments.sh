@@ -42,8 +42,8 @@ compile() {
   local name=$1
   shift
   say "configs/requirements-$name.in"
-  (cd "$NEW" && "$UV" pip compile --quiet --universal --python-version 3.10 --generate-hashes \
-    --no-header ${UPGRADE[@]+"${UPGRADE[@]}"} "$@" \
+  (cd "$NEW" && "$UV" pip compile --quiet --universal --python "$PYTHON" --python-version 3.10 \
+    --generate-hashes --no-header ${UPGRADE[@]+"${UPGRADE[@]}"} "$@" \
     --output-file "requirements-$name.txt" "configs/requirements-$name.in" >/dev/null) ||
     die "configs/requirements-$name.in has no solution, see above"
 }
