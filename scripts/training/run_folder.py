@@ -86,7 +86,7 @@ class RunFolder:
     """The writer of one run's folder. `heartbeat` in status.json is renewed every few seconds."""
 
     def __init__(self, folder: Path, beat_seconds: float = 5.0):
-        self.folder = folder
+        self.folder, self.file = folder, folder / "status.json"
         self.status: dict[str, Any] = {}
         self._beat_seconds = beat_seconds
         self._lock = threading.Lock()
@@ -95,14 +95,18 @@ class RunFolder:
 
     def start(self, config: dict[str, Any], facts: dict[str, Any], **status: Any) -> None:
         """Write config.yaml and run.json, and begin to beat."""
-        import socket
-
         import yaml
 
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         with publish.file(self.folder / "config.yaml") as f:
             yaml.safe_dump(config, f, sort_keys=False, allow_unicode=True)
         publish.json_file(self.folder / "run.json", facts)
+        self.begin(**status)
+
+    def begin(self, **status: Any) -> None:
+        """Write the first status, and beat until `end`."""
+        import socket
+
         self.status = {
             "run_id": self.folder.name,
             "state": "running",
@@ -124,9 +128,9 @@ class RunFolder:
         with self._lock:
             self.status |= changes
             self.status["heartbeat"] = time.time()
-            part = self.folder / ".status.json.part"
+            part = self.file.with_name(f".{self.file.name}.part")
             part.write_text(json.dumps(self.status) + "\n", encoding="utf-8")
-            os.replace(part, self.folder / "status.json")
+            os.replace(part, self.file)
 
     def log(self, text: str) -> None:
         """Append one line to log.txt and show it."""
