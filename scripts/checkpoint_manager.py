@@ -7,6 +7,8 @@
     python scripts/checkpoint_manager.py verify mapper-lora@v1.0.0
     python scripts/checkpoint_manager.py pack mapper-lora@v1.0.0 --output mapper-lora.zip
     python scripts/checkpoint_manager.py unpack mapper-lora.zip
+    python scripts/checkpoint_manager.py canary mapper-lora
+    python scripts/checkpoint_manager.py export mapper-lora --format ollama --output ~/mapper
     python scripts/checkpoint_manager.py load 'mapper-lora@^1.0' --base models/Llama-3.1-8B-Instruct
 
 NAME@VERSION: a version (@v1.0.0), @latest, or a range (@^1.0, @~1.2, @'>=1.0,<2'); a name alone

@@ -49,6 +49,15 @@ def add_all(subparsers) -> None:
     p.add_argument("--undo", action="store_true", help="bring a retired version back")
     p = add("load", load)
     add_base_options(p)
+    p = add("export", export)
+    p.add_argument("--format", required=True, choices=("merged", "gguf", "ollama"))
+    p.add_argument("--output", required=True, metavar="PATH", help="the folder or file to make")
+    p.add_argument("--outtype", default="auto", help="gguf: f32, f16, bf16, q8_0; default auto")
+    add_base_options(p)
+    p = add("canary", canary)
+    p.add_argument("--prompts", metavar="FILE", help="one prompt a line; default: five fixed ones")
+    p.add_argument("--max-new-tokens", type=int, default=32, metavar="N")
+    add_base_options(p)
 
 
 def add_base_options(parser) -> None:
@@ -206,17 +215,60 @@ def retire(manager, args) -> Result:
     return found, [f"{version.reference} {state}"]
 
 
+def _loading(args) -> dict[str, Any]:
+    """The options of add_base_options as load.load takes them."""
+    named = {"base_path": args.base, "device": args.device, "dtype": args.dtype}
+    return named | {"any_base": args.any_base}
+
+
 def load(manager, args) -> Result:
     """Really load base and adapter, and say parameters and device."""
-    from adapters.load import describe
+    from adapters import load
 
     version = manager.resolve(args.reference)
-    model, _, _ = manager.load_checkpoint(
-        version.reference, args.base, args.device, args.dtype, args.any_base
-    )
-    found = describe(model)
+    model, _, _ = load.load(version, **_loading(args))
+    found = load.describe(model)
     line = (
         f"ok    {version.reference}  {found['parameters']:,} parameters "
         f"({found['adapter_parameters']:,} of the adapter), {found['dtype']} on {found['device']}"
     )
     return {"ok": True, "reference": version.reference} | found, [line]
+
+
+def export(manager, args) -> Result:
+    """Make what other programs take: merged safetensors, a GGUF file, an Ollama model.
+
+    gguf needs llama.cpp's converter: its checkout in $LLAMA_CPP or ~/llama.cpp. vLLM needs no
+    export: `show` prints the command.
+    """
+    from adapters import export as exports
+    from adapters import vllm
+
+    version, output = manager.resolve(args.reference), Path(args.output)
+    if args.format == "gguf":
+        facts = exports.gguf(version, output, args.outtype, **_loading(args))
+    else:
+        make = exports.merged if args.format == "merged" else exports.for_ollama
+        facts = make(version, output, **_loading(args))
+    console.note(f"logits differ from the adapter's by {facts['logits_relative_error']:.1g}")
+    if args.format == "ollama":
+        console.note(f"next: cd {args.output} && ollama create {version.name} -f Modelfile")
+    console.note(f"vLLM: {vllm.command(version)}")
+    return {"ok": True} | facts, [str(output)]
+
+
+def canary(manager, args) -> Result:
+    """Let base and adapter answer fixed prompts; exit 1 if the adapter changes nothing."""
+    from adapters import canary as canaries
+
+    version = manager.resolve(args.reference)
+    prompts = canaries.prompts_of(args.prompts)
+    found = canaries.canary(version, prompts, args.max_new_tokens, **_loading(args))
+    lines = []
+    for row in found["prompts"]:
+        lines += [row["prompt"], f"  base     {row['base']!r}", f"  adapter  {row['adapter']!r}"]
+    lines.append(
+        f"ok    {version.reference}  logits change by {found['change']:.3g}, "
+        f"{found['different_answers']} of {len(found['prompts'])} answers differ"
+    )
+    return found, lines

@@ -50,6 +50,9 @@ def load(
     verify.check_files(version.folder, facts)
     verify.check_contents(version.folder, facts)
     folder = base_of(version, base_path, any_base)
+    import logging
+
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # a CPU without AMX says so
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -1,0 +1,96 @@
+"""Does the adapter change anything? Base and adapter answer the same fixed prompts.
+
+An adapter can be sound by every hash and still do nothing: B·A is zero though B is not, or its
+names match no module of the base, which PEFT only warns about. Here the logits decide.
+"""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from adapters import load
+from adapters.store import Version
+from adapters.weights import FILE, Difference
+from kit import console, publish
+
+PROMPTS = (
+    "What is the capital of France?",
+    "Write one sentence about the sea.",
+    "Translate into German: Good morning.",
+    "What is 12 plus 30?",
+    "Name three uses of a paper clip.",
+)
+NOTHING = 1e-6  # relative change of the logits below which nothing has changed
+
+
+def prompts_of(file: str | None) -> list[str]:
+    """The prompts of a text file, one a line, or the fixed ones."""
+    if file is None:
+        return list(PROMPTS)
+    found = [line.strip() for line in Path(file).read_text(encoding="utf-8").split("\n")]
+    found = [line for line in found if line]
+    if not found:
+        raise console.Misuse(f"{file}: no prompts in it", "write one prompt a line")
+    return found
+
+
+def canary(
+    version: Version, prompts: list[str], tokens: int = 32, **loading: Any
+) -> dict[str, Any]:
+    """Compare base and adapter, keep the result beside the version, and return it.
+
+    Difference if the adapter changes nothing, or gives NaN. Answers are greedy, at most `tokens`.
+    """
+    model, tokenizer, _ = load.load(version, **loading)
+    rows = [_compare(model, tokenizer, prompt, tokens) for prompt in prompts]
+    change = max(row["change"] for row in rows)
+    finite = all(row["finite"] for row in rows)
+    result = {
+        "reference": version.reference,
+        "ok": finite and change > NOTHING,
+        "change": change,
+        "different_answers": sum(row["base"] != row["adapter"] for row in rows),
+        "when": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "prompts": rows,
+    }
+    publish.json_file(version.beside("canary"), result)
+    if not finite:
+        raise Difference(
+            FILE, f"{version.reference} gives NaN or Inf", "train again, lower the rate"
+        )
+    if not result["ok"]:
+        found = f"{version.reference} changes nothing: same logits as the base on every prompt"
+        raise Difference(FILE, found, "look at the run's metrics.jsonl and target_modules")
+    return result
+
+
+def _compare(model, tokenizer, prompt: str, tokens: int) -> dict[str, Any]:
+    """One prompt: both answers, and the relative change of the logits after it."""
+    import torch
+
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+    else:
+        inputs = tokenizer(prompt, return_tensors="pt")
+    ids = inputs["input_ids"].to(model.device)
+
+    def answer() -> tuple[Any, str]:
+        with torch.no_grad():
+            logits = model(ids).logits[0, -1].float()
+            out = model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
+                do_sample=False, pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+            )  # fmt: skip
+        return logits, tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+
+    adapted, text = answer()
+    with model.disable_adapter():
+        plain, before = answer()
+    finite = bool(torch.isfinite(adapted).all())
+    change = float((adapted - plain).norm() / plain.norm()) if finite else 0.0
+    return {"prompt": prompt, "base": before, "adapter": text, "change": change, "finite": finite}
