@@ -14,4 +14,4 @@ set -euo pipefail
 
 case "${1-}" in -h | --help) usage && exit 0 ;; esac
 python=$(any_python)
-exec "$python" "$KIT_ROOT/scripts/transfer" probe "$@"
+exec "$python" "$KIT_ROOT/scripts/transfer/__main__.py" probe "$@"

@@ -15,4 +15,4 @@ set -euo pipefail
 
 case "${1-}" in -h | --help) usage && exit 0 ;; esac
 python=$(any_python)
-exec "$python" "$KIT_ROOT/scripts/transfer" watch "$@"
+exec "$python" "$KIT_ROOT/scripts/transfer/__main__.py" watch "$@"

@@ -24,4 +24,4 @@ set -euo pipefail
 
 case " ${*-} " in *" -h "* | *" --help "*) usage && exit 0 ;; esac
 python=$(any_python)
-exec "$python" "$KIT_ROOT/scripts/transfer" down "$@"
+exec "$python" "$KIT_ROOT/scripts/transfer/__main__.py" down "$@"

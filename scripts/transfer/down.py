@@ -36,11 +36,11 @@ LISTING = (
 def unit_of(path: str) -> str:
     """The folder that `path` is published with, '' for a file that stands for itself."""
     parts = path.split("/")
-    if parts[0] == "adapters" and parts[1] == "runs" and parts[3:4] == ["final"] and parts[4:]:
-        return "/".join(parts[:4])
-    if parts[0] == "adapters" and parts[3:] and VERSION.fullmatch(parts[2]):
-        return "/".join(parts[:3])
-    return ""
+    if parts[0] != "adapters":
+        return ""
+    if parts[1] == "runs":
+        return "/".join(parts[:4]) if parts[3:4] == ["final"] and parts[4:] else ""
+    return "/".join(parts[:3]) if parts[3:] and VERSION.fullmatch(parts[2]) else ""
 
 
 def is_version(unit: str) -> bool:
@@ -64,7 +64,7 @@ def travels(path: str, checkpoints: bool, skipped: dict[str, str]) -> bool:
     if parts[1] == "runs" and parts[3:4] == ["checkpoints"] and not checkpoints:
         skipped["/".join(parts[:4])] = "checkpoints stay there; --with-checkpoints brings them"
     elif "\n" in path or "\r" in path:
-        skipped[path] = "a line break in its name; rename it"
+        skipped[path] = tree.LINE_BREAK
     elif why and parts[-1] != ".gitkeep":
         skipped[path] = why
     return not why and path not in skipped and "/".join(parts[:4]) not in skipped
@@ -147,7 +147,7 @@ def sync(host: Host, args: argparse.Namespace) -> int:
     began = time.monotonic()
     record = tree.Record(host, "down")
     with tree.only_one(record, host):
-        far = tree.read_far(host.run(tree.probe_script(host, LISTING)))
+        far = tree.Far(host.run(tree.probe_script(host, LISTING)))
         if not far.facts["there"]:
             raise console.Problem(
                 f"{host.place} does not exist", "send the kit there first: make sync-up HOST=…"
@@ -253,7 +253,7 @@ class Fetch:
 
     def _look_again(self, bad: list[str]) -> set[str]:
         """List the host anew; returns those of `bad` that changed there since, forgets the gone."""
-        listed = tree.read_far(self.host.run(tree.probe_script(self.host, LISTING))).files
+        listed = tree.Far(self.host.run(tree.probe_script(self.host, LISTING))).files
         moved = set()
         for path in bad:
             self.staged(path).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import paths
 from kit import console
-from transfer import rsync, tree
+from transfer import tree
 from transfer.host import Host, open_host, quote
 from transfer.tree import File
 
@@ -34,7 +34,7 @@ class Near:
 
     def __init__(self, kit_only: bool):
         self.files: dict[str, File] = {}
-        self.place: dict[str, Path] = {}
+        self.place: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
         self.kit_only = kit_only
         self._kit()
@@ -50,27 +50,28 @@ class Near:
                 self.skipped[place + "/"] = why
 
     def _kit(self) -> None:
-        for path in tracked() or self._everything():
+        root = str(paths.ROOT)
+        for path in tracked(self.skipped) or self._everything():
             if reason := tree.stays(path):
                 self.skipped[path] = reason
-            elif found := tree.look(paths.ROOT / path):
-                self.files[path], self.place[path] = found, paths.ROOT / path
+            elif found := tree.look(f"{root}/{path}"):
+                self.files[path], self.place[path] = found, f"{root}/{path}"
 
     def _everything(self) -> list[str]:
         """Without git: the named parts of the kit."""
         named = WITHOUT_GIT.split()
         found = [name for name in named if (paths.ROOT / name).is_file()]
         for name in filter(lambda n: (paths.ROOT / n).is_dir(), named):
-            found += [path for path, _ in tree.walk(paths.ROOT, self.skipped, name)]
+            found += [path for path, _ in tree.walk(str(paths.ROOT), self.skipped, name)]
         kept = ("data/", "models/", "adapters/")
         return [p for p in found if not p.startswith(kept) or p.endswith("/.gitkeep")]
 
     def _folder(self, folder: Path, there: str) -> None:
-        folder = folder.resolve()
+        here = str(folder.resolve())
         skipped: dict[str, str] = {}
-        for path, found in tree.walk(folder, skipped):
+        for path, found in tree.walk(here, skipped):
             self.files[f"{there}/{path}"] = found
-            self.place[f"{there}/{path}"] = folder / path
+            self.place[f"{there}/{path}"] = f"{here}/{path}"
         self.skipped |= {f"{there}/{path}": why for path, why in skipped.items()}
 
     def covers(self, path: str) -> bool:
@@ -88,7 +89,7 @@ class Near:
         """`names` by (folder here, folder there) that one rsync can serve, relative to both."""
         grouped: dict[tuple[Path, str], list[str]] = {}
         for name in names:
-            here = str(self.place[name])
+            here = self.place[name]
             if here.endswith("/" + name):
                 key, rest = (Path(here[: -len(name)]), ""), name
             else:
@@ -99,25 +100,39 @@ class Near:
         return grouped
 
 
-def tracked() -> list[str]:
-    """What git tracks in this checkout; nothing where there is no git or no repository."""
+def tracked(skipped: dict[str, str]) -> list[str]:
+    """What git tracks in this checkout; nothing where there is no git or no repository.
+
+    New files that git neither tracks nor ignores go to `skipped`.
+    """
     env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    command = ["git", "-C", str(paths.ROOT), "ls-files", "-z"]
+    command = ["git", "-C", str(paths.ROOT), "ls-files", "-z", "-t", "-c", "-o"]
+    command.append("--exclude-standard")
     try:
         listed = subprocess.run(command, capture_output=True, env=env, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return []
-    return [os.fsdecode(name) for name in listed.split(b"\0") if name]
+    names = [os.fsdecode(name) for name in listed.split(b"\0") if name]
+    known = [name[2:] for name in names if not name.startswith("? ")]
+    if known:
+        new = [name[2:] for name in names if name.startswith("? ")]
+        skipped |= {name: "not in git; git add it" for name in new if name[:8] != "configs/"}
+    return known
 
 
 class Plan:
     """Each file here has one fate. `edited`: changed there since we last sent it."""
 
-    def __init__(self, near: Near, far: dict[str, File], record: tree.Record, verify: bool):
+    def __init__(self):
         self.new: list[str] = []
         self.changed: list[str] = []
         self.same: list[str] = []
         self.unsure: list[str] = []  # size and time agree, contents not yet compared
+        self.edited: list[str] = []
+        self.gone: list[str] = []
+
+    def compare(self, near: Near, far: dict[str, File], record: tree.Record, verify: bool) -> None:
+        """Give every file its fate, by size, time and signature."""
         for path, here in near.files.items():
             there = far.get(path)
             if there is None:
@@ -133,11 +148,11 @@ class Plan:
             for path in self.changed
             if path in record.files and record.files[path][2] != far[path].sig
         ]
-        self.gone = [
-            path
-            for path, (_, _, sig) in record.files.items()
-            if path not in near.files and near.covers(path) and path in far and far[path].sig == sig
-        ]
+        missing = [p for p in record.files if p not in near.files and near.covers(p)]
+        self.gone = [p for p in missing if p in far and far[p].sig == record.files[p][2]]
+        for path in missing:
+            if path not in far:
+                record.drop(path)
 
     def settle(self, host: Host, near: Near, far: dict[str, File], record: tree.Record) -> None:
         """Compare the contents of what `unsure` holds."""
@@ -157,7 +172,7 @@ class Plan:
         """What has to travel, the files that vouch for others last."""
         return sorted(self.new + self.changed, key=lambda p: (p.endswith(LAST), p))
 
-    def show(self, host: Host, near: Near, far: dict[str, File], removing: bool, emit) -> None:
+    def show(self, host: Host, near: Near, far: tree.Far, removing: bool, emit) -> None:
         """Print it."""
         emit(f"plan      up: this checkout -> {host.place}")
         tree.say_files("new", sorted(self.new), near.files, emit)
@@ -169,7 +184,9 @@ class Plan:
             emit(f"kept      {names}: edited there since; that version goes to .replaced/ there")
         word = "moved to .replaced/ there" if removing else "left there; --delete N moves them"
         if self.gone:
-            tree.say_files("gone here", sorted(self.gone), far, lambda t: emit(f"{t} ({word})"))
+            tree.say_files(
+                "gone here", sorted(self.gone), far.files, lambda t: emit(f"{t} ({word})")
+            )
         tree.say_skipped(near.skipped, emit)
 
 
@@ -188,21 +205,26 @@ def sync(host: Host, args: argparse.Namespace) -> int:
     with tree.only_one(record, host):
         probe = host.start(tree.probe_script(host, listing()))
         near = Near(args.kit_only)
-        far = tree.read_far(host.finish(probe))
-        plan = Plan(near, far.files, record, args.verify)
+        far = tree.Far(host.finish(probe))
+        plan = Plan()
+        if not args.verify and record.all_hold(near.files, near.covers, far.digest):
+            plan.same = list(near.files)
+        else:
+            plan.compare(near, far.files, record, args.verify)
         if plan.unsure:
             plan.settle(host, near, far.files, record)
         removed = _allowed_to_remove(plan, near, args.delete)
         if args.dry_run:
-            plan.show(host, near, far.files, bool(removed), print)
+            plan.show(host, near, far, bool(removed), print)
             print(f"dry run: {tree.amount(near.files[p] for p in plan.sent)} would be sent")
             return console.GOOD
         if plan.sent or removed:
-            plan.show(host, near, far.files, bool(removed), console.note)
+            plan.show(host, near, far, bool(removed), console.note)
             _send(host, near, far, plan, removed, record)
         else:
             _tidy(host, far)
-        record.save()
+            if plan.same and "files" in vars(far):  # compared one by one
+                record.save(far.files, far.digest)
     _sum_up(host, near, plan, removed, time.monotonic() - began)
     return console.GOOD
 
@@ -251,11 +273,12 @@ def _send(
     aside = sorted(set(plan.edited)) + removed
     sent = [path for path in plan.sent if path in digests]
     script = commit_script(host, stage, sent, aside)
-    after = tree.read_listing(host.run("exec sh -s\n", script))
+    after = tree.Far(b"\n\n" + host.run("exec sh -s\n", script))
     for path in sent:
-        record.put(path, digests[path], near.files[path], after.get(path))
+        record.put(path, digests[path], near.files[path], after.files.get(path))
     for path in removed:
         record.drop(path)
+    record.save(after.files, after.digest)
 
 
 def _must_fit(host: Host, far: tree.Far, size: int) -> None:
@@ -273,6 +296,8 @@ def _stage(
     host: Host, near: Near, names: list[str], seeds: list[str], stage: str
 ) -> dict[str, str]:
     """Bring `names` into the far staging folder until SHA-256 agrees; {path: SHA-256}."""
+    from transfer import rsync
+
     digests: dict[str, str] = {}
     doubtful: list[str] = []
     pending = names
