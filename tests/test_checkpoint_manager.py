@@ -177,7 +177,10 @@ def test_missing_added_and_longer_files_are_found(manage, version):
 def test_a_damaged_card_is_one_line(manage, version, card):
     adapter_runs.rewrite(version / "card.json", card)
     assert "card.json: " in manage("verify", "mapper-lora", fails=1).stderr
-    assert "card.json: " in manage("list", fails=1).stderr
+    assert "mapper-lora@v1.0.0           DAMAGED  card.json: " in manage("list").stdout
+    done = manage("register", "r1", "--name", "mapper-lora")
+    assert "mapper-lora@v1.0.0 is left out: card.json" in done.stderr
+    assert done.stdout.strip() == "mapper-lora@v2.0.0"  # nothing is known to compare with
 
 
 def test_another_base_in_the_bases_place_is_found_though_shapes_are_equal(manage, version):

@@ -120,6 +120,10 @@ def build(run: Path, final: Path, evaluation: dict[str, Any] | None) -> dict[str
     """A run's card, but for name, version, gate and files. Difference if final/ is not sound."""
     adapter = weights.inspect(final)
     config = weights.read_config(final)
+    if config.get("task_type") not in (None, "CAUSAL_LM"):
+        found = f"task_type {config['task_type']}: an adapter that writes no text (a reward model?)"
+        fix = "register the run that answers; ppo_trainer.py takes a reward model's run itself"
+        raise weights.Difference(weights.CONFIG, found, fix)
     facts, status = read_json(run / "run.json"), read_json(run / "status.json")
     template = template_sha256(final)
     trained_with = facts.get("chat_template_sha256")
@@ -134,7 +138,7 @@ def build(run: Path, final: Path, evaluation: dict[str, Any] | None) -> dict[str
         "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "run": {"id": status.get("run_id") or run.name}
         | {k: status[k] for k in ("state", "step", "epoch", "loss") if k in status}
-        | {k: facts[k] for k in ("seed", "device", "world_size") if k in facts},
+        | {k: facts[k] for k in ("kind", "seed", "device", "world_size", "start") if facts.get(k)},
         "base": base_section(facts, config, adapter),
         "adapter": {
             k: config.get(k)

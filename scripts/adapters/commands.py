@@ -91,10 +91,13 @@ def register(manager, args) -> Result:
 
 
 def facts(version) -> dict[str, Any]:
-    """One version as `list --json` gives it."""
-    from adapters import gate
+    """One version as `list --json` gives it; {"reference", "error"} where its card is damaged."""
+    from adapters import gate, weights
 
-    card = version.card
+    try:
+        card = version.card
+    except weights.Difference as difference:
+        return {"reference": version.reference, "error": str(difference)}
     scored = gate.score((card.get("evaluation") or {}).get("metrics") or {})
     return {
         "reference": version.reference,
@@ -110,18 +113,21 @@ def facts(version) -> dict[str, Any]:
 
 def list_versions(manager, args) -> Result:
     """Every version, with its base, score and gate."""
-    if args.name:
-        manager.resolve(f"{args.name}@>=0")
-    rows = [facts(v) for n in ([args.name] if args.name else manager.names())
-            for v in manager.versions(n)]  # fmt: skip
-    lines = [
-        f"{row['reference']:<28} r {row['r']:<4} {row['base']:<36} {_score(row['score']):<14} "
-        f"{'retired' if row['retired'] else row['gate']}"
-        for row in rows
-    ]
-    return {"versions": rows}, lines or [
-        "no versions yet; register a run: checkpoint_manager.py register RUN"
-    ]
+    if args.name and not manager.versions(args.name):
+        manager.resolve(args.name)  # says which names there are
+    chosen = [args.name] if args.name else manager.names()
+    rows = [facts(version) for name in chosen for version in manager.versions(name)]
+    lines = [_row(row) for row in rows]
+    empty = "no versions yet; register a run: checkpoint_manager.py register RUN --name NAME"
+    return {"versions": rows}, lines or [empty]
+
+
+def _row(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"{row['reference']:<28} DAMAGED  {row['error']}"
+    state = "retired" if row["retired"] else row["gate"]
+    facts = f"r {row['r']:<4} {row['base']:<36} {_score(row['score']):<14} {state}"
+    return f"{row['reference']:<28} {facts}"
 
 
 def _score(score: dict[str, Any] | None) -> str:

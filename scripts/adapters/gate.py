@@ -90,7 +90,7 @@ def best(evaluated: dict[str, Any], versions: list[Version]) -> tuple[str, dict]
     found = []
     for version in versions:
         other = version.card.get("evaluation")
-        if other and not version.retired and same_evaluation(evaluated, other):
+        if other and same_evaluation(evaluated, other):
             found.append((version.reference, other["metrics"]))
     shared = (m for m in METRICS if m in evaluated["metrics"] and any(m in f[1] for f in found))
     decisive = next(shared, None)
@@ -124,7 +124,7 @@ def below_base(evaluated: dict[str, Any]) -> list[str]:
 def decide(
     evaluated: dict[str, Any] | None, versions: list[Version], force: str | None = None
 ) -> dict[str, Any]:
-    """The gate's outcome for the card. Problem for a drop that is not forced."""
+    """The gate's outcome against `versions`, for the card. Problem for a drop without `force`."""
     if evaluated is None:
         console.warn("not evaluated: python scripts/eval.py measures it; never selected like this")
         return {"status": "unevaluated"}

@@ -50,7 +50,7 @@ def check_state(run: Path) -> None:
 def choose_bump(new: dict[str, Any], latest: store.Version | None) -> tuple[str, str]:
     """(major|minor|patch, why) for a run without --bump, so that ^1.0 stays safe to follow."""
     if latest is None:
-        return "major", "the first version"
+        return "major", "nothing to compare with"
     old = latest.card
     for key in ("name", "config_sha256", "weights_sample_sha256"):
         if new["base"].get(key) and old["base"].get(key, new["base"][key]) != new["base"][key]:
@@ -86,7 +86,7 @@ def register(
     chosen: dict[str, Any] = {}
 
     def number() -> names.Number:
-        there = [v for v in store.versions(root, name) if not v.retired]
+        there = chosen["there"] = store.readable(root, name)
         chosen["gate"] = gate.decide(evaluated, there, force)
         kind, why = (bump, "asked for") if bump else choose_bump(card, there[-1] if there else None)
         chosen["bump"] = {"kind": kind, "why": why}
@@ -94,15 +94,15 @@ def register(
 
     def fill(version: store.Version) -> None:
         copied = files.copy(files.sources(final, report), version.folder, card["base"]["name"])
-        warn_of_twin(root, name, copied)
+        warn_of_twin(chosen.pop("there"), copied)
         whole = {"name": name, "version": version.version} | card | chosen | {"files": copied}
         publish.json_file(version.folder / cards.FILE, whole)
 
     return store.publish_version(root, name, number, fill)
 
 
-def warn_of_twin(root: Path, name: str, copied: dict[str, Any]) -> None:
+def warn_of_twin(there: list[store.Version], copied: dict[str, Any]) -> None:
     """Say it when a version has the same weights already."""
-    for version in store.versions(root, name):
+    for version in there:
         if version.card["files"].get(weights.FILE) == copied[weights.FILE]:
             console.warn(f"{version.reference} has the same weights")

@@ -96,8 +96,8 @@ def versions(root: Path, name: str) -> list[Version]:
     return sorted((Version(name, n, p) for n, p in numbered if n), key=lambda v: v.number)
 
 
-def resolve(root: Path, reference: str) -> Version:
-    """The version that 'name', 'name@v1.0.0', 'name@latest' or 'name@^1.0' means.
+def matching(root: Path, reference: str) -> list[Version]:
+    """Every version that 'name', 'name@v1.0.0', 'name@latest' or 'name@^1.0' allows, lowest first.
 
     Misuse with the nearest names where there is none. Ranges and latest leave retired ones out.
     """
@@ -110,12 +110,32 @@ def resolve(root: Path, reference: str) -> Version:
         hint = f"did you mean {near[0]}?" if near else listed
         raise console.Misuse(f"no adapter is named {name}", hint)
     exact = names.number(wanted if wanted.startswith("v") else f"v{wanted}")
-    eligible = [v for v in there if exact or not v.retired]
-    matching = names.matches(wanted, [v.number for v in eligible])
-    if not matching:
+    eligible = {v.number: v for v in there if exact or not v.retired}
+    found = names.matches(wanted, list(eligible))
+    if not found:
         listed = ", ".join(v.version + (" (retired)" if v.retired else "") for v in there[-5:])
         raise console.Misuse(f"{name} has no version {wanted}", f"there are: {listed}")
-    return next(v for v in there if v.number == matching[-1])
+    return [eligible[n] for n in found]
+
+
+def readable(root: Path, name: str) -> list[Version]:
+    """The versions of `name` to compare with: not retired, and with a readable card.
+
+    One damaged card must not keep a new version out: it is a warning.
+    """
+    found = []
+    for version in versions(root, name):
+        try:
+            if version.card and not version.retired:
+                found.append(version)
+        except Difference as difference:
+            console.warn(f"{version.reference} is left out: {difference}")
+    return found
+
+
+def resolve(root: Path, reference: str) -> Version:
+    """The one version that a reference means: the highest that it allows. Misuse for none."""
+    return matching(root, reference)[-1]
 
 
 def latest_number(root: Path, name: str) -> names.Number | None:

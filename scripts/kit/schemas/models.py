@@ -1,4 +1,4 @@
-"""configs/models.yaml: the base models whose files are known one by one."""
+"""configs/models.yaml: base models whose files are known one by one, and fine-tuned entries."""
 
 from __future__ import annotations
 
@@ -27,5 +27,18 @@ class BaseModelFacts(Section):
     files: list[ModelFile]
 
 
+class Entry(Section):
+    description: str = ""
+    base_model: str
+    checkpoint: str
+
+
+class Selection(Section):
+    prefer_rag_finetuned: bool = True
+    base_model: str = "Llama-3.1-8B-Instruct"
+
+
 class ModelsConfig(Section):
     base_models: dict[str, BaseModelFacts] = {}
+    entries: dict[str, Entry] = {}
+    selection: Selection = Selection()
