@@ -71,6 +71,12 @@ def test_pickles_and_checkpoints_of_a_run_stay_behind(manage, tmp_path):
     assert "training_args.bin" not in names and "checkpoint-5" not in names
 
 
+def test_a_reward_model_is_no_version(manage, tmp_path):
+    adapter_runs.run(tmp_path, task_type="SEQ_CLS")
+    done = manage("register", "r1", "--name", "m", fails=1)
+    assert "adapter_config.json: task_type SEQ_CLS" in done.stderr
+
+
 def test_links_and_names_that_not_every_system_takes_are_refused(manage, tmp_path):
     final = adapter_runs.run(tmp_path) / "final"
     (final / "a b.json").write_text("{}")

@@ -1,7 +1,7 @@
 """card.json: what a version is made of. Written once, when a run is registered.
 
 format 1; name, version, created (UTC)
-run          id, state, steps, epoch, loss, seed, device
+run          id, state, step, loss, seed, device; kind and start after preference training
 base         name, revision, and the hashes that adapters/base.py compares
 adapter      rank, alpha, target modules, modules_to_save, parameters
 chat_template_sha256, environment_lock_sha256, data (hashes and counts), config (effective)
@@ -120,40 +120,20 @@ def build(run: Path, final: Path, evaluation: dict[str, Any] | None) -> dict[str
     """A run's card, but for name, version, gate and files. Difference if final/ is not sound."""
     adapter = weights.inspect(final)
     config = weights.read_config(final)
+    facts, status = read_json(run / "run.json"), read_json(run / "status.json")
+    template = checked_template(final, facts)
     if config.get("task_type") not in (None, "CAUSAL_LM"):
         found = f"task_type {config['task_type']}: an adapter that writes no text (a reward model?)"
         fix = "register the run that answers; ppo_trainer.py takes a reward model's run itself"
         raise weights.Difference(weights.CONFIG, found, fix)
-    facts, status = read_json(run / "run.json"), read_json(run / "status.json")
-    template = template_sha256(final)
-    trained_with = facts.get("chat_template_sha256")
-    if trained_with and template and template != trained_with:
-        raise weights.Difference(
-            "chat_template.jinja",
-            "not the template that the run trained with (run.json)",
-            "restore final/ from the host",
-        )
+    now = datetime.datetime.now(datetime.timezone.utc)
     return {
         "format": FORMAT,
-        "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "run": {"id": status.get("run_id") or run.name}
-        | {k: status[k] for k in ("state", "step", "epoch", "loss") if k in status}
-        | {k: facts[k] for k in ("kind", "seed", "device", "world_size", "start") if facts.get(k)},
+        "created": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "run": run_section(run, facts, status),
         "base": base_section(facts, config, adapter),
-        "adapter": {
-            k: config.get(k)
-            for k in (
-                "r",
-                "lora_alpha",
-                "lora_dropout",
-                "target_modules",
-                "modules_to_save",
-                "bias",
-            )
-        }
-        | {k: bool(config.get(k)) for k in ("use_dora", "use_rslora")}
-        | {"max_rank": adapter.rank, "parameters": adapter.parameters},
-        "chat_template_sha256": template or trained_with,
+        "adapter": adapter_section(config, adapter),
+        "chat_template_sha256": template,
         "environment_lock_sha256": facts.get("environment_lock_sha256"),
         "data": {
             "manifest_sha256": facts.get("data_manifest_sha256"),
@@ -163,6 +143,34 @@ def build(run: Path, final: Path, evaluation: dict[str, Any] | None) -> dict[str
         "config": read_config(run),
         "evaluation": evaluation,
     }
+
+
+def checked_template(final: Path, facts: dict[str, Any]) -> str | None:
+    """The chat template's hash; Difference if final/ has another one than the run trained with."""
+    template, trained_with = template_sha256(final), facts.get("chat_template_sha256")
+    if template and trained_with and template != trained_with:
+        raise weights.Difference(
+            "chat_template.jinja",
+            "not the template that the run trained with (run.json)",
+            "restore final/ from the host",
+        )
+    return template or trained_with
+
+
+def run_section(run: Path, facts: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+    """Which run it was: the keys that the trainers wrote, none invented."""
+    told = {k: status[k] for k in ("state", "step", "epoch", "loss") if k in status}
+    kept = ("kind", "seed", "device", "world_size", "start")
+    return {"id": status.get("run_id") or run.name} | told | {
+        k: facts[k] for k in kept if facts.get(k) is not None}  # fmt: skip
+
+
+def adapter_section(config: dict[str, Any], adapter: weights.Adapter) -> dict[str, Any]:
+    """What the adapter is, from its configuration and its tensors."""
+    keys = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "bias")
+    switches = {k: bool(config.get(k)) for k in ("use_dora", "use_rslora")}
+    counted = {"max_rank": adapter.rank, "parameters": adapter.parameters}
+    return {k: config.get(k) for k in keys} | switches | counted
 
 
 def base_section(facts: dict, config: dict, adapter: weights.Adapter) -> dict[str, Any]:

@@ -54,29 +54,34 @@ def load(
 
     logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # a CPU without AMX says so
     import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    own = (version.folder / "tokenizer_config.json").is_file()
-    tokenizer = AutoTokenizer.from_pretrained(version.folder if own else folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype) if dtype else "auto",
-            device_map=device or best_device(),
-        )
-        if own and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-            model.resize_token_embeddings(len(tokenizer))  # as PEFT's AutoPeftModel does
-        model = PeftModel.from_pretrained(model, version.folder).eval()
+        model, tokenizer = _load(version.folder, folder, device, dtype)
+    except torch.OutOfMemoryError:
+        fix = "load it with --device cpu, or on a larger GPU"
+        raise console.Problem(f"{version.reference}: out of GPU memory", fix) from None
     except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise console.Problem(
-                f"{version.reference}: out of GPU memory", "load it with --device cpu"
-            ) from None
         line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         fix = f"python scripts/verify_model.py {facts['base']['name']} --hash finds a broken file"
         raise console.Problem(f"{version.reference} cannot be loaded ({line})", fix) from None
     return model, tokenizer, facts
+
+
+def _load(adapter: Path, base_folder: Path, device: str | None, dtype: str | None):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    own = (adapter / "tokenizer_config.json").is_file()
+    tokenizer = AutoTokenizer.from_pretrained(adapter if own else base_folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        base_folder,
+        dtype=getattr(torch, dtype) if dtype else "auto",
+        device_map=device or best_device(),
+    )
+    if own and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))  # as PEFT's AutoPeftModel does
+    return PeftModel.from_pretrained(model, adapter).eval(), tokenizer
 
 
 def best_device() -> str:
