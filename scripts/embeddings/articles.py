@@ -169,7 +169,7 @@ class ListMachine(pickle_reader.Machine):
     memo as the offset of its record, once for the dict and once for each value.
     """
 
-    max_opcodes = 1 << 62  # `bound` limits what they can pile up
+    max_opcodes = 1 << 62  # `step` limits what they can pile up
     window = 1 << 20
 
     def __init__(self, fd: int, keep: int):
@@ -184,10 +184,12 @@ class ListMachine(pickle_reader.Machine):
         self.stack = [{}]
         super().end()
 
-    def bound(self) -> None:
-        """The stack holds a batch of 1000 articles at most, the memo a few values of each."""
-        if len(self.stack) > 4000 or len(self.memo) > 20_000 + 20 * (self.found.total + 4000):
+    def step(self) -> bool:
+        """One opcode; the stack holds a batch of 1000 articles at most, the memo a few of each."""
+        piled, most = len(self.stack) + len(self.marks), 20_000 + 20 * (self.found.total + 4000)
+        if piled > 4000 or len(self.memo) > most:
             raise Refused("it piles up values that no list of articles needs")
+        return super().step()
 
     def new_list(self) -> None:
         if self.stack:
@@ -196,10 +198,6 @@ class ListMachine(pickle_reader.Machine):
 
     def new_dict(self) -> None:
         self.stack.append(RECORD)
-
-    def memoize(self, index: int) -> None:
-        self.bound()
-        super().memoize(index)
 
     def recall(self, index: int) -> None:
         super().recall(index)
@@ -220,7 +218,6 @@ class ListMachine(pickle_reader.Machine):
         if len(row) != len(keys):
             raise Refused("a key stands twice in an article")
         self.stack.append(tuple(self.value(row, key) for key in KEYS))
-        self.bound()
         self.decoded = 0
         if self.gets is None:
             self.gets = self.learn(items[::2], keys)

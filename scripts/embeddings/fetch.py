@@ -265,20 +265,18 @@ class Fetch:
         """Fetch, with the cluster's progress on stderr."""
         total = sum(file.size for file in new.values())
         self.result.bytes = total
-        with console.progress(
-            total, self.cluster.name, "B", unit_scale=True, unit_divisor=1024
-        ) as bar:
+        with console.progress(total >> 20, self.cluster.name, "MB") as bar:
             watcher = asyncio.create_task(self.watch(bar, total))
             try:
                 await self.link.fetch(new, self.incoming)
             finally:
                 watcher.cancel()
-            bar.update(total - bar.n)
+            bar.update((total >> 20) - bar.n)
 
     async def watch(self, bar: Any, total: int) -> None:
         while True:
             await asyncio.sleep(0.5)
-            bar.update(max(0, min(total, weight(self.incoming)) - bar.n))
+            bar.update(max(0, (min(total, weight(self.incoming)) >> 20) - bar.n))
 
     async def check_still(self, new: dict[str, File]) -> None:
         """Nobody wrote to the files while they were fetched."""

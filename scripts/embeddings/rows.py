@@ -146,11 +146,10 @@ class Statistics:
         self.rows += len(block)
         if len(finite):
             mean = float(finite.mean())
-            part = Statistics(
-                0, len(finite), mean, float(((finite - mean) ** 2).sum()),
-                float(finite.min()), float(finite.max()),
-            )  # fmt: skip
-            self.join(part)
+            with np.errstate(over="ignore"):
+                squares = float(((finite - mean) ** 2).sum())
+            low, high = float(finite.min()), float(finite.max())
+            self.join(Statistics(0, len(finite), mean, squares, low, high))
 
     def norms(self, block: Any) -> Any:
         """The Euclidean norms in float64; NaN and Inf are noted with their row numbers."""
@@ -185,7 +184,7 @@ class Statistics:
         both = self.counted + other.counted
         delta = other.mean - self.mean
         self.mean += delta * other.counted / both
-        self.squares += other.squares + delta**2 * self.counted * other.counted / both
+        self.squares += other.squares + delta * delta * self.counted * other.counted / both
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.counted = both
 

@@ -59,7 +59,7 @@ class Stage:
 
     def __exit__(self, kind: type | None, error: Any, trace: Any) -> None:
         try:
-            if kind is not None and not issubclass(kind, Exception):
+            if kind is not None and not issubclass(kind, Exception) and self.progress:
                 done = len(self.progress.get("done", []))
                 console.note(f"interrupted after {done} whole shards; go on with --resume")
             elif kind is not None or not self.path(PROGRESS).exists():

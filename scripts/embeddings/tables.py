@@ -7,7 +7,7 @@ float32, which every reader knows). Written without compression of the vectors: 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,16 @@ def join(data: Path, manifest: dict[str, Any], articles: Path, target: Path) -> 
     write(target, table, blocks, schema(table.schema, shape[1], found["dtype"]))
 
 
-def write(target: Path, table: Any, blocks: Iterator[Any], whole: Any) -> None:
+def write(
+    target: Path, table: Any, blocks: Iterator[Any], whole: Any, tell: Callable = lambda rows: None
+) -> None:
     """One Parquet file of `table` (a pyarrow table of articles) beside the vectors."""
     at = 0
     with writer(target, whole) as out:
         for block in blocks:
             out.write_table(record(table.slice(at, len(block)), block, whole), ROW_GROUP)
             at += len(block)
+            tell(len(block))
     flush(target)
 
 
