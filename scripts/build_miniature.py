@@ -14,9 +14,11 @@ Exit codes: 0 good, 1 the rows cannot be used, 2 called wrongly.
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +43,11 @@ def family_of(like: str | None, settings) -> str:
     return next((family for family in FAMILIES if family in found), "llama")
 
 
-def build_tokenizer(texts: list[str], family: str) -> Any:
-    """A byte-level BPE tokenizer trained on `texts`, with the family's tokens and chat template."""
+def build_tokenizer(texts: list[str], family: str, tools: Iterable[str] = ()) -> Any:
+    """A byte-level BPE tokenizer trained on `texts`, with the family's tokens and chat template.
+
+    Each of `tools` (definitions as the template writes them) is one token: rows stay short.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -66,6 +71,7 @@ def build_tokenizer(texts: list[str], family: str) -> Any:
         pad_token=special["pad"],
         additional_special_tokens=list(special["all"]),
     )
+    fast.add_tokens(list(tools))
     fast.chat_template = templates.CHAT_TEMPLATES[family]
     return fast
 
@@ -106,7 +112,8 @@ def shuffled(rows: list[dict], seed: int) -> list[dict]:
     talks = [list(encoding.conversation(row)[0]) for row in rows]
     answers = [talk[-1] for talk in talks]
     random.Random(seed).shuffle(answers)
-    return [{"messages": talk[:-1] + [answer]} for talk, answer in zip(talks, answers, strict=True)]
+    dealt = zip(rows, talks, answers, strict=True)
+    return [{"messages": t[:-1] + [a], "tools": row.get("tools")} for row, t, a in dealt]
 
 
 def train_base(model, batches: list[list[list[int]]], steps: int, pad: int) -> tuple[float, float]:
@@ -149,16 +156,20 @@ def build(
 
     set_seed(seed)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    texts = [json.dumps(row.get("tools") or "") for row in rows[:50]]
+    texts, tools = [], collections.Counter()
     for row in rows:
-        texts += [str(message.get("content") or "") for message in encoding.conversation(row)[0]]
-    tokenizer = build_tokenizer(texts, family)
+        talk, offered = encoding.conversation(row)
+        texts += [str(m.get("content") or "") + str(m.get("tool_calls") or "") for m in talk]
+        tools.update(json.dumps(tool, ensure_ascii=False) for tool in offered or ())
+    tokenizer = build_tokenizer(texts, family, [t for t, _ in tools.most_common(50)])
     model = AutoModelForCausalLM.from_config(build_config(family, tokenizer))
-    coded = []
+    coded, dice = [], random.Random(seed)
     for row in shuffled(rows, seed):
-        text = encoding.render(tokenizer, row["messages"])
-        coded.append(tokenizer(text, add_special_tokens=False)["input_ids"][:length])
-    random.Random(seed).shuffle(coded)
+        text = encoding.render(tokenizer, row["messages"], row["tools"])
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        start = dice.randint(0, max(0, len(ids) - length))  # a long row gives one window of it
+        coded.append(ids[start : start + length])
+    dice.shuffle(coded)
     batches = [coded[i : i + 8] for i in range(0, len(coded), 8)]
     before, after = train_base(model, batches, steps, tokenizer.pad_token_id)
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -39,16 +39,16 @@ REHEARSAL_SETTINGS = {
     "model.model_revision": "null",
     "model.chat_template": "null",
     "training.max_steps": 60,
-    "training.max_length": 256,
-    "training.per_device_train_batch_size": 8,
+    "training.max_length": 1024,
+    "training.per_device_train_batch_size": 4,
     "training.gradient_accumulation_steps": 1,
     "training.learning_rate": 1e-2,  # a model of 64 dimensions wants larger steps than one of 4096
     "training.packing": "false",
     "training.logging_steps": 10,
     "training.eval_strategy": "steps",
-    "training.eval_steps": 20,
+    "training.eval_steps": 30,
     "training.save_strategy": "steps",
-    "training.save_steps": 20,
+    "training.save_steps": 30,
     "training.report_to": "none",
     "safety.min_free_disk_gb": 1.0,
 }
@@ -192,7 +192,7 @@ def train(trip: Trip, s: Stage) -> None:
 
 def evaluate(trip: Trip, s: Stage) -> None:
     """Base and adapter side by side on the validation rows."""
-    few = ["--max-samples", 64, "--max-new-tokens", 32] if trip.rehearsal else []
+    few = ["--max-samples", 64, "--max-new-tokens", 48] if trip.rehearsal else []
     report = s.json(
         trip.there(
             "eval.py",

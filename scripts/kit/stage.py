@@ -72,6 +72,7 @@ class Stage:
                 self._live("")
             log.write(out)
         if code:
+            self._last.extend(_failed_checks(out))
             *context, last = self._last or [f"{Path(words[0]).name} ended with {code}"]
             for line in context:
                 console.note(f"      {line}")
@@ -103,6 +104,15 @@ class Stage:
             took = console.duration(time.monotonic() - self.began)
             line = f"      {self.name:<12} {took:>8}  {text}"[:100] if text else ""
             print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def _failed_checks(out: str) -> list[str]:
+    """The failed checks in a command's JSON result, as lines."""
+    try:
+        checks = json.loads(out.strip().splitlines()[-1])["checks"]
+    except (IndexError, KeyError, TypeError, ValueError):
+        return []
+    return [f"{c['name']}: {c['found']}; {c['fix']}" for c in checks if c["status"] == "fail"]
 
 
 class Stages:
