@@ -27,7 +27,7 @@ environment() {
     usage_error "$LOCK: there is no such lock; restore it (git checkout -- ${LOCK##*/})"
   unset PIP_USER PIP_TARGET PIP_PREFIX PIP_CONSTRAINT PIP_REQUIRE_VIRTUALENV PYTHONPATH PYTHONHOME
   unset VIRTUAL_ENV CONDA_PREFIX UV_PROJECT_ENVIRONMENT
-  export PYTHONNOUSERSITE=1
+  export PYTHONNOUSERSITE=1 HOME=${HOME:-/}
   trap 'stop INT 130' INT
   trap 'stop TERM 143' TERM
   trap 'stop HUP 129' HUP

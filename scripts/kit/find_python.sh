@@ -31,10 +31,12 @@ fits() {
 
 on_apple_silicon() { [ "$(sysctl -n hw.optional.arm64 2>/dev/null)" = 1 ]; }
 
-# candidates VERSION: interpreters that may be that version, one a line, best first.
+# candidates VERSION: interpreters that may be that version, one a line, best first. A shim
+# (pyenv, asdf, mise) is slow and runs only where the user has chosen a version: those come last.
 candidates() {
-  local root
-  type -ap "python$1" python3 python || true
+  local root on_path
+  on_path=$(type -ap "python$1" python3 python || true)
+  printf '%s\n' "$on_path" | grep -v '/shims/' || true
   for root in ${PYENV_ROOT+"$PYENV_ROOT"} "$HOME/.pyenv"; do
     printf '%s\n' "$root/versions/$1."*/bin/python
   done
@@ -43,6 +45,7 @@ candidates() {
     /opt/conda /opt/miniconda3 /opt/homebrew /usr/local; do
     printf '%s\n' "$root/bin/python$1" "$root/envs/"*"/bin/python$1"
   done
+  printf '%s\n' "$on_path" | grep '/shims/' || true
 }
 
 # search VERSION: the first candidate that fits.

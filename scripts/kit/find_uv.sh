@@ -51,16 +51,17 @@ find_any_uv() {
 fetch_uv() {
   local pin part
   pin=$(uv_pin)
-  part=$ENVS/.uv-$pin.part
+  part=$ENVS/.uv-${ENV_NAME:-lock}.part # another set-up may be fetching it too
   note "fetching uv $pin with pip (none on PATH that is $pin or newer)"
   rm -rf "$part"
   mkdir -p "$part"
   awk '/^[^ #]/ { on = /^uv==/ } on' "$KIT_ROOT/requirements-local.txt" >"$part/uv.txt"
   PIP_ROOT_USER_ACTION=ignore run "$@" install --quiet --disable-pip-version-check --no-deps \
     --only-binary :all: --require-hashes --target "$part" -r "$part/uv.txt" >&2 || return 1
-  rm -rf "$ENVS/uv-$pin"
-  mv "$part" "$ENVS/uv-$pin"
   UV=$ENVS/uv-$pin/bin/uv
+  "$UV" --version >/dev/null 2>&1 || rm -rf "$ENVS/uv-$pin"
+  "$1" -c 'import os, sys; os.rename(*sys.argv[1:])' "$part" "$ENVS/uv-$pin" 2>/dev/null ||
+    rm -rf "$part" # the other was faster
 }
 
 # need_uv: the uv that installs, or end with the remedy.
@@ -110,7 +111,7 @@ pip_conf() {
   for file in "${PIP_CONFIG_FILE:-}" "$HOME/.config/pip/pip.conf" "$HOME/.pip/pip.conf" \
     "$HOME/Library/Application Support/pip/pip.conf" /etc/pip.conf; do
     if [ -f "$file" ] && grep -q "^$1 *=" "$file"; then
-      sed -n "s/^$1 *= *//p" "$file" | head -n 1
+      sed -n "/^$1 *=/ { s/^$1 *= *//p; q; }" "$file"
       return 0
     fi
   done
@@ -138,7 +139,9 @@ place() {
   note "$1=$KIT_ROOT/.cache/$3 (${usual} is another disk)"
 }
 
-mount_of() { df -P -k "$1" | awk 'END { print $1, $NF }'; }
+mount_of() { df -P -k "$1" | awk 'NR == 2 { print $1, $NF }'; }
 
 # free_kb FOLDER: free room, read from the right: a device's name may have spaces.
-free_kb() { df -P -k "$1" | awk 'END { for (i = NF; i > 1; i--) if ($i ~ /%$/) print $(i - 1) }'; }
+free_kb() {
+  df -P -k "$1" | awk 'NR == 2 { for (i = NF; i > 1; i--) if ($i ~ /%$/) print $(i - 1) }'
+}
