@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -60,9 +59,14 @@ class NearDuplicates:
         self._empty = MinHash(config.num_perm, hashfunc=int)
         self._bands: list[dict[bytes, list[int]]] = [{} for _ in range(config.bands)]
         self._sets: list[Any] = []
+        self._signatures: list[Any] = []
+        # fewer equal MinHash values, five standard deviations below: no need to look exactly
+        self._least = config.num_perm * config.jaccard - 2.5 * math.sqrt(config.num_perm)
 
     def add(self, sets: Any) -> int | None:
         """The place of an earlier row that `sets` (from shingles()) repeats; else remember it."""
+        import numpy as np
+
         signature = self._empty.copy()
         signature.update_batch((sets >> 32).tolist())
         values = signature.hashvalues.tobytes()
@@ -70,39 +74,34 @@ class NearDuplicates:
         keys = [values[i : i + width] for i in range(0, len(values), width)]
         near = {p for band, key in zip(self._bands, keys, strict=True) for p in band.get(key, ())}
         for place in sorted(near):
-            if jaccard(self._sets[place], sets) >= self.config.jaccard:
+            alike = np.count_nonzero(self._signatures[place] == signature.hashvalues)
+            if alike >= self._least and jaccard(self._sets[place], sets) >= self.config.jaccard:
                 return place
         for band, key in zip(self._bands, keys, strict=True):
             band.setdefault(key, []).append(len(self._sets))
         self._sets.append(sets)
+        self._signatures.append(signature.hashvalues)
         return None
 
 
 def pairs_across(left: Sequence, right: Sequence, threshold: float) -> Iterator[tuple[int, int]]:
-    """Every (i, j) with jaccard(left[i], right[j]) >= threshold; exact, by prefix filtering.
+    """Every (i, j) with jaccard(left[i], right[j]) >= threshold; no pair is missed.
 
-    If two sets overlap enough, they share one of their rarest n - ceil(threshold * n) + 1 items
-    (Bayardo, Ma, Srikant 2007). `left` is indexed: give the smaller side.
+    `left` is indexed by its shingles: give the smaller side.
     """
     import numpy as np
 
-    if not left or not right:
+    if not left:
         return
-    values, counts = np.unique(np.concatenate([*left, *right]), return_counts=True)
-
-    def prefix(items: Any) -> list[int]:
-        length = items.size - math.ceil(threshold * items.size - 1e-9) + 1
-        places = np.searchsorted(values, items)
-        if length < items.size:
-            order = np.lexsort((places, counts[places]))[:length]
-            places = places[order]
-        return places.tolist()
-
-    index: dict[int, list[int]] = defaultdict(list)
-    for i, items in enumerate(left):
-        for place in prefix(items):
-            index[place].append(i)
+    sizes = np.array([items.size for items in left])
+    values = np.concatenate(left)
+    order = values.argsort(kind="stable")
+    values, owners = values[order], np.repeat(np.arange(len(left)), sizes)[order]
     for j, items in enumerate(right):
-        for i in sorted({i for place in prefix(items) for i in index.get(place, ())}):
-            if jaccard(left[i], items) >= threshold:
-                yield i, j
+        begin = values.searchsorted(items, "left")
+        counts = values.searchsorted(items, "right") - begin
+        shift = begin - (counts.cumsum() - counts)  # each run of equal values, laid end to end
+        places = np.repeat(shift, counts) + np.arange(counts.sum())
+        both = np.bincount(owners[places], minlength=len(left))
+        for i in np.flatnonzero(both / (sizes + items.size - both) >= threshold):
+            yield int(i), j

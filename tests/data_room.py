@@ -1,0 +1,30 @@
+"""What the tests of the data commands share."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+
+from kit import console
+
+
+@pytest.fixture
+def inside(capsys, monkeypatch, tmp_path):
+    """Run a command's main in this process: inside(data_prep, "--input", path).
+
+    It ends as the real one does, by console.run; a process each would import for a second each.
+    Returns returncode, stdout and stderr. TANDEM_WORKDIR is the test's folder.
+    """
+    monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
+
+    def run(module: types.ModuleType, *arguments: object) -> types.SimpleNamespace:
+        words = [str(a) for a in arguments]
+        monkeypatch.setattr("sys.argv", [f"{module.__name__}.py", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            console.run(lambda: module.main(words))
+        said = capsys.readouterr()
+        return types.SimpleNamespace(returncode=ended.value.code, stdout=said.out, stderr=said.err)
+
+    return run

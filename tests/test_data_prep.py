@@ -1,0 +1,497 @@
+"""data_prep.py as a user meets it: plan, writing, recipes, bad input, the promise of the split."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import data_prep
+from corpus import deduplication
+
+pytest_plugins = ("data_room",)  # the fixture `inside`
+ROOT = Path(__file__).resolve().parent.parent
+TALK = [{"role": "user", "content": "Why is the sky blue?"},
+        {"role": "assistant", "content": "Because air scatters blue light most."}]  # fmt: skip
+
+
+@pytest.fixture
+def prep(inside, tmp_path):
+    """Run data_prep.py into tmp_path/out: prep("--input", …, "--confirm")."""
+    return functools.partial(inside, data_prep, "--out-dir", tmp_path / "out")
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_bytes().decode().split("\n") if line]
+
+
+def write(path: Path, rows: list) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def distinct(count: int) -> list[dict]:
+    digests = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(count)]
+    return [{"prompt": f"What is {d[:20]}?", "completion": f"It is {d[20:]}."} for d in digests]
+
+
+def read_out(tmp_path: Path) -> tuple[list[dict], list[dict], dict]:
+    out = tmp_path / "out"
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    return lines(out / "train_sft.jsonl"), lines(out / "val_sft.jsonl"), manifest
+
+
+# --- plan and writing ---------------------------------------------------------------------------
+
+
+def test_without_confirm_it_plans_and_writes_nothing(prep, tmp_path):
+    done = prep("--input", write(tmp_path / "in.jsonl", distinct(40)))
+    assert done.returncode == 0
+    assert "planned" in done.stdout and "--confirm" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_manifest_vouches_for_every_file_and_counts_every_row(prep, tmp_path):
+    rows = [*distinct(40), distinct(1)[0], {"prompt": "x", "completion": "y"}]
+    done = prep("--input", write(tmp_path / "in.jsonl", rows), "--confirm", "--json")
+    said = json.loads(done.stdout)
+    train, val, manifest = read_out(tmp_path)
+    assert said["status"] == "written" and said["files"] == manifest["files"]
+    for name, facts in manifest["files"].items():
+        data = (tmp_path / "out" / name).read_bytes()
+        assert facts == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data),
+                         "rows": data.count(b"\n")}  # fmt: skip
+    tally = manifest["sources"]["in.jsonl"]
+    assert tally["dropped"] == {"exact duplicate": 1, "too short": 1}
+    assert tally["read"] == 42 == tally["kept"] + sum(tally["dropped"].values())
+    assert len(train) + len(val) == tally["kept"] and len(val) == 2
+    assert set(train[0]) == {"messages", "source"}
+
+
+@pytest.mark.slow
+def test_the_same_input_and_seed_give_the_same_bytes_in_every_process(command, prep, tmp_path):
+    source = write(tmp_path / "in.jsonl", distinct(60))
+    made = []
+    for hashes in ("1", "2"):
+        command("data_prep.py", "--input", source, "--confirm", "--out-dir", tmp_path / "out",
+                env={"PYTHONHASHSEED": hashes})  # fmt: skip
+        made.append({p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()})
+    assert made[0] == made[1]
+    prep("--input", source, "--confirm", "--seed", 99)
+    assert (tmp_path / "out/val_sft.jsonl").read_bytes() != made[0]["val_sft.jsonl"]
+
+
+def test_max_samples_draws_that_many_and_counts_the_others(prep, tmp_path):
+    prep("--input", write(tmp_path / "in.jsonl", distinct(60)), "--max-samples", 20, "--confirm")
+    train, val, manifest = read_out(tmp_path)
+    assert len(train) + len(val) == 20
+    assert manifest["sources"]["in.jsonl"]["dropped"] == {"not drawn (max_samples)": 40}
+
+
+def test_every_reject_is_kept_with_its_reason_where_asked(prep, tmp_path):
+    rows = [*distinct(30), *distinct(2)]
+    source, rejects = write(tmp_path / "in.jsonl", rows), tmp_path / "rejects.jsonl"
+    prep("--input", source, "--rejects", rejects)
+    kept = [(r["source"], r["row"], r["reason"], r["detail"]) for r in lines(rejects)]
+    assert kept == [
+        ("in.jsonl", 31, "exact duplicate", "of in.jsonl:1"),
+        ("in.jsonl", 32, "exact duplicate", "of in.jsonl:2"),
+    ]
+    assert lines(rejects)[0]["record"]["messages"][1]["content"] == rows[0]["completion"]
+
+
+def test_the_preference_files_of_an_earlier_run_do_not_stay_beside_a_new_manifest(prep, tmp_path):
+    pairs = [
+        r | {"chosen": r.pop("completion"), "rejected": "No idea at all."} for r in distinct(30)
+    ]
+    prep("--input", write(tmp_path / "pairs.jsonl", pairs), "--confirm")
+    assert (tmp_path / "out/train_preference.jsonl").exists()
+    prep("--input", write(tmp_path / "plain.jsonl", distinct(30)), "--confirm")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "manifest.json", "train_sft.jsonl", "val_sft.jsonl"]  # fmt: skip
+
+
+def test_our_own_output_below_the_input_is_not_read_again(command, tmp_path):
+    write(tmp_path / "data/raw/in.jsonl", distinct(30))
+    for _ in range(2):
+        done = command("data_prep.py", "--input", tmp_path / "data", "--confirm", "--json")
+        assert list(json.loads(done.stdout)["sources"]) == ["raw/in.jsonl"]
+
+
+@pytest.mark.slow
+def test_killed_while_it_writes_it_leaves_what_was_there(prep, tmp_path):
+    prep("--input", write(tmp_path / "old.jsonl", distinct(40)), "--confirm")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    big = write(tmp_path / "new.jsonl", distinct(3000)[40:])
+    words = [sys.executable, ROOT / "scripts/data_prep.py", "--input", big, "--confirm",
+             "--out-dir", tmp_path / "out"]  # fmt: skip
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not list((tmp_path / "out").glob(".*.part")):
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    after = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.name[0] != "."}
+    manifest = json.loads(after["manifest.json"])
+    for name, facts in manifest["files"].items():
+        assert hashlib.sha256(after[name]).hexdigest() == facts["sha256"]
+    assert after == before or manifest["files"]["train_sft.jsonl"]["rows"] > 1000
+
+
+# --- recipes and real text ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def headlines(tmp_path_factory):
+    """The reddit sample through data_prep.py, once for several tests."""
+    samples = ROOT.parent / "shared" / "samples"
+    if not samples.is_dir():
+        pytest.skip("the folder of real samples (../shared/samples) is not here")
+    folder = tmp_path_factory.mktemp("headlines")
+    subprocess.run(
+        [sys.executable, ROOT / "scripts/data_prep.py", "--input", samples / "reddit",
+         "--out-dir", folder / "out", "--confirm"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return read_out(folder)
+
+
+@pytest.mark.slow
+def test_the_reddit_csvs_become_chat_rows_by_the_recipe_of_the_config(headlines):
+    train, val, manifest = headlines
+    tallies = manifest["sources"]
+    assert tallies["TheOnion_181217_184244.csv"]["dropped"]["exact duplicate"] == 738
+    assert tallies["nottheonion_181217_184009.csv"]["dropped"]["exact duplicate"] == 2214
+    assert all(t["read"] == 10000 and t["recipe"] == "headlines" for t in tallies.values())
+    assert {row["messages"][-1]["content"] for row in val} == {"real", "satire"}
+    assert all(row["topic"] == "news" for row in train)
+    assert not any("&amp;" in row["messages"][0]["content"] for row in train + val)
+
+
+@pytest.mark.slow
+def test_no_near_duplicate_of_a_validation_row_is_in_train(headlines):
+    train, val, manifest = headlines
+    settings = manifest["config"]["deduplication"]
+
+    def shingles(rows: list[dict]) -> list:
+        texts = ["\n".join(m["content"] for m in row["messages"]) for row in rows]
+        return [deduplication.shingles(text, settings["shingle_chars"]) for text in texts]
+
+    sides = shingles(val), shingles(train)
+    assert not list(deduplication.pairs_across(*sides, settings["jaccard"]))
+    assert list(deduplication.pairs_across(*sides, 0.4))  # the search does find what is there
+
+
+@pytest.mark.slow
+def test_the_gutenberg_folder_becomes_rows_of_the_books_and_the_json_beside_them_is_named(
+    prep, samples, tmp_path
+):
+    done = prep("--input", samples / "gutenberg", "--confirm")
+    train, val, manifest = read_out(tmp_path)
+    assert {row["topic"] for row in train} == {
+        "Roughing It", "Life On The Mississippi, Complete", "The Autobiography of Benjamin Franklin"
+    }  # fmt: skip
+    assert list(manifest["not_read"]) == ["expected_boundaries.json"]
+    assert "expected_boundaries.json" in done.stderr
+    text = json.dumps(train + val)
+    assert "Literary Archive Foundation" not in text and "SMALL PRINT" not in text
+
+
+def test_without_input_it_generates_weather_dialogues_with_tools(prep, tmp_path):
+    done = prep("--set", "recipes.weather.size=60", "--confirm")
+    assert done.returncode == 0, done.stderr
+    train, _, manifest = read_out(tmp_path)
+    assert manifest["sources"]["generated: weather"]["recipe"] == "weather"
+    assert all(row["tools"] for row in train)
+
+
+@pytest.mark.slow
+def test_preference_rows_give_pairs_and_their_chosen_answers_become_sft_rows(
+    prep, samples, tmp_path
+):
+    prep("--input", samples / "instruct/lf_dpo_en_demo.json", "--confirm")
+    train, val, manifest = read_out(tmp_path)
+    pairs = lines(tmp_path / "out/train_preference.jsonl")
+    assert len(pairs) == len(train) == manifest["files"]["train_preference.jsonl"]["rows"] > 250
+    assert set(pairs[0]) == {"prompt", "chosen", "rejected", "source"}
+    assert all(p["chosen"] != p["rejected"] for p in pairs)
+    held_out = {json.dumps(p["prompt"]) for p in lines(tmp_path / "out/val_preference.jsonl")}
+    assert held_out and not held_out & {json.dumps(p["prompt"]) for p in pairs}
+    prep("--input", samples / "instruct/lf_dpo_en_demo.json", "--confirm", "--set",
+         "preference.also_sft=false")  # fmt: skip
+    assert read_out(tmp_path)[0] == []
+
+
+def test_a_table_with_the_columns_of_a_known_format_needs_no_templates(prep, tmp_path):
+    rows = "".join(f'"{r["prompt"]}","{r["completion"]}"\n' for r in distinct(20))
+    (tmp_path / "in.csv").write_text("question,answer\n" + rows)
+    prep("--input", tmp_path / "in.csv", "--confirm")
+    train, val, manifest = read_out(tmp_path)
+    assert len(train) + len(val) == 20 and manifest["sources"]["in.csv"]["recipe"] == "table"
+
+
+def test_a_recipe_of_ones_own_maps_columns_and_values(prep, tmp_path):
+    body = "".join(f"Headline number {n} about things,{n % 2}\n" for n in range(20))
+    (tmp_path / "in.tsv").write_text("text,score\n" + body)
+    recipe = (
+        "{kind: csv, glob: '*.tsv', columns: [text, score], user: 'Rate: {text}', "
+        "assistant: '{score}', values: {score: {'0': bad, '1': good}}}"
+    )
+    done = prep("--input", tmp_path / "in.tsv", "--recipe", "mine", "--confirm",
+                "--set", f"recipes.mine={recipe}", "--set", "deduplication.near=false")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answers = {row["messages"][1]["content"] for row in read_out(tmp_path)[0]}
+    assert answers == {"good", "bad"}
+
+
+@pytest.mark.slow
+def test_a_collection_gives_questions_and_questions_with_their_passages(
+    command, prep, samples, tmp_path
+):
+    store = tmp_path / "chroma"
+    command("ingest_documents.py", samples / "legal", "--store", store)
+    done = prep("--collection", "pdf_docs", "--store", store, "--top-k", 2, "--max-samples", 100,
+                "--confirm")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    train, val, manifest = read_out(tmp_path)
+    assert len(train) + len(val) == 100
+    assert manifest["config"]["documents"]["top_k"] == 2
+    retrieved = [r["messages"] for r in train if r["messages"][0]["content"].startswith("[1] ")]
+    assert retrieved and len(retrieved) < len(train)
+    for ask, answer in retrieved:
+        assert "\n\n[2] " in ask["content"] and "\n\n[3] " not in ask["content"]
+        assert answer["content"] in ask["content"].replace("\n", " ")
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def refused(done, code: int) -> str:
+    """The last line on stderr of a run that ended with `code`, without a traceback."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("data_prep.py: ") and ";" in last
+    return last
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "said"),
+    [
+        ("turns", [{"messages": TALK[:1]}], "in.jsonl:31: no answer"),
+        ("empty", [{"messages": []}], "in.jsonl:31: no turns"),
+        ("template", [{"prompt": "Who?", "completion": "I am {{name}}."}],
+         "in.jsonl:31: unfilled template ({{name}})"),
+        ("pair", [{"prompt": "Q?", "chosen": "same", "rejected": "same"}],
+         "in.jsonl:31: chosen equals rejected"),
+        ("two", [{"messages": []}, {"messages": TALK[:1]}], "in.jsonl:32: no answer"),
+    ],
+)  # fmt: skip
+def test_a_bad_row_is_named_with_file_and_row_and_nothing_is_written_over(
+    prep, tmp_path, name, rows, said
+):
+    prep("--input", write(tmp_path / "good.jsonl", distinct(30)), "--confirm")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    done = prep("--input", write(tmp_path / "in.jsonl", distinct(30) + rows), "--confirm")
+    last = refused(done, 1)
+    assert f"bad rows: {len(rows)}" in last and "nothing was written" in last
+    assert sum(line.startswith(said) for line in done.stderr.splitlines()) == 1
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+
+
+def test_bad_rows_can_be_left_out_and_are_then_counted(prep, tmp_path):
+    source = write(tmp_path / "in.jsonl", [*distinct(30), {"messages": []}, {"messages": TALK[:1]}])
+    done = prep("--input", source, "--confirm", "--set", "bad_rows=drop")
+    assert done.returncode == 0
+    dropped = read_out(tmp_path)[2]["sources"]["in.jsonl"]["dropped"]
+    assert dropped == {"no turns": 1, "no answer": 1}
+
+
+def test_a_failed_run_with_json_prints_one_object_with_the_problems(prep, tmp_path):
+    done = prep("--input", write(tmp_path / "in.jsonl", [*distinct(5), {"messages": []}]), "--json")
+    said = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert said["status"] == "failed" and said["bad"] == {"no turns": 1}
+    assert said["problems"] == [
+        "in.jsonl:6: no turns (a row needs a user and an assistant message)"
+    ]
+
+
+def test_u_0085_inside_a_line_does_not_break_the_row(prep, tmp_path):
+    rows = [
+        *distinct(30),
+        {"prompt": "One\u0085two\u2028three?", "completion": "Yes, both of them."},
+    ]
+    path = tmp_path / "in.jsonl"
+    path.write_text(
+        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
+    )
+    done = prep("--input", path, "--confirm")
+    assert done.returncode == 0, done.stderr
+    train, val, manifest = read_out(tmp_path)
+    asked = [row["messages"][0]["content"] for row in train + val]
+    assert "One\ntwo\nthree?" in asked and len(asked) == 31
+    assert manifest["sources"]["in.jsonl"]["mended"] == {"control characters": 1}
+
+
+def test_a_broken_line_of_json_is_named_with_its_number(prep, tmp_path):
+    path = write(tmp_path / "in.jsonl", distinct(3))
+    path.write_text(path.read_text() + '{"prompt": "cut off\n' + json.dumps(distinct(4)[3]) + "\n")
+    done = prep("--input", path)
+    refused(done, 1)
+    assert "in.jsonl:4: broken line" in done.stderr
+
+
+def test_a_csv_line_with_too_few_fields_is_named_with_its_number(prep, tmp_path):
+    (tmp_path / "in.csv").write_text("title,subreddit\nFine headline,TheOnion\nno second field\n")
+    done = prep("--input", tmp_path / "in.csv")
+    refused(done, 1)
+    assert "in.csv:3: broken line (1 fields where the header has 2)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "said"),
+    [
+        (None, 2, "no such file or folder"),
+        ({}, 1, "the folder is empty"),
+        ({".hidden": b"x"}, 1, "the folder is empty"),
+        ({"a.csv": b""}, 1, "bad rows: 1"),
+        ({"a.jsonl": b"\x00\x01" * 500}, 1, "bad rows: 1"),
+        ({"photo.png": b"\x89PNG\r\n\x1a\n\x00\x00"}, 1, "none of its 1 files can be read"),
+        ({"a.csv": "title,subreddit\nCafé,TheOnion\n".encode("cp1252")}, 1, "bad rows: 1"),
+        ({"a.txt": "Привет, мир. Как дела?".encode("koi8-r")}, 1, "bad rows: 1"),
+        ({"a.csv": b"name,age\nAnna,3\n"}, 1, "none of its 1 files can be read"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_gives_nothing_ends_with_one_line_and_its_remedy(
+    prep, tmp_path, content, code, said
+):
+    root = tmp_path / "raw"
+    if content is not None:
+        root.mkdir()
+        for name, data in content.items():
+            (root / name).write_bytes(data)
+    done = prep("--input", root, "--confirm")
+    assert said in refused(done, code)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoding_given_in_the_recipe_is_used(prep, tmp_path):
+    body = "title,subreddit\n" + "".join(f"Café opening number {n},TheOnion\n" for n in range(9))
+    (tmp_path / "a.csv").write_bytes(body.encode("cp1252"))
+    done = prep("--input", tmp_path / "a.csv", "--set", "recipes.headlines.encoding=cp1252",
+                "--set", "deduplication.near=false", "--confirm")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Café" in json.dumps(read_out(tmp_path)[0], ensure_ascii=False)
+
+
+def test_rows_that_are_all_in_another_language_name_the_switch(prep, tmp_path):
+    text = "Der alte Fluss lief an dem Haus vorbei, und alle wussten davon schon lange. "
+    rows = [{"prompt": f"{r['prompt']} {text * 4}", "completion": text} for r in distinct(6)]
+    done = prep("--input", write(tmp_path / "in.jsonl", rows), "--set", "deduplication.near=false")
+    assert "--set 'language.keep=[de]'" in refused(done, 1)
+
+
+def test_one_row_alone_cannot_be_split_and_the_remedy_works(prep, tmp_path):
+    source = write(tmp_path / "in.jsonl", distinct(1))
+    assert "--set split.val_fraction=0" in refused(prep("--input", source, "--confirm"), 1)
+    done = prep("--input", source, "--confirm", "--set", "split.val_fraction=0")
+    assert done.returncode == 0
+    assert [len(side) for side in read_out(tmp_path)[:2]] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--recipe", "headlnes", "--input", "."],
+        ["--input", "x", "--collection", "y"],
+        ["--max-samples", "0"],
+        ["--set", "cleaning.min_charz=3"],
+        ["--collection", "nowhere"],
+        ["--colection", "x"],
+    ],
+)
+def test_a_wrong_call_is_one_line_and_exit_code_2(prep, arguments):
+    done = prep(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+# --- lengths ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    """A folder with a small tokenizer, made here; the test adds a chat template or not."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = tmp_path / "tokenizer"
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(folder)
+    return folder
+
+
+def test_a_tokenizer_without_template_ends_the_run_before_anything_is_written(
+    prep, tokenizer, tmp_path
+):
+    source = write(tmp_path / "in.jsonl", distinct(20))
+    done = prep("--input", source, "--confirm", "--set", f"length.tokenizer={tokenizer}")
+    assert "has no chat template" in refused(done, 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_lengths_are_counted_with_the_tokenizer_and_its_template(prep, tokenizer, tmp_path):
+    pytest.importorskip("jinja2", reason="jinja2, which renders templates, is not installed here")
+    template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+    (tokenizer / "chat_template.jinja").write_text(template)
+    rows = [*distinct(20), {"prompt": "word " * 100, "completion": "word " * 50 + "end"}]
+    source = write(tmp_path / "in.jsonl", rows)
+    setting = ["--set", f"length.tokenizer={tokenizer}", "--set", "length.max_length=100",
+               "--set", "language.keep=[]"]  # fmt: skip
+    prep("--input", source, "--confirm", *setting)
+    length = read_out(tmp_path)[2]["length"]
+    assert length["method"] == "chat template and tokenizer"
+    assert length["longest"] == 100 + 51 + 2 and length["longer_than_max_length"] == 1
+    prep("--input", source, "--confirm", *setting, "--set", "length.too_long=drop")
+    dropped = read_out(tmp_path)[2]["sources"]["in.jsonl"]["dropped"]
+    assert dropped == {"longer than max_length": 1}
+
+
+def test_a_row_that_the_template_refuses_is_named(prep, tokenizer, tmp_path):
+    pytest.importorskip("jinja2", reason="jinja2, which renders templates, is not installed here")
+    template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}x"
+    )
+    (tokenizer / "chat_template.jinja").write_text(template)
+    talk = [{"role": "system", "content": "Be kind."}, *TALK]
+    source = write(tmp_path / "in.jsonl", [*distinct(20), {"messages": talk}])
+    done = prep("--input", source, "--set", f"length.tokenizer={tokenizer}")
+    refused(done, 1)
+    assert "in.jsonl:21: refused by the chat template (no system)" in done.stderr
+
+
+def test_without_the_tokenizer_the_lengths_are_estimated_and_the_report_says_so(prep, tmp_path):
+    done = prep("--input", write(tmp_path / "in.jsonl", distinct(20)), "--confirm")
+    assert "estimate: the tokenizer is not on this machine" in done.stdout
+    assert read_out(tmp_path)[2]["length"]["method"].startswith("estimate")
+
+
+def test_help_works_with_a_bare_python(tmp_path):
+    for name in ("data_prep.py", "generate_examples.py", "ingest_documents.py"):
+        done = subprocess.run(
+            [sys.executable, "-E", "-S", ROOT / "scripts" / name, "--help"],
+            capture_output=True, text=True, env={"PATH": os.environ["PATH"]}, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("usage: ") and "Exit codes" in done.stdout
