@@ -153,3 +153,29 @@ def test_fsdp_without_gpus_is_refused(work):
          "model.model_name_or_path=models/miniature"], work)  # fmt: skip
     code, _, err = finish(process)
     assert code == 2 and "fsdp shards over GPUs" in err and "Traceback" not in err
+
+
+def test_mistral_and_mamba_train_with_their_own_layers(tmp_path):
+    """QLoRA for Mistral, LoRA on in_proj and x_proj for Mamba: the adapter changes the loss."""
+    short = {"training__max_steps": 6, "training__eval_steps": 3, "training__save_steps": 3}
+    own = {
+        "mistral": {},
+        "mamba": {
+            "lora__target_modules": "[in_proj, x_proj]",
+            "quantization__load_in_4bit": "false",
+        },
+    }
+    running = []
+    for family, changes in own.items():
+        work = tmp_path / family
+        miniature.write_rows(work)
+        miniature.build(work, family, steps=20)
+        running.append((work, start(work, *CONFIRMED, "--run-id", "x", **short, **changes)))
+    for work, process in running:
+        code, _, err = finish(process)
+        assert code == 0, err
+        run = work / "adapters" / "runs" / "x"
+        evaluations = [m["eval_loss"] for m in metrics(run) if "eval_loss" in m]
+        assert evaluations[-1] < evaluations[0]
+        config = json.loads((run / "final" / "adapter_config.json").read_text())
+        assert ("x_proj" in config["target_modules"]) == (work.name == "mamba")

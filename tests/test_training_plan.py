@@ -1,0 +1,156 @@
+"""The dry run: what it counts, what it finds missing, and that nothing is trained by mistake."""
+
+import json
+
+import pytest
+
+import build_miniature
+import config_loader
+import miniature
+from kit import console
+from training import loading, memory, plan, templates
+
+LLAMA_8B = {
+    "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 128256,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """Rows, and a model folder that has all but weights: enough to plan."""
+    miniature.write_rows(tmp_path)
+    model = tmp_path / "models" / "miniature"
+    texts = [row["messages"][0]["content"] for row in miniature.rows(50)]
+    build_miniature.build_tokenizer(texts, "llama").save_pretrained(model)
+    config = LLAMA_8B | {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2,
+                         "intermediate_size": 192, "num_hidden_layers": 2}  # fmt: skip
+    (model / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
+    return tmp_path
+
+
+def test_a_dry_run_plans_without_torch_and_trains_nothing(work, command):
+    done = command("lora_trainer.py", "--json", *miniature.options())
+    assert done.returncode == 0, done.stderr
+    body = json.loads(done.stdout)
+    assert body["plan"]["data"]["train"]["rows"] == 240
+    assert body["plan"]["data"]["train"]["supervised_tokens"] > 0
+    assert body["plan"]["steps"] == 20 and body["plan"]["global_batch_size"] == 4
+    assert "dry_run: true" in body["dry_run"]
+    assert not (work / "adapters").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--confirm-run"], "the config says dry_run: true"),
+        (["--set", "safety.dry_run=false"], "--confirm-run was not given"),
+        (["--set", "safety.dry_run=false", "--confirm-run", "--dry-run"], "--dry-run was given"),
+    ],
+)
+def test_one_yes_is_not_enough(work, command, words, why):
+    done = command("lora_trainer.py", *miniature.options(), *words)
+    assert done.returncode == 0 and f"Nothing was trained: {why}" in done.stdout
+    assert not (work / "adapters").exists()
+
+
+def test_what_is_missing_is_named_and_fails_the_plan(tmp_path, command):
+    done = command("lora_trainer.py")
+    assert done.returncode == 1
+    assert "FAIL  base model" in done.stdout and "docs/MODEL_DOWNLOAD.md" in done.stdout
+
+
+def test_missing_data_names_the_command_that_writes_it(work, command):
+    (work / "data" / "processed" / "train_sft.jsonl").unlink()
+    done = command("lora_trainer.py", *miniature.options())
+    assert done.returncode == 1 and "no such data file" in done.stdout
+    assert "make data writes it" in done.stdout
+
+
+def test_a_wrong_target_module_lists_the_right_ones(work, command):
+    done = command(
+        "lora_trainer.py", *miniature.options(), "--set", "lora.target_modules=[q_proj, qproj]"
+    )
+    assert done.returncode == 2 and "has no qproj" in done.stderr and "gate_proj" in done.stderr
+
+
+def test_too_short_a_length_is_refused_before_training(work, command):
+    done = command("lora_trainer.py", *miniature.options(training__max_length=8))
+    assert done.returncode == 1 and "0 supervised tokens in 240 rows" in done.stdout
+
+
+def test_too_little_disk_is_refused(work, command):
+    done = command("lora_trainer.py", *miniature.options(safety__min_free_disk_gb=1e6))
+    assert done.returncode == 1 and "FAIL  disk" in done.stdout
+
+
+def test_a_tokenizer_without_a_template_is_refused(work, command):
+    (work / "models" / "miniature" / "chat_template.jinja").unlink()
+    done = command("lora_trainer.py", *miniature.options())
+    assert done.returncode == 1 and "no chat template" in done.stdout
+
+
+def test_mamba_refuses_all_linear():
+    with pytest.raises(console.Misuse, match="in_proj, x_proj"):
+        loading.check_target_modules("mamba", "all-linear")
+    loading.check_target_modules("mamba", ["in_proj", "x_proj"])
+    loading.check_target_modules("llama", "all-linear")
+
+
+def test_parameters_are_those_of_the_published_model():
+    linear, other = memory.parameters(LLAMA_8B)
+    assert linear + other == pytest.approx(8_030_261_248, rel=1e-4)
+    settings = config_loader.load("training_config.yaml")
+    assert memory.adapter_parameters(LLAMA_8B, settings.lora) == 41_943_040
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fits_24", "fits_80"),
+    [
+        ([], True, True),
+        (["quantization.load_in_4bit=false"], False, True),
+        (["quantization.load_in_4bit=false", "training.per_device_train_batch_size=32"], 0, False),
+    ],
+)
+def test_the_estimate_says_what_fits(overrides, fits_24, fits_80):
+    estimate = memory.estimate(LLAMA_8B, config_loader.load("training_config.yaml", overrides))
+    assert (estimate.fits(24), estimate.fits(80)) == (fits_24, fits_80)
+
+
+def test_what_to_lower_is_said_in_order_and_without_what_is_low():
+    first = memory.remedies(config_loader.load("training_config.yaml"))
+    assert first[0].startswith("per_device_train_batch_size")
+    small = config_loader.load("training_config.yaml", ["training.per_device_train_batch_size=1"])
+    assert memory.remedies(small)[0].startswith("max_length")
+
+
+def test_steps_are_counted_as_the_trainer_counts_them():
+    training = config_loader.load("training_config.yaml").training
+    assert plan.steps(950, training) == (180, 60)  # 238 batches, 60 an epoch, 3 epochs
+    assert plan.steps(950, training, world_size=2) == (90, 30)
+
+
+@pytest.mark.parametrize("family", build_miniature.FAMILIES)
+def test_every_family_has_a_template_and_tokens(family):
+    tokens = templates.SPECIAL_TOKENS[family]
+    assert tokens["eos"] in tokens["all"] and tokens["pad"] in tokens["all"]
+    assert "add_generation_prompt" in templates.CHAT_TEMPLATES[family] or family == "mistral"
+
+
+def test_the_miniature_imitates_the_configured_model(work):
+    settings = config_loader.load("training_config.yaml")
+    assert build_miniature.family_of(None, settings) == "llama"
+    assert build_miniature.family_of("mistral", settings) == "mistral"
+    named = config_loader.load(
+        "training_config.yaml", ["model.model_name_or_path=models/Mistral-7B-Instruct-v0.3"]
+    )
+    assert build_miniature.family_of(None, named) == "mistral"
+
+
+def test_a_miniature_never_replaces_a_real_model(work, command):
+    rows = work / "data" / "processed" / "train_sft.jsonl"
+    done = command("build_miniature.py", "--data", rows, "--out", work / "models" / "miniature")
+    assert done.returncode == 2 and "is not a miniature" in done.stderr
+    assert (work / "models" / "miniature" / "config.json").exists()
