@@ -44,6 +44,13 @@ runs() {
   says oops
 }
 
+@test "folder: variables of the command here do not leak into the command there" {
+  there folder
+  HOST=x DRY_RUN=1 MAKEFLAGS=w run_there -- sh -c 'echo "<$TANDEM_WORKDIR$HOST$DRY_RUN$MAKEFLAGS>"'
+  expect 0
+  [ "$output" = "<>" ]
+}
+
 interrupts() {
   there "$1"
   "$KIT/scripts/host_run.sh" "$HOST_NAME" -- sh -c 'echo $$ >pid; exec sleep 300' </dev/null 3>&- &
@@ -136,12 +143,7 @@ watches_run() {
 
 @test "a detached job outlives the connection, without tmux too" {
   there ssh
-  bin="$BATS_TEST_TMPDIR/bin"
-  mkdir "$bin"
-  for tool in sh dd mkdir rm cat nohup sleep tee mv date tail tr ls head kill; do
-    if command -v "$tool" >/dev/null; then ln -s "$(command -v "$tool")" "$bin/"; fi
-  done
-  printf 'PATH=%s\n' "$bin" >"$SSHD/env"
+  far_path sh dd mkdir rm cat nohup sleep tee mv date tail tr ls head kill
   run_there --detach "$JOB" -- sh -c 'while [ ! -e go ]; do sleep 0.05; done; echo done'
   rm "$SSHD/env"
   expect 0
@@ -184,12 +186,7 @@ lost() {
 
 @test "probe fails where rsync is missing, with the remedy" {
   there ssh
-  bin="$BATS_TEST_TMPDIR/bin"
-  mkdir "$bin"
-  for tool in sh dd df awk uname openssl head tr; do
-    ln -s "$(command -v "$tool")" "$bin/"
-  done
-  printf 'PATH=%s\n' "$bin" >"$SSHD/env"
+  far_path sh dd df awk uname openssl head tr
   run --separate-stderr "$KIT/scripts/host_probe.sh" "$HOST_NAME"
   rm "$SSHD/env"
   expect 1

@@ -172,6 +172,7 @@ killed() {
   until_true arriving
   pkill -9 -P "$CHILD"
   kill -9 "$CHILD"
+  until_true half_kept
   [ ! -e "$THERE/data/processed/big" ]
   [ ! -e "$THERE/data/processed/manifest.json" ]
   unset RSYNC
@@ -180,6 +181,7 @@ killed() {
   cmp "$WORK/data/processed/big" "$THERE/data/processed/big"
   [ ! -e "$THERE/.incoming" ]
 }
+half_kept() { [ -n "$(find "$THERE/.incoming" -path '*/.rsync-partial/big')" ]; }
 # The big file has begun to arrive.
 arriving() {
   [ -n "$(find "$THERE/.incoming" -size +100k -name '*big*' 2>/dev/null)" ]
@@ -506,11 +508,7 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
 
 @test "no rsync there: one line with the remedy, nothing changed" {
   use ssh
-  mkdir "$BATS_TEST_TMPDIR/bin"
-  for tool in sh find df awk openssl sha256sum xargs dd cat mkdir printf stat; do
-    if command -v "$tool" >/dev/null; then ln -s "$(command -v "$tool")" "$BATS_TEST_TMPDIR/bin/"; fi
-  done
-  printf 'PATH=%s\n' "$BATS_TEST_TMPDIR/bin" >"$SSHD/env"
+  far_path sh find df awk openssl sha256sum xargs dd cat mkdir printf stat
   up
   rm "$SSHD/env"
   expect 1
@@ -577,17 +575,29 @@ print(s.getsockname()[1], flush=True); time.sleep(99)' >"$WORK/port" 3>&- &
   expect 0
 }
 
-@test "a host behind another one (ProxyJump) is reached" {
+@test "a host behind another one (ProxyJump) is reached, and only that one" {
   use ssh
-  cat "$SSHD/ssh_config" - >"$BATS_TEST_TMPDIR/config" <<EOF
-Host behind
-  HostKeyAlias [127.0.0.1]:$(awk '$1 == "Port" {print $2}' "$SSHD/ssh_config")
+  "$REPOSITORY/tests/sshd.sh" start "$BATS_TEST_TMPDIR/second" --alias behind >/dev/null
+  cat "$SSHD/ssh_config" "$BATS_TEST_TMPDIR/second/ssh_config" - >"$BATS_TEST_TMPDIR/config" <<EOF
   ProxyJump gpu-test
 EOF
-  sed -n 's/^Host gpu-test/Host behind/; 1,$p' "$SSHD/ssh_config" >>"$BATS_TEST_TMPDIR/config"
   HOST_NAME=behind TANDEM_SSH_CONFIG="$BATS_TEST_TMPDIR/config" up --kit-only
+  "$REPOSITORY/tests/sshd.sh" stop "$BATS_TEST_TMPDIR/second"
   expect 0
-  [ -f "$THERE/scripts/paths.py" ]
+  [ -f "$BATS_TEST_TMPDIR/second/home/$TANDEM_REMOTE_DIR/scripts/paths.py" ]
+  [ ! -e "$THERE" ]
+}
+
+@test "files that nobody touched are not read, on either side" {
+  use ssh
+  up
+  expect 0
+  printf 'new\n' >"$WORK/data/processed/new.jsonl"
+  far_path sh find df awk dd cat printf stat # no tool for SHA-256: reading would fail
+  up --dry-run
+  rm "$SSHD/env"
+  expect 0
+  says "new       1 file" "same"
 }
 
 @test "a password comes from a private file or a variable, never by a prompt" {

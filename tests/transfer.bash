@@ -126,6 +126,18 @@ until_true() {
   return 1
 }
 
+# far_path TOOL…: until "$SSHD/env" is removed, sessions on the ssh host find only these.
+far_path() {
+  local tool
+  mkdir -p "$BATS_TEST_TMPDIR/bin"
+  for tool in "$@"; do
+    if command -v "$tool" >/dev/null; then
+      ln -sf "$(command -v "$tool")" "$BATS_TEST_TMPDIR/bin/"
+    fi
+  done
+  printf 'PATH=%s\n' "$BATS_TEST_TMPDIR/bin" >"$SSHD/env"
+}
+
 # slow_rsync: from now on rsync here moves 500 KB a second, so that a test can interfere.
 slow_rsync() {
   RSYNC=$(wrapped_rsync 'exec "$real" --bwlimit=500 "$@"')

@@ -83,7 +83,7 @@ fresh_data() { # the kit is there, the data is not
 some_changed() { # 100 of the 10,000
   local k
   for ((k = 0; k < 100; k++)); do
-    printf 'round %s\n' "$2" >>"$place/$1/data/processed/d$((k % 40))/f$((k * 100)).txt"
+    printf 'round %s\n' "$2" >>"$place/$1/data/processed/d$((k * 100 % 40))/f$((k * 100)).txt"
   done
 }
 end_changed() { printf 'round %s\n' "$2" >>"$place/$1/data/processed/model.bin"; }

@@ -78,6 +78,8 @@ REFUSALS = (
         "mend the line that ssh names",
     ),
 )
+# Variables of a command here that would mislead one there; ssh does not carry them either.
+OURS = "HOST RAW DRY_RUN CONFIRM ARGS MAKEFLAGS MAKELEVEL MFLAGS VIRTUAL_ENV PYTHONPATH PYTHONHOME"
 FINAL = re.compile("|".join(pattern for pattern, _, _ in REFUSALS[:4]))  # trying again cannot help
 
 
@@ -228,13 +230,13 @@ class Host:
         code = script.encode("utf-8", "surrogateescape")
         command = f"""sh -c 'eval "$(dd bs=1 count={len(code)} 2>/dev/null)"'"""
         if self.folder:
-            argv, cwd = ["/bin/sh", "-c", command], self.folder.parent
+            argv, cwd, env = ["/bin/sh", "-c", command], self.folder.parent, _env_there()
         else:
-            argv, cwd = [*self.ssh(), self.name, command], None
+            argv, cwd, env = [*self.ssh(), self.name, command], None, self.env
         # Not a pipe: a shared connection may keep it open.
         errors = tempfile.TemporaryFile()  # noqa: SIM115
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors} | pipes
-        return Running(subprocess.Popen(argv, cwd=cwd, env=self.env, **pipes), errors, code)
+        return Running(subprocess.Popen(argv, cwd=cwd, env=env, **pipes), errors, code)
 
     def finish(self, running: Running, data: bytes = b"") -> bytes:
         """The output of what `start` began. A Problem if it or the connection failed."""
@@ -313,6 +315,12 @@ def ssh_config(private: Path, accept_new: bool, password: bool) -> str:
             "",
         ]
     )
+
+
+def _env_there() -> dict[str, str]:
+    """The environment in a folder that stands in for a host: nothing of ours leaks into it."""
+    leak = OURS.split()
+    return {k: v for k, v in os.environ.items() if k not in leak and not k.startswith("TANDEM_")}
 
 
 def timeout() -> str:

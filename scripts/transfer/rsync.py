@@ -76,7 +76,8 @@ def _persist(host: Host, command: list[str], progress: Progress) -> None:
             return
         tries += 1
         if rc == 11 or "No space left on device" in stderr:
-            raise Failed(f"no space left while copying ({_cause(stderr)})", "free space", rc)
+            remedy = f"look at df -h here and on {host.name}, free space, run it again"
+            raise Failed(f"writing failed while copying ({_cause(stderr)})", remedy, rc)
         if "command not found" in stderr or rc == 127:
             raise Failed(f"{host.name}: rsync is missing there", NO_RSYNC, rc)
         if rc in SOME_FILES and once_more:
