@@ -97,6 +97,12 @@ def test_a_broken_environment_is_not_sealed(env):
     assert not (env / verify.SEAL).exists()
 
 
+def test_bytecode_that_a_wheel_ships_may_be_rewritten(env):
+    add_package(verify.site_packages(env), "old", {"old/__pycache__/a.cpython-310.pyc": "x"})
+    (verify.site_packages(env) / "old/__pycache__/a.cpython-310.pyc").unlink()
+    assert look(env, "--no-imports")[0] == 0
+
+
 def test_an_import_error_is_reported_and_is_not_damage(env):
     add_package(verify.site_packages(env), "bad", {"bad.py": "raise OSError('first\\nsecond')"})
     code, found = look(env)

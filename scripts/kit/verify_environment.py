@@ -53,9 +53,13 @@ def site_packages(env: Path) -> Path:
 
 
 def read_record(dist_info: Path) -> list[Row]:
-    """The rows of `dist_info`/RECORD that carry a SHA-256; raises UNREADABLE."""
+    """The rows of `dist_info`/RECORD that carry a SHA-256; raises UNREADABLE.
+
+    Without __pycache__, which a few wheels ship: Python rewrites what lies there as it likes.
+    """
     with open(dist_info / "RECORD", newline="", encoding="utf-8") as f:
         rows = [r for r in csv.reader(f) if len(r) == 3 and r[1].startswith("sha256=")]
+    rows = [r for r in rows if "__pycache__" not in r[0]]
     return [Row(path, digest.removeprefix("sha256="), int(n or 0)) for path, digest, n in rows]
 
 
@@ -100,9 +104,12 @@ SKIPPED |= {"adbc_driver_duckdb", "matplotlib_inline"}
 def file_digest(path: str) -> str:
     """SHA-256 as RECORD writes it: urlsafe base64 without padding."""
     digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as f:
-        while block := f.read(1 << 20):
+    file = os.open(path, os.O_RDONLY)  # open() would ask the system twice as much for each file
+    try:
+        while block := os.read(file, 1 << 20):
             digest.update(block)
+    finally:
+        os.close(file)
     return base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
 
 
