@@ -59,8 +59,8 @@ class Stage:
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
             )  # fmt: skip
             reader = threading.Thread(target=self._follow, args=(process.stderr, log))
-            reader.start()
             try:
+                reader.start()  # in here: a signal may come at any moment from now on
                 out = process.stdout.read()
                 code = process.wait()
             except BaseException:
@@ -68,7 +68,8 @@ class Stage:
                 process.wait()
                 raise
             finally:
-                reader.join()
+                with contextlib.suppress(RuntimeError):  # it had not started
+                    reader.join()
                 self._live("")
             log.write(out)
         if code:

@@ -10,6 +10,8 @@ import datetime
 import json
 import os
 import secrets
+import shutil
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -54,7 +56,18 @@ def alive(status: dict[str, Any]) -> bool:
         return False
     except PermissionError:
         return True
-    return time.time() - status["heartbeat"] < 60
+    return time.time() - status["heartbeat"] < 60 and not _is_zombie(status["pid"])
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process has ended and only its parent does not know (usual in containers)."""
+    stat = Path(f"/proc/{pid}/stat")
+    if stat.exists():
+        return stat.read_text(errors="replace").rpartition(")")[2].split()[0] == "Z"
+    if not shutil.which("ps"):
+        return False
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return found.stdout.strip().startswith("Z")
 
 
 def unfinished(root: Path | None = None, kinds: tuple[str, ...] = ("lora",)) -> Path:

@@ -1,0 +1,1 @@
+"""The training manager: stages with prerequisites, what they stand on, and one state file."""
