@@ -108,6 +108,28 @@ def test_data_that_is_there_is_never_replaced_by_generated_examples(work, capsys
     assert (work / "data" / "processed" / "train_sft.jsonl").read_bytes() == before
 
 
+def test_a_collection_counts_as_changed_only_when_its_passages_change(work, capsys):
+    pytest.importorskip("chromadb")
+    from corpus.store import Store
+    from kit.schemas.data import Documents
+    from manager.stages import collection_hash
+
+    words = ("--stage", "data_prep", "--collection", "pdf_docs")
+    missing = planned(capsys, *words)[1]["checks"][-1]
+    assert missing["name"] == "data_prep: collection" and "ingest_documents.py" in missing["fix"]
+    store = Store(Documents(dimensions=32), create=True)
+    store.replace("a.txt", "a" * 64, "1", [("The river rises.", "A", 0), ("It falls.", "A", 0)])
+
+    def found():
+        return collection_hash(work / "data" / "chroma" / "chroma.sqlite3", "pdf_docs")
+
+    before = found()
+    assert before and store.search(["river"], 1) and found() == before
+    store.replace("b.txt", "b" * 64, "1", [("The sea is wide.", "B", 0)])
+    assert found() != before
+    assert collection_hash(work / "absent", "pdf_docs") == ""
+
+
 @needs_local
 def test_a_failed_stage_names_the_cause_and_the_same_command_goes_on_once_it_is_mended(
     work,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,12 @@ class DataPrep(Stage):
         found = {"config": self.config_hash(), "source": " ".join(self.source()) or "generated"}
         if self.given.raw:
             found["raw"] = file_hash(Path(self.given.raw))
+        elif self.given.collection:
+            found["collection"] = collection_hash(self.store(), self.given.collection)
         return found
+
+    def store(self) -> Path:
+        return paths.folder("vector_store") / "chroma.sqlite3"
 
     def checks(self) -> list[Check]:
         found = [self.check_python()]
@@ -63,6 +70,10 @@ class DataPrep(Stage):
             fix = "give a path that exists"
             text = self.given.raw if there else f"{self.given.raw}: no such file or folder"
             found.append(Check("data_prep: raw", "ok" if there else "fail", text, fix))
+        if self.given.collection and not self.store().is_file():
+            fix = "python scripts/ingest_documents.py PATH makes it"
+            text = f"no collection {self.given.collection}: {paths.show(self.store())} is missing"
+            found.append(Check("data_prep: collection", "fail", text, fix))
         if (there := self.skipped()) and not self.given.again:
             fix = "give --raw PATH, or --again to replace it with generated examples"
             found.append(Check("data_prep: source", "fail", there, fix))
@@ -92,6 +103,25 @@ class DataPrep(Stage):
     def _there(self) -> str:
         manifest = json.loads((self.out / "manifest.json").read_text(encoding="utf-8"))
         return _rows({name: facts["rows"] for name, facts in manifest["files"].items()})
+
+
+def collection_hash(store: Path, name: str) -> str:
+    """Hash of a collection's passage ids, which name their content; '' where there is none.
+
+    Chroma rewrites parts of its files on every reading: their bytes do not tell.
+    """
+    query = """SELECT embedding_id FROM embeddings JOIN segments ON segment_id = segments.id
+               JOIN collections ON collection = collections.id WHERE name = ? ORDER BY 1"""
+    if not store.is_file():
+        return ""
+    digest = hashlib.sha256()
+    try:
+        with contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as database:
+            for (passage,) in database.execute(query, (name,)):
+                digest.update(f"{passage}\n".encode())
+    except sqlite3.Error:  # another version of Chroma
+        return file_hash(store)
+    return digest.hexdigest()
 
 
 def _rows(counts: dict[str, int]) -> str:

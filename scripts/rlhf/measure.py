@@ -64,6 +64,7 @@ def answers(job: Job, model, prompts: list[list[int]]) -> list[list[int]]:
         top_k=0,
         pad_token_id=pad,
         eos_token_id=end,
+        use_cache=True,
     )
     size, was_training = job.settings.training.per_device_eval_batch_size, model.training
     model.eval()
@@ -71,7 +72,7 @@ def answers(job: Job, model, prompts: list[list[int]]) -> list[list[int]]:
     for first in range(0, len(prompts), size):
         inputs = _left_padded(prompts[first : first + size], pad, model.device)
         with torch.inference_mode():
-            out = model.generate(**inputs, generation_config=config, use_cache=True)
+            out = model.generate(**inputs, generation_config=config)
         for ids in out[:, inputs["input_ids"].shape[1] :].tolist():
             found.append(ids[: ids.index(end) + 1] if end in ids else ids)
     model.train(was_training)
