@@ -41,6 +41,7 @@ file_of() { printf '%s\n' .venv-"$1"/lib/python3*/site-packages/"$2"; }
   [ ! -e .envs ] && [ ! -e data ]
 }
 
+# bats test_tags=slow
 @test "another lock makes another environment and deletes the old one" {
   ./setup_local.sh
   first=$(readlink .venv-local)
@@ -105,6 +106,7 @@ MOMENTS
   [ "$killed" -ge 5 ]
 }
 
+# bats test_tags=slow
 @test "only the script is killed: what it started holds the lock, the next run waits" {
   start "$BATS_TEST_TMPDIR/log" ./setup_local.sh
   first=none
@@ -141,6 +143,7 @@ MOMENTS
   assert_success
 }
 
+# bats test_tags=slow
 @test "--check finds damage that kept the file's time, and the next run mends it" {
   ./setup_local.sh
   file=$(file_of local idna/core.py)
@@ -156,16 +159,32 @@ MOMENTS
   assert_success
 }
 
+# bats test_tags=slow
 @test "a file that was removed is noticed and comes back" {
   ./setup_local.sh
+  rm "$(file_of local tqdm/std.py)"
+  run ./setup_local.sh
+  assert_success
+  assert_output --partial 'tqdm/std.py: missing'
+  works local
   rm "$(file_of local tqdm/std.py)"
   run ./setup_local.sh --check
   assert_failure 1
   assert_output --partial 'tqdm/std.py: missing'
+}
+
+# bats test_tags=slow
+@test "an environment without its stamp was never finished and is built anew" {
   ./setup_local.sh
+  first=$(readlink .venv-local)
+  rm .venv-local/.tandem/stamp
+  ./setup_local.sh
+  [ "$(readlink .venv-local)" != "$first" ]
+  [ "$(folders local)" = "$(readlink .venv-local)" ]
   works local
 }
 
+# bats test_tags=slow
 @test "a package that was replaced by another version comes back as locked" {
   ./setup_local.sh
   "${UV:-.envs/uv-*/bin/uv}" pip install -q --python .venv-local/bin/python 'idna<3.7'
@@ -176,6 +195,7 @@ MOMENTS
   assert_success
 }
 
+# bats test_tags=slow
 @test "a file that was touched and not changed costs one comparison, and no rebuild" {
   ./setup_local.sh
   first=$(readlink .venv-local)
@@ -226,6 +246,7 @@ PYTHON
   works local
 }
 
+# bats test_tags=slow
 @test "a package whose import kills the interpreter is named" {
   wheel killer 'import os; os._exit(7)' >>small.txt
   PIP_FIND_LINKS=$BATS_TEST_TMPDIR/wheels run ./setup_local.sh
@@ -236,10 +257,12 @@ PYTHON
 
 @test "a wheel with another hash than the lock's is refused" {
   ./setup_local.sh
+  first=$(readlink .venv-local)
   wheel other 'x = 1' | sed 's/sha256:..../sha256:0000/' >>small.txt
   PIP_FIND_LINKS=$BATS_TEST_TMPDIR/wheels run ./setup_local.sh
   assert_failure 1
   assert_output --partial 'Hash mismatch'
+  [ "$(readlink .venv-local)" = "$first" ]
   works local
 }
 
@@ -267,6 +290,16 @@ PYTHON
   works local
 }
 
+@test "the user's index holds for uv: PIP_INDEX_URL, and uv's own before it" {
+  PIP_INDEX_URL=http://127.0.0.1:9/pip UV_HTTP_RETRIES=0 UV_CACHE_DIR=$PWD/empty run ./setup_local.sh
+  assert_failure 1
+  assert_output --partial 'http://127.0.0.1:9/pip/'
+  PIP_INDEX_URL=http://127.0.0.1:9/pip UV_DEFAULT_INDEX=http://127.0.0.1:9/uv UV_HTTP_RETRIES=0 \
+    UV_CACHE_DIR=$PWD/empty run ./setup_local.sh
+  assert_failure 1
+  assert_output --partial 'http://127.0.0.1:9/uv/'
+}
+
 @test "TANDEM_PYTHON that is no Python 3.10 to 3.13 is refused with exit 2" {
   TANDEM_PYTHON=3.9 run ./setup_local.sh
   assert_failure 2
@@ -276,6 +309,7 @@ PYTHON
   assert_output --partial '/bin/cat is not a Python 3.10 to 3.13 that runs'
 }
 
+# bats test_tags=slow
 @test "TANDEM_PYTHON chooses another Python" {
   TANDEM_PYTHON=3.12 run ./setup_local.sh
   assert_success
@@ -284,6 +318,7 @@ PYTHON
   assert_output --partial 'Python 3.12'
 }
 
+# bats test_tags=slow
 @test "without Python 3.10 a newer one is taken, with a warning that names TANDEM_PYTHON" {
   mkdir bin
   for tool in python3.11 python3.12 python3.13; do

@@ -76,6 +76,7 @@ SH
   assert_output --partial 'nothing to do'
 }
 
+# bats test_tags=slow
 @test "an NF4 forward that fails keeps the new environment from being published" {
   ./setup_remote.sh --here --backend venv --allow-cpu
   first=$(readlink .venv-remote)
@@ -87,6 +88,7 @@ SH
   [ "$(folders remote)" = "$first" ]
 }
 
+# bats test_tags=slow
 @test "--check reports damage and the next run mends it" {
   ./setup_remote.sh --here --backend venv --allow-cpu
   printf '#\n' >>"$(printf '%s' .venv-remote/lib/python3*/site-packages/idna/core.py)"
@@ -98,6 +100,7 @@ SH
   assert_success
 }
 
+# bats test_tags=slow
 @test "conda, mamba or micromamba makes the Python where there is one, uv fills it from the lock" {
   for name in micromamba mamba conda; do
     stand_in_conda "$name" # each is found before the ones already there
@@ -120,6 +123,7 @@ SH
   assert_output --partial 'Packages (venv)'
 }
 
+# bats test_tags=slow
 @test "a conda that fails leaves what stood, and names --backend venv" {
   ./setup_remote.sh --here --backend venv --allow-cpu
   first=$(readlink .venv-remote)
@@ -149,6 +153,7 @@ SH
   assert_output --partial '"-r requirements-remote.txt"'
 }
 
+# bats test_tags=slow
 @test "a folder that stands in for a host is set up from here" {
   mkdir host
   run ./setup_remote.sh ./host --allow-cpu --backend venv
@@ -170,6 +175,7 @@ SH
   assert_output --partial 'the kit is not there; ./setup_remote.sh HOST pushes it'
 }
 
+# bats test_tags=slow
 @test "a host over ssh is set up, and its exit code comes back" {
   reason=$("$ROOT/tests/sshd.sh" available) || skip "$reason"
   server=$BATS_TEST_TMPDIR/sshd
@@ -190,6 +196,7 @@ SH
   (cd "$server/home/tandem" && works remote)
 }
 
+# bats test_tags=slow
 @test "HOST that is no name and no folder changes nothing" {
   for name in 'a b' 'x;y' '$(touch hit)' '-oProxyCommand=x' $'a\nb'; do
     HOST=$name run ./setup_remote.sh
@@ -198,6 +205,7 @@ SH
   [ ! -e hit ] && [ ! -e .envs ]
 }
 
+# bats test_tags=slow
 @test "the configured host is used, except on a machine with an NVIDIA driver" {
   sed 's|"host": ""|"host": "a b"|' configs/paths_config.json >c && mv c configs/paths_config.json
   run ./setup_remote.sh --allow-cpu
