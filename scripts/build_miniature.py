@@ -5,7 +5,7 @@
     python scripts/build_miniature.py --like mistral --data rows.jsonl --out models/mini --steps 300
 
 The architecture is the real one (Llama, Mistral, Mamba) with two layers of 64; the tokenizer is
-trained on the rows; the base is trained on the rows with their answers shuffled, so that it knows
+trained on the rows; the base is trained on the rows with few and shuffled answers, so that it knows
 the language and the format and leaves the task to LoRA (on a random base LoRA hardly learns: its
 lm_head is frozen).
 
@@ -27,6 +27,7 @@ from kit import console, jsonl, publish
 
 FAMILIES = ("llama", "mistral", "mamba")
 VOCABULARY = 4096
+ANSWERED = 0.3  # share of the base's rows that keep an (other row's) answer
 
 
 def family_of(like: str | None, settings) -> str:
@@ -105,15 +106,20 @@ def build_config(family: str, tokenizer) -> Any:
     )
 
 
-def shuffled(rows: list[dict], seed: int) -> list[dict]:
-    """The rows with their last answers dealt out anew: the language without the task."""
+def without_the_task(rows: list[dict], seed: int) -> list[dict]:
+    """The rows with their last answers dealt out anew, and most of them left out.
+
+    What a base learns from that is the language and the format; the task is left to the adapter.
+    """
     from training import encoding
 
+    dice = random.Random(seed)
     talks = [list(encoding.conversation(row)[0]) for row in rows]
-    answers = [talk[-1] for talk in talks]
-    random.Random(seed).shuffle(answers)
-    dealt = zip(rows, talks, answers, strict=True)
-    return [{"messages": t[:-1] + [a], "tools": row.get("tools")} for row, t, a in dealt]
+    answers = [talk[-1:] for talk in talks]
+    dice.shuffle(answers)
+    dealt = [answer if dice.random() < ANSWERED else [] for answer in answers]
+    pairs = zip(rows, talks, dealt, strict=True)
+    return [{"messages": t[:-1] + a, "tools": row.get("tools")} for row, t, a in pairs]
 
 
 def train_base(model, batches: list[list[list[int]]], steps: int, pad: int) -> tuple[float, float]:
@@ -164,7 +170,7 @@ def build(
     tokenizer = build_tokenizer(texts, family, [t for t, _ in tools.most_common(50)])
     model = AutoModelForCausalLM.from_config(build_config(family, tokenizer))
     coded, dice = [], random.Random(seed)
-    for row in shuffled(rows, seed):
+    for row in without_the_task(rows, seed):
         text = encoding.render(tokenizer, row["messages"], row["tools"])
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         start = dice.randint(0, max(0, len(ids) - length))  # a long row gives one window of it
@@ -198,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
         "--config", default="training_config.yaml", help="says which model to imitate"
     )
     parser.add_argument(
-        "--steps", type=int, default=300, help="training steps of the base (8 rows)"
+        "--steps", type=int, default=200, help="training steps of the base (8 rows)"
     )
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
