@@ -216,6 +216,23 @@ def test_a_stopped_ppo_keeps_a_checkpoint_to_start_from_and_says_that_it_cannot_
     assert run("--algorithm", "ppo", start=str(kept[0])) == 0
 
 
+@pytest.mark.remote_env
+def test_ppos_reference_is_a_frozen_copy_of_the_adapter_it_starts_from(work):
+    from rlhf import algorithms, models
+
+    chosen = settings("sft_model_path=sft", "quantization.load_in_4bit=false")
+    start = models.start_of(chosen)
+    policy = models.load_policy(models.with_base(chosen, start), start)
+    assert algorithms._add_reference(policy)["ref_adapter_name"] == "ref"
+    named = dict(policy.named_parameters())
+    copies = [name for name in named if ".ref." in name]
+    assert copies
+    for name in copies:
+        assert (named[name] == named[name.replace(".ref.", ".default.")]).all()
+        assert not named[name].requires_grad
+        assert named[name.replace(".ref.", ".default.")].requires_grad
+
+
 # --- bad input ---------------------------------------------------------------------------------
 
 
