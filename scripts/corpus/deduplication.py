@@ -23,7 +23,7 @@ def normal(text: str) -> str:
 
 
 def shingles(text: str, width: int) -> Any:
-    """The distinct character shingles of `text` as sorted uint64 hashes, shape (n,); n >= 1."""
+    """The distinct character shingles of `text` as sorted uint32 hashes, shape (n,); n >= 1."""
     import numpy as np
 
     codes = np.frombuffer(normal(text).encode("utf-32-le", "surrogatepass"), dtype="<u4")
@@ -34,7 +34,7 @@ def shingles(text: str, width: int) -> Any:
     for i in range(width):
         windows = (windows ^ codes[i : len(codes) - width + 1 + i]) * multiplier
         windows ^= windows >> np.uint64(29)
-    return np.unique(windows)
+    return np.unique((windows >> np.uint64(32)).astype(np.uint32))
 
 
 def jaccard(a: Any, b: Any) -> float:
@@ -68,7 +68,7 @@ class NearDuplicates:
         import numpy as np
 
         signature = self._empty.copy()
-        signature.update_batch((sets >> 32).tolist())
+        signature.update_batch(sets.tolist())
         values = signature.hashvalues.tobytes()
         width = len(values) // self.config.bands
         keys = [values[i : i + width] for i in range(0, len(values), width)]
@@ -87,7 +87,8 @@ class NearDuplicates:
 def pairs_across(left: Sequence, right: Sequence, threshold: float) -> Iterator[tuple[int, int]]:
     """Every (i, j) with jaccard(left[i], right[j]) >= threshold; no pair is missed.
 
-    `left` is indexed by its shingles: give the smaller side.
+    `left` is indexed by its shingles, so that one pass over right[j] counts what it shares with
+    each of them: give the smaller side.
     """
     import numpy as np
 
@@ -96,11 +97,13 @@ def pairs_across(left: Sequence, right: Sequence, threshold: float) -> Iterator[
     sizes = np.array([items.size for items in left])
     values = np.concatenate(left)
     order = values.argsort(kind="stable")
-    values, owners = values[order], np.repeat(np.arange(len(left)), sizes)[order]
+    owners = np.repeat(np.arange(len(left)), sizes)[order]
+    values, begin, often = np.unique(values[order], return_index=True, return_counts=True)
     for j, items in enumerate(right):
-        begin = values.searchsorted(items, "left")
-        counts = values.searchsorted(items, "right") - begin
-        shift = begin - (counts.cumsum() - counts)  # each run of equal values, laid end to end
+        at = np.minimum(values.searchsorted(items), values.size - 1)
+        at = at[values[at] == items]
+        counts = often[at]
+        shift = begin[at] - (counts.cumsum() - counts)  # the runs of owners, laid end to end
         places = np.repeat(shift, counts) + np.arange(counts.sum())
         both = np.bincount(owners[places], minlength=len(left))
         for i in np.flatnonzero(both / (sizes + items.size - both) >= threshold):

@@ -14,7 +14,7 @@ _SCRIPTS = [
     ("el", re.compile("[\u0370-\u03ff]")),
 ]
 _OTHER_SCRIPT = re.compile("[\u0400-\u052f\u0600-\u06ff\u0900-\u0dff]")
-_LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
+_NOT_LATIN = re.compile("[^A-Za-z\u00c0-\u024f]+")
 _ENGLISH = frozenset(
     re.findall(
         r"\w+",
@@ -48,10 +48,11 @@ class LanguageFilter:
     def detect(self, text: str) -> tuple[str | None, float]:
         """(language, probability); (None, 0.0) where the text is too short to say."""
         sample = text[:4000]
-        latin = len(_LATIN.findall(sample))
-        counts = {name: len(pattern.findall(sample)) for name, pattern in _SCRIPTS}
-        other = len(_OTHER_SCRIPT.findall(sample))
-        foreign = sum(counts.values())
+        latin = len(_NOT_LATIN.sub("", sample))
+        foreign, other, counts = 0, 0, {}
+        if not sample.isascii():
+            counts = {name: len(pattern.findall(sample)) for name, pattern in _SCRIPTS}
+            foreign, other = sum(counts.values()), len(_OTHER_SCRIPT.findall(sample))
         if foreign > max(latin, other):  # a character of Han says more than a letter
             japanese = counts["ja"] * 10 > counts["zh"]
             return ("ja" if japanese else max(counts, key=counts.get)), 1.0
