@@ -42,6 +42,8 @@ def parse(argv: list[str] | None):
     parser.add_argument("--set", action="append", default=[], metavar="[STAGE:]A.B=C", dest="sets")
     parser.add_argument("--config", action="append", default=[], metavar="STAGE:FILE",
                         help="another configuration for a stage")  # fmt: skip
+    parser.add_argument("--processes", type=int, default=1, metavar="N",
+                        help="GPUs of this host to train on (torchrun)")  # fmt: skip
     parser.add_argument("--state", type=Path, metavar="FILE", help="default runs/manager.json")
     parser.add_argument("--again", action="store_true", help="do finished stages again, too")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")

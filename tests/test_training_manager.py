@@ -146,6 +146,17 @@ def test_a_failed_stage_names_the_cause_and_the_same_command_goes_on_once_it_is_
     assert state_of(work)["state"] == "completed"
 
 
+def test_several_processes_are_started_with_torchrun_and_one_without(work):
+    for count, launcher in ((1, []), (2, ["-m", "torch.distributed.run"])):
+        args = training_manager.parse(
+            ["--processes", str(count), "--config", "lora:training_config_ddp.yaml"]
+        )
+        made, _ = training_manager.make_stages(args)
+        words = made["lora"].command("lora_trainer.py", processes=args.processes)
+        assert words[1:3] == (launcher or [str(ROOT / "scripts" / "lora_trainer.py"), "--config"])
+        assert "training_config_ddp.yaml" in words
+
+
 def test_a_signal_stops_the_stages_command_and_the_state_says_so(work, monkeypatch):
     from manager import stage
 

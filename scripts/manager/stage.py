@@ -121,9 +121,11 @@ class Stage:
             f"{self.name}: environment", "fail", f"no .venv-{self.environment} here", fix
         )  # fmt: skip
 
-    def command(self, script: str, *arguments: object) -> list[str]:
+    def command(self, script: str, *arguments: object, processes: int = 1) -> list[str]:
         """A command of the kit in this stage's environment, with its configuration."""
-        words = [str(self.python()), str(paths.ROOT / "scripts" / script), "--config", self.config]
+        many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        words = [str(self.python()), *(many if processes > 1 else [])]
+        words += [str(paths.ROOT / "scripts" / script), "--config", self.config]
         words += [word for text in self.overrides for word in ("--set", text)]
         return [*words, *map(str, arguments)]
 
@@ -203,7 +205,8 @@ def run_trainer(
     run = begun(stage, key) if resumes else None
     words = ["--resume", run] if run else ["--run-id", run_folder.new_id()]
     stage.state.put(stage.name, result=stage.result | {key: words[1]})
-    made = running.json(stage.command(script, "--confirm-run", "--json", *words, *arguments))
+    words += ["--confirm-run", "--json", *map(str, arguments)]
+    made = running.json(stage.command(script, *words, processes=stage.given.processes))
     return Path(made["run"]).name
 
 

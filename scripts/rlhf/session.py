@@ -81,6 +81,7 @@ def train(job: Job, run: Path | None, checkpoint: Path | None) -> tuple[int, Pat
     from transformers import set_seed
 
     state = PartialState(cpu=loading.device() == "cpu")
+    lora.refuse_other_world(state.num_processes)
     named = [run, checkpoint]
     broadcast_object_list(named)
     run, checkpoint = named

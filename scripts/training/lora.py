@@ -101,16 +101,14 @@ def train(settings, run: Path | None, checkpoint: Path | None) -> tuple[int, Pat
     from transformers import set_seed
 
     state = PartialState(cpu=loading.device() == "cpu")
-    refuse_other_world(state.num_processes, settings)
+    refuse_other_world(state.num_processes, settings.training.fsdp)
     named = [run, checkpoint]
     broadcast_object_list(named)
     run, checkpoint = named
     set_seed(settings.training.seed)  # before model and adapter are built: resume is bit-identical
     tokenizer = loading.load_tokenizer(settings.model)
     data = datasets(settings, tokenizer)
-    model = loading.load_base(
-        settings.model, settings.quantization, sharded=settings.training.fsdp
-    )
+    model = loading.load_base(settings.model, settings.quantization, sharded=settings.training.fsdp)
     writer = None
     if state.is_main_process:
         writer = RunFolder(run)
@@ -143,15 +141,15 @@ def train(settings, run: Path | None, checkpoint: Path | None) -> tuple[int, Pat
     return console.GOOD, run
 
 
-def refuse_other_world(processes: int, settings) -> None:
+def refuse_other_world(processes: int, fsdp: bool = False) -> None:
     """Problem where a launcher promised more processes than there are, or FSDP has no GPUs."""
     promised = int(os.environ.get("WORLD_SIZE", "1"))
     if processes != promised:
         raise console.Problem(
             f"{promised} processes were promised (WORLD_SIZE) and {processes} are connected",
-            "start with torchrun --nproc_per_node N scripts/lora_trainer.py",
+            f"start with torchrun --nproc_per_node N scripts/{console.program()}",
         )
-    if settings.training.fsdp and (processes == 1 or loading.device() != "cuda"):
+    if fsdp and (processes == 1 or loading.device() != "cuda"):
         raise console.Misuse(
             f"fsdp shards over GPUs, and this is {processes} process(es) on {loading.device()}",
             "start with torchrun on a host with several GPUs, or use training_config.yaml",
