@@ -31,6 +31,7 @@ FIELDS = {"address": str, "username": str, "password": str, "key_file": str, "po
 HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?")
 ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*")
 USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+SAFE = "letters, digits and . _ / + = @ ~ -, no '..', no space"
 REMOTE_PATH = re.compile(r"[A-Za-z0-9._/+=@~][A-Za-z0-9._/+=@~-]*")
 
 
@@ -51,7 +52,9 @@ class Cluster:
 def find(name: str, folder: Path, remote_dir: str | None = None) -> Cluster:
     """The cluster called `name`; a Misuse says which file and field is wrong."""
     if remote_dir:
-        check_remote_dir(remote_dir, "--remote-dir")
+        bad = unsafe(remote_dir)
+        if bad:
+            raise console.Misuse(f"--remote-dir {bad}", SAFE)
     if name.startswith(("/", "./", "../")):
         return Cluster(Path(name).name or "folder", remote_dir or SHARDS, folder=Path(name))
     if not HOST.fullmatch(name):
@@ -137,15 +140,12 @@ def _malformed(values: dict[str, Any]) -> str:
         return "key_file holds a quote or a line break"
     if re.search(r"[\n\r\0]", values.get("password", "")):
         return "password holds a line break"
-    if "remote_dir" in values:
-        check_remote_dir(values["remote_dir"], "remote_dir")
-    return ""
+    bad = unsafe(values.get("remote_dir", SHARDS))
+    return f"remote_dir {bad}" if bad else ""
 
 
-def check_remote_dir(path: str, what: str) -> None:
-    """Only what no shell and no rsync on the far side can take for something else."""
-    if not REMOTE_PATH.fullmatch(path) or ".." in path.split("/"):
-        raise console.Misuse(
-            f"{what}: {path!a} cannot be passed on safely",
-            "letters, digits and . _ / + = @ ~ -, no '..', no space",
-        )
+def unsafe(path: str) -> str:
+    """Why a remote path cannot be passed on, or '': shells and rsyncs would disagree about it."""
+    if REMOTE_PATH.fullmatch(path) and ".." not in path.split("/"):
+        return ""
+    return f"{path[:80]!a} cannot be passed on safely"

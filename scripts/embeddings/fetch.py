@@ -27,6 +27,7 @@ from embeddings import shards
 from embeddings.credentials import Cluster
 from embeddings.ssh import File, Link, Listing
 from kit import console, publish
+from transfer import host as transfer_host
 
 STATE = ".sync.json"
 INCOMING = ".incoming"
@@ -97,8 +98,9 @@ def sync(clusters: list[Cluster], options: Options) -> list[Result]:
     if twice:
         raise console.Misuse(f"--clusters: {', '.join(sorted(twice))} stands twice", "name it once")
     options.folder.mkdir(parents=True, exist_ok=True)
-    short = "/tmp" if os.path.isdir("/tmp") else None  # macOS: 104 bytes for a socket's path
-    with tempfile.TemporaryDirectory(prefix="td.", dir=short) as private:
+    transfer_host._sweep()  # what a killed command left
+    begin, folder = f"{Path(transfer_host.PRIVATE).name}{os.getpid()}.", "/tmp"
+    with tempfile.TemporaryDirectory(prefix=begin, dir=folder) as private:
         return asyncio.run(_sync(clusters, options, Path(private)))
 
 
@@ -139,7 +141,8 @@ class State:
         self.claims: dict[str, str] = {}
         self.files: dict[str, dict[str, Any]] = {}
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            self.files = dict(json.loads((folder / STATE).read_text(encoding="utf-8")).items())
+            known = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            self.files = {n: e for n, e in known.items() if isinstance(e, dict) and "cluster" in e}
 
     def claim(self, name: str, cluster: str) -> None:
         """One name, one cluster: a second one would overwrite the first one's shard."""

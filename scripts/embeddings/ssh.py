@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -287,7 +288,7 @@ class Link:
         """One file through `tail -c`, from where an interrupted run of the same file stopped."""
         part = into / f"{name}.{file.size}-{file.mtime}.part"
         async with gate:
-            begin = part.stat().st_size if part.exists() else 0
+            begin = self.take_over(part, file.size)
 
             async def once() -> tuple[int, str]:
                 with open(part, "ab") as out:
@@ -308,6 +309,16 @@ class Link:
                                       "first part differs", "fetch again")  # fmt: skip
             os.utime(part, (file.mtime, file.mtime))
             os.replace(part, into / name)
+
+    def take_over(self, part: Path, size: int) -> int:
+        """Bytes that are here already, in a file of its own: a killed run's cat may still write."""
+        old = part.with_suffix(".old")
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(part, old)
+            if old.stat().st_size <= size:
+                shutil.copyfile(old, part)
+            old.unlink()
+        return part.stat().st_size if part.exists() else 0
 
     async def same_there(self, name: str, part: Path) -> bool:
         """Whether a resumed file has the far side's SHA-256 (true where nothing there can tell)."""
