@@ -27,7 +27,7 @@ from typing import Any
 
 import paths
 from kit import console
-from kit.stage import Stage, Stages
+from kit.stage import Stage, StageFailed, Stages
 
 REHEARSAL = paths.ROOT / ".rehearsal"
 MINIATURE = (
@@ -88,9 +88,15 @@ class Trip:
         words = [".venv-remote/bin/python", f"scripts/{script}", *map(str, arguments)]
         return self.on_host(*words)
 
-    def on_host(self, *words: str) -> list[str]:
-        """Words run on the host in REMOTE_DIR."""
-        return [str(paths.ROOT / "scripts" / "host_run.sh"), self.host, "--", *words]
+    def manager(self, stage: str, *arguments: object) -> list[str]:
+        """One stage of the training manager, which goes on where it stopped."""
+        words = [".venv-remote/bin/python", "scripts/training_manager.py", "--stage", stage]
+        return [*words, "--json", *map(str, arguments)]
+
+    def on_host(self, *words: str, job: str = "") -> list[str]:
+        """Words run on the host in REMOTE_DIR; as a detached `job` where one is named."""
+        detached = ["--detach", job] if job else []
+        return [str(paths.ROOT / "scripts" / "host_run.sh"), self.host, *detached, "--", *words]
 
     def settings(self, confirmed: bool) -> list[str]:
         """The --set options of the trainer."""
@@ -148,7 +154,7 @@ def sync_up(trip: Trip, s: Stage) -> None:
     if trip.local_folder:
         Path(trip.host).mkdir(parents=True, exist_ok=True)
     s.run([paths.ROOT / "scripts" / "sync_to_remote.sh", trip.host], env=trip.env)
-    if not trip.local_folder:
+    if not (trip.rehearsal and trip.local_folder):
         s.run(
             [paths.ROOT / "setup_remote.sh", trip.host, *(["--allow-cpu"] * trip.rehearsal)],
             env=trip.env | {"REMOTE_DIR": trip.home_dir, "TANDEM_REMOTE_DIR": trip.home_dir},
@@ -175,38 +181,38 @@ def validate(trip: Trip, s: Stage) -> None:
 
 def plan(trip: Trip, s: Stage) -> None:
     """The trainer's dry run: what it would do, and that nothing is missing."""
-    made = s.json(
-        trip.there("lora_trainer.py", "--dry-run", "--json", *trip.settings(False)),
-        env=trip.host_env,
-    )["plan"]
+    words = trip.manager("lora", *trip.settings(False))
+    made = s.json(trip.on_host(*words), env=trip.host_env)["stages"]["lora"]
+    if "plan" not in made:
+        s.says(made["why"])
+        return
+    made = made["plan"]
     loss = made["data"]["train"]["supervised_tokens"]
     s.says(f"{made['method']}, {made['steps']} steps, {loss:,} tokens with loss an epoch")
 
 
 def train(trip: Trip, s: Stage) -> None:
-    """The training, with both opt-ins."""
-    command = trip.there("lora_trainer.py", "--confirm-run", "--json", *trip.settings(True))
-    trip.result["run"] = Path(s.json(command, env=trip.host_env)["run"]).name
+    """The training, with both opt-ins. A real one is detached: it outlives the connection."""
+    words = trip.manager("lora", "--confirm", *trip.settings(True))
+    if not trip.rehearsal:
+        try:
+            s.run(trip.on_host(*words, job="train"), env=trip.host_env)
+        except StageFailed as failure:
+            if "is running already" not in str(failure):
+                raise
+        s.run([paths.ROOT / "scripts" / "host_watch.sh", trip.host, "train"], env=trip.host_env)
+    trip.result["run"] = s.json(trip.on_host(*words), env=trip.host_env)["run"]
     s.says(f"run {trip.result['run']}")
 
 
 def evaluate(trip: Trip, s: Stage) -> None:
     """Base and adapter side by side on the validation rows."""
-    few = ["--max-samples", 64, "--max-new-tokens", 48] if trip.rehearsal else []
-    report = s.json(
-        trip.there(
-            "eval.py",
-            "--model",
-            f"adapters/runs/{trip.result['run']}",
-            "--dataset",
-            "data/processed/val_sft.jsonl",
-            "--json",
-            *few,
-        ),
-        env=trip.host_env,
-    )
-    trip.result |= {"before": report["base"], "after": report["metrics"]}
-    s.says(f"loss {_value(report['base'], 'loss')} -> {_value(report['metrics'], 'loss')}")
+    few = {"data.max_samples": 64, "generation.max_new_tokens": 48} if trip.rehearsal else {}
+    sets = [word for key, value in few.items() for word in ("--set", f"eval:{key}={value}")]
+    words = trip.manager("eval", "--confirm", *sets, *trip.settings(True))
+    made = s.json(trip.on_host(*words), env=trip.host_env)
+    trip.result |= {"before": made["before"], "after": made["after"]}
+    s.says(f"loss {_value(made['before'], 'loss')} -> {_value(made['after'], 'loss')}")
 
 
 def sync_down(trip: Trip, s: Stage) -> None:
