@@ -173,10 +173,10 @@ class Plans:
         Refused: 412 where something changed since the plan, 409 where a training runs, 422 where
         the plan names obstacles.
         """
-        plan = self.get(token)
         refusal = jobs.busy()
         if refusal:
             raise refusal
+        plan = self.get(token)
         self._refuse_stale(plan)
         if plan.obstacles:
             reason = "dry_run" if plan.dry_run else "not_ready"

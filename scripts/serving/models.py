@@ -1,0 +1,233 @@
+"""What a server serves: one base model, versions of adapters on it, and their names."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import difflib
+import hashlib
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from adapters import load, names, store, verify, weights
+from kit import console
+from serving.engine import BASE
+
+
+@dataclasses.dataclass(eq=False)
+class Served:
+    """One name of /v1/models. The tokenizer is there once the model is loaded."""
+
+    id: str
+    adapter: str  # PEFT's name for it, BASE for the base alone
+    created: int
+    parent: str | None  # the base's id, for an adapter
+    fingerprint: str
+    version: store.Version | None = None
+    tokenizer: Any = None
+    ends: frozenset[int] = frozenset()
+    vocabulary: int = 0
+
+
+@dataclasses.dataclass
+class Options:
+    """How the base is loaded."""
+
+    device: str | None = None
+    dtype: str | None = None
+    load_in_4bit: bool = False
+    any_base: bool = False
+
+
+class Catalog:
+    """The base at `folder` (None: nothing is served) and `served`: the base and its adapters."""
+
+    def __init__(self, folder: Path | None, served: list[Served], options: Options):
+        self.folder, self.served, self.options = folder, served, options
+
+    @property
+    def mixed(self) -> bool:
+        """Whether rows of several adapters may share a batch: PEFT refuses that for DoRA."""
+        return not any(s.version and s.version.card["adapter"].get("use_dora") for s in self.served)
+
+    def find(self, name: str) -> Served | None:
+        """The model of that id, of its last part, or that a name@range means among the served."""
+        for served in self.served:
+            if name in (served.id, served.id.rpartition("/")[2], f"models/{served.id}"):
+                return served
+        try:
+            wanted, version = names.split(name)
+            there = {s.version.number: s for s in self.served
+                     if s.version and s.version.name == wanted}  # fmt: skip
+            return there[names.matches(version, list(there))[-1]]
+        except (console.Problem, IndexError):
+            return None
+
+    def nearest(self, name: str) -> str:
+        """What to ask for instead of an unknown name, in words."""
+        ids = [served.id for served in self.served]
+        if not ids:
+            return "no model is served: start the server with --checkpoint NAME@VERSION"
+        near = difflib.get_close_matches(name, ids, 1, 0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{hint}served: {', '.join(ids)}"
+
+
+def check(versions: list[store.Version], base: str | None, options: Options) -> Catalog:
+    """Verify every file of every version and that all have the same base; nothing is loaded.
+
+    Needs no torch. Difference for a tampered file, or for an adapter of another base.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    folder: Path | None = None
+    adapters: list[Served] = []
+    for i, version in enumerate(versions):
+        card = version.card
+        if version.retired:
+            console.warn(f"{version.reference} is retired: {version.retired['reason']}")
+        verify.check_files(version.folder, card)
+        found = verify.check_contents(version.folder, card)
+        folder = load.base_of(version, base or folder, options.any_base)
+        weights.check_shapes(found, folder)
+        told = [version.reference, card["files"][weights.FILE]["sha256"], vars(options)]
+        adapters.append(Served(version.reference, f"a{i}", _when(card), None,
+                               _fingerprint(told), version))  # fmt: skip
+        if _alters_base(card, found):
+            if len(versions) > 1:
+                raise console.Problem(
+                    f"{version.reference} changes weights of the base itself",
+                    "serve it alone: the other models would change with it",
+                )
+            return Catalog(folder, adapters, options)
+    if base and not versions:
+        from adapters import base as bases
+
+        folder = bases.locate({"name": base}, base)
+    if folder is None:
+        return Catalog(None, [], options)
+    card_name = versions[0].card["base"]["name"] if versions else str(folder)
+    own = card_name.removeprefix("models/") if versions else folder.name
+    stamp = int((folder / "config.json").stat().st_mtime)
+    plain = Served(own, BASE, stamp, None, _fingerprint([own, vars(options)]))
+    for served in adapters:
+        served.parent = own
+    return Catalog(folder, [*adapters, plain], options)
+
+
+def _alters_base(card: dict[str, Any], found: weights.Adapter) -> bool:
+    """Whether it holds trained biases or whole tensors that are not kept apart per adapter."""
+    apart = card["adapter"].get("modules_to_save") or []
+    whole = [name for name in found.full if not any(f".{m}." in name for m in apart)]
+    return bool(whole) or card["adapter"].get("bias") not in (None, "none")
+
+
+def _when(card: dict[str, Any]) -> int:
+    when = datetime.datetime.strptime(card["created"], "%Y-%m-%dT%H:%M:%SZ")
+    return int(when.replace(tzinfo=datetime.timezone.utc).timestamp())
+
+
+def _fingerprint(told: Any) -> str:
+    return f"fp_{hashlib.sha256(repr(told).encode()).hexdigest()[:10]}"
+
+
+def load_all(catalog: Catalog) -> Any:
+    """Load base and adapters; fills in each Served's tokenizer. A PeftModel, or the base alone."""
+    from training import loading
+
+    loading.quiet()
+    import torch
+    from peft import PeftModel
+
+    model, tokenizer = _load_base(catalog)
+    adapters = [(served, served.version.folder) for served in catalog.served if served.version]
+    for served, folder in adapters:
+        served.tokenizer = _tokenizer(folder) or tokenizer
+    longest = max((len(s.tokenizer) for s, _ in adapters if s.tokenizer), default=0)
+    if longest > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(longest)  # as PEFT's AutoPeftModel does
+    try:
+        for i, (served, folder) in enumerate(adapters):
+            if i == 0:
+                model = PeftModel.from_pretrained(model, folder, adapter_name=served.adapter)
+            else:
+                model.load_adapter(folder, adapter_name=served.adapter)
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise _no_memory(catalog) from None
+        fix = f"python scripts/checkpoint_manager.py verify {served.id}"
+        raise console.Problem(f"{served.id} cannot be loaded ({_line(error)})", fix) from None
+    first = catalog.served[0].tokenizer or tokenizer
+    for served in catalog.served:
+        if served.adapter == BASE:  # without a template of its own it takes the adapter's
+            served.tokenizer = tokenizer if tokenizer and tokenizer.chat_template else first
+        _finish(served, model)
+    return model.eval()
+
+
+def _load_base(catalog: Catalog) -> tuple[Any, Any]:
+    """(model, tokenizer) of the base; the tokenizer is None where the folder has none."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options = catalog.options
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            catalog.folder,
+            dtype=getattr(torch, options.dtype) if options.dtype else "auto",
+            device_map=options.device or load.best_device(),
+            quantization_config=_quantization(catalog) if options.load_in_4bit else None,
+        )
+    except torch.OutOfMemoryError:
+        raise _no_memory(catalog) from None
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        fix = f"python scripts/verify_model.py {catalog.folder} --hash finds a broken file"
+        raise console.Problem(f"the base cannot be loaded ({_line(error)})", fix) from None
+    return model, _tokenizer(catalog.folder)
+
+
+def _quantization(catalog: Catalog) -> Any:
+    """As the first version was trained, else NF4 with double quantisation in bfloat16."""
+    from training import loading
+
+    usual = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
+             "bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_quant_storage": "uint8"}  # fmt: skip
+    cards = [s.version.card["config"] for s in catalog.served if s.version]
+    trained = (cards[0].get("quantization") or {}) if cards else {}
+    chosen = usual | {key: trained[key] for key in usual if key in trained}
+    return loading.quantization_config(
+        SimpleNamespace(load_in_4bit=True, load_in_8bit=False, **chosen)
+    )
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    found = AutoTokenizer.from_pretrained(folder)
+    if not hasattr(found, "backend_tokenizer"):
+        raise console.Problem(f"{folder}: a tokenizer without tokenizer.json", "add that file")
+    found("a", add_special_tokens=False)  # drops a stored truncation before threads share it
+    return found
+
+
+def _finish(served: Served, model) -> None:
+    """The tokens that end an answer, and how many ids are real."""
+    if served.tokenizer is None:
+        raise console.Problem(f"{served.id} has no tokenizer", "copy tokenizer.json to the base")
+    ends = model.generation_config.eos_token_id
+    found = set(ends if isinstance(ends, list) else [ends]) | {served.tokenizer.eos_token_id}
+    served.ends = frozenset(found - {None})
+    served.vocabulary = len(served.tokenizer)
+
+
+def _no_memory(catalog: Catalog) -> console.Problem:
+    return console.Problem(
+        f"{catalog.folder}: out of GPU memory", "add --load-in-4bit, or --device cpu"
+    )
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,159 @@
+"""Requests of /v1/chat/completions: what is taken, and clear words for what is not."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from serving.errors import ApiError
+
+# name -> the values that change nothing; any other value is refused rather than ignored
+NOT_SUPPORTED: dict[str, tuple] = {
+    "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},),
+    "logprobs": (False,), "top_logprobs": (0,), "response_format": ({"type": "text"},),
+    "functions": ([],), "function_call": ("none",), "modalities": (["text"],), "audio": (),
+    "prediction": (), "web_search_options": (), "store": (False,),
+}  # fmt: skip
+WITHOUT_EFFECT = ("user", "metadata", "service_tier", "parallel_tool_calls", "reasoning_effort",
+                  "verbosity", "safety_identifier", "prompt_cache_key")  # fmt: skip
+MOST_ANSWERS = 16
+
+
+class Function(BaseModel):
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class Message(BaseModel):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def text_parts(cls, value: Any) -> Any:
+        """[{"type": "text", "text": …}, …] -> the texts together."""
+        if not isinstance(value, list):
+            return value
+        for part in value:
+            if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
+                kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+                raise ValueError(f"parts of type {kind} are not supported, only text")
+        return "".join(str(part.get(part["type"], "")) for part in value)
+
+    @model_validator(mode="after")
+    def has_content(self) -> Message:
+        if self.content is None and not self.tool_calls:
+            raise ValueError("content is missing")
+        return self
+
+
+class ToolFunction(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+
+
+class Tool(BaseModel):
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: list[str] = Field(default_factory=list, max_length=4)
+    n: int = Field(1, ge=1, le=MOST_ANSWERS)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["auto", "none"] | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def one_or_more(cls, value: Any) -> Any:
+        """None, a string or strings; each of 1 to 256 characters."""
+        listed = [] if value is None else [value] if isinstance(value, str) else value
+        for text in listed if isinstance(listed, list) else ():
+            if isinstance(text, str) and not 1 <= len(text) <= 256:
+                raise ValueError("stop strings have 1 to 256 characters")
+        return listed
+
+    @field_validator("n", "stream", mode="before")
+    @classmethod
+    def null_is_default(cls, value: Any, info) -> Any:
+        return cls.model_fields[info.field_name].default if value is None else value
+
+    @property
+    def limit(self) -> int | None:
+        """How many tokens an answer may have; max_tokens is the old name."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def offered(self) -> list[dict[str, Any]] | None:
+        """The tools that the template is to show, None for none."""
+        if not self.tools or self.tool_choice == "none":
+            return None
+        return [tool.model_dump(exclude_none=True) for tool in self.tools]
+
+    def plain_messages(self) -> list[dict[str, Any]]:
+        """The messages as dicts with the keys that were given; developer means system."""
+        found = [message.model_dump(exclude_none=True) for message in self.messages]
+        for message in found:
+            if message["role"] == "developer":
+                message["role"] = "system"
+        return found
+
+
+def read(body: bytes) -> ChatRequest:
+    """The request in `body`; ApiError 400 that names the first thing wrong."""
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        place = f" (line {error.lineno}, column {error.colno})" if hasattr(error, "lineno") else ""
+        raise ApiError(400, f"the body is not valid JSON{place}", "invalid_json") from None
+    if not isinstance(given, dict):
+        raise ApiError(400, "the body must be a JSON object", "invalid_json")
+    for name in [key for key in given if key in NOT_SUPPORTED or key in WITHOUT_EFFECT]:
+        value = given.pop(name)
+        if name in NOT_SUPPORTED and value is not None and value not in NOT_SUPPORTED[name]:
+            raise ApiError(400, f"{name} is not supported here; leave it out",
+                           "unsupported_parameter", name)  # fmt: skip
+    try:
+        return ChatRequest.model_validate(given)
+    except ValidationError as error:
+        raise _refusal(error.errors()[0]) from None
+
+
+def _refusal(first: dict[str, Any]) -> ApiError:
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(place, ChatRequest.model_fields, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return ApiError(400, f"unknown parameter {place}{hint}", "unknown_parameter", place)
+    if first["type"] == "missing":
+        message = f"{place} is missing"
+        return ApiError(400, message, "missing_required_parameter", place)
+    words = first["msg"].removeprefix("Value error, ")
+    return ApiError(400, f"{place}: {words[:1].lower()}{words[1:]}", "invalid_value", place)

@@ -1,0 +1,253 @@
+"""The model behind the API: loading in the background, limits, prompts, one request's answers."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kit import console
+from serving import models, tool_calls
+from serving.engine import Answer, Engine, Piece, Refused
+from serving.errors import ApiError
+from serving.metrics import Metrics
+from serving.schemas import ChatRequest
+from training import encoding
+
+CONTEXT = 32768  # tokens, for models that name no longest context (Mamba)
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a server takes on at once."""
+
+    rows: int = 32  # answers in the batch
+    queue: int = 128  # answers that wait
+    seconds: float = 300  # a request may take, waiting counted
+    body: int = 1 << 20  # bytes of a request
+    context: int | None = None  # tokens of prompt and answer; None: what model and memory allow
+    answer: int = 1024  # tokens of an answer whose request names no limit
+
+
+class Service:
+    """`state` is loading, ready, failed (then `problem` says why) or draining."""
+
+    def __init__(self, catalog: models.Catalog, limits: Limits | None = None,
+                 changed: Callable[[Service], None] = lambda service: None):  # fmt: skip
+        self.catalog, self.limits, self._changed = catalog, limits or Limits(), changed
+        self.metrics = Metrics()
+        self.state, self.problem = "loading", None
+        self.engine: Engine | None = None
+        self.generation: Any = None  # the model's own GenerationConfig
+        self.context, self.cut, self.usual = 0, 0, 1.0  # usual: seconds of a request
+
+    # --- its life -------------------------------------------------------------------------
+    def start(self) -> None:
+        """Load in a thread of its own; call it inside the event loop that will serve."""
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._load, name="loading", daemon=True).start()
+
+    def _load(self) -> None:
+        try:
+            if self.catalog.folder:
+                self._build_engine()
+            outcome = "ready"
+        except Exception as error:
+            self.problem, outcome = error, "failed"
+
+        def tell() -> None:
+            self.state = outcome if self.state == "loading" else self.state
+            self._changed(self)
+
+        self._loop.call_soon_threadsafe(tell)
+
+    def _build_engine(self) -> None:
+        model = models.load_all(self.catalog)
+        limits = self.limits
+        engine = Engine(model, limits.rows, 0, limits.queue, self.catalog.mixed, self._post)
+        per_token = engine.warm_up(self.catalog.served)
+        longest = getattr(model.config.get_text_config(), "max_position_embeddings", CONTEXT)
+        engine.max_cells = _cells(model.device, per_token) or limits.rows * longest
+        self.context = min(limits.context or longest, longest, engine.max_cells)
+        self.generation = model.generation_config
+        engine.start()
+        self.engine = engine
+
+    def drain(self) -> None:
+        """Take nothing new; what runs goes on."""
+        self.state = "draining"
+
+    def stop(self) -> None:
+        """End the engine; what still runs ends with an error."""
+        if self.engine:
+            self.engine.close()
+
+    def _post(self, pieces: list[Piece]) -> None:
+        if pieces:
+            self._loop.call_soon_threadsafe(_hand_over, pieces)
+
+    # --- one request ----------------------------------------------------------------------
+    def begin(self, asked: ChatRequest, served: models.Served, prompt: list[int]) -> Exchange:
+        """Let a request in. ApiError 429 when too many wait, 503 while loading or draining."""
+        self.check_open()
+        limits, usual = self.limits, self.generation
+        room = self.context - len(prompt)
+        wanted = asked.limit or min(limits.answer, room)
+        if len(prompt) + wanted > self.context or room < 1:
+            raise ApiError(
+                400,
+                f"the context holds {self.context} tokens; the messages have {len(prompt)}"
+                + (f" and {asked.limit} are asked for the answer" if asked.limit else ""),
+                "context_length_exceeded",
+                "messages",
+            )
+        exchange = Exchange(self, asked, served, len(prompt))
+        first = secrets.randbits(62) if asked.seed is None else asked.seed
+        exchange.answers = [
+            Answer(
+                prompt, served.adapter, served.tokenizer, served.ends, served.vocabulary, wanted,
+                exchange.queue.put_nowait,
+                seed=first + i,
+                temperature=_given(asked.temperature, usual.temperature, 1.0),
+                top_p=_given(asked.top_p, usual.top_p, 1.0),
+                stop=asked.stop,
+                live=asked.stream,
+                deadline=time.monotonic() + limits.seconds,
+            )
+            for i in range(asked.n)
+        ]  # fmt: skip
+        try:
+            self.engine.submit(exchange.answers)
+        except Refused as refused:
+            wait = math.ceil(self.usual * (1 + self.engine.waiting / limits.rows))
+            exchange.count("429" if refused.full else "503")
+            raise ApiError(429 if refused.full else 503, f"{refused}; try again later",
+                           "overloaded", retry_after=max(1, min(wait, 60))) from None  # fmt: skip
+        return exchange
+
+    def check_open(self) -> None:
+        """ApiError 503 unless requests are answered now."""
+        if self.state != "ready" or (self.engine and not self.engine.alive):
+            why = self.state if self.state != "ready" else "the model failed"
+            raise ApiError(503, f"not ready: {why}", "not_ready", retry_after=5)
+
+    def find(self, name: str) -> models.Served:
+        """The model of that name; ApiError 404 with the nearest."""
+        served = self.catalog.find(name)
+        if served is None:
+            message = f"there is no model {name}; {self.catalog.nearest(name)}"
+            raise ApiError(404, message, "model_not_found", "model")
+        return served
+
+    def encode(self, asked: ChatRequest, served: models.Served) -> list[int]:
+        """The prompt's token ids, by the model's own chat template."""
+        try:
+            messages = tool_calls.for_template(asked.plain_messages())
+        except ValueError as place:
+            raise ApiError(400, f"{place} must be a JSON object", "invalid_value",
+                           str(place)) from None  # fmt: skip
+        if not served.tokenizer.chat_template:
+            raise ApiError(400, f"{served.id} has no chat template", "no_chat_template", "model")
+        try:
+            text = encoding.render(served.tokenizer, messages, asked.offered, prompt=True)
+            text.encode()
+            return served.tokenizer(text, add_special_tokens=False)["input_ids"]
+        except Exception as error:  # the template's own refusal, or a lone surrogate
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ApiError(400, f"the chat template of {served.id} refuses the messages: {line}",
+                           "invalid_messages", "messages") from None  # fmt: skip
+
+
+class Exchange:
+    """One request while it is answered: its answers, and the queue of their pieces."""
+
+    def __init__(self, service: Service, asked: ChatRequest, served: models.Served, prompt: int):
+        self.service, self.asked, self.served, self.prompt = service, asked, served, prompt
+        self.id = f"chatcmpl-{secrets.token_hex(12)}"
+        self.created, self._began = int(time.time()), time.monotonic()
+        self.queue: asyncio.Queue[Piece] = asyncio.Queue()
+        self.answers: list[Answer] = []
+        self.finished: set[Answer] = set()
+        self._ended = False
+
+    async def pieces(self) -> list[Piece]:
+        """The pieces that are there, at least one. ApiError if an answer failed."""
+        found = [await self.queue.get()]
+        while not self.queue.empty():
+            found.append(self.queue.get_nowait())
+        for piece in found:
+            if piece.finish == "timeout":
+                seconds = f"{self.service.limits.seconds:g}"
+                raise ApiError(504, f"no answer within {seconds} s", "timeout")
+            if piece.finish == "error":
+                raise ApiError(500, f"the answer failed: {piece.text}", "generation_failed")
+            if piece.finish:
+                self.finished.add(piece.answer)
+        return found
+
+    @property
+    def open(self) -> bool:
+        """Whether answers are still being generated."""
+        return len(self.finished) < len(self.answers)
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """OpenAI's usage object."""
+        told = sum(len(answer.tokens) for answer in self.answers)
+        return {"prompt_tokens": self.prompt, "completion_tokens": told,
+                "total_tokens": self.prompt + told}  # fmt: skip
+
+    def end(self, status: str = "200") -> None:
+        """Count it; what still runs is cancelled. Only the first call does anything."""
+        if self._ended:
+            return
+        self._ended = True
+        if self.open:
+            self.service.engine.cancel([a for a in self.answers if a not in self.finished])
+        now, metrics = time.monotonic(), self.service.metrics
+        self.count(status)
+        metrics.count("tandem_completion_tokens_total", self.usage["completion_tokens"],
+                      model=self.served.id)  # fmt: skip
+        if status == "200":
+            metrics.count("tandem_prompt_tokens_total", self.prompt, model=self.served.id)
+            metrics.observe("tandem_request_seconds", now - self._began, model=self.served.id)
+            first = min(answer.first for answer in self.answers) - self._began
+            metrics.observe("tandem_first_token_seconds", first, model=self.served.id)
+            self.service.usual += 0.1 * (now - self._began - self.service.usual)
+
+    def count(self, status: str) -> None:
+        """Count the request under this HTTP status; 499: the client went away."""
+        self.service.metrics.count("tandem_requests_total", model=self.served.id, status=status)
+
+
+def _given(*values: float | None) -> float:
+    return next(value for value in values if value is not None)
+
+
+def _hand_over(pieces: list[Piece]) -> None:
+    for piece in pieces:
+        piece.answer.send(piece)
+
+
+def _cells(device: Any, per_token: float) -> int:
+    """How many tokens the cache may hold: 80 % of the free GPU memory, or half of the free RAM."""
+    import psutil
+    import torch
+
+    if not per_token:
+        return 0
+    if device.type == "cuda":
+        return int(0.8 * torch.cuda.mem_get_info()[0] / per_token)
+    return int(0.5 * psutil.virtual_memory().available / per_token)
+
+
+def describe(error: Exception) -> console.Problem:
+    """The problem of a failed start, as one line."""
+    if isinstance(error, (console.Problem, OSError)):
+        return error
+    return console.Problem(f"the model could not be loaded ({type(error).__name__}: {error})")
