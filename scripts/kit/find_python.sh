@@ -31,29 +31,36 @@ fits() {
 
 on_apple_silicon() { [ "$(sysctl -n hw.optional.arm64 2>/dev/null)" = 1 ]; }
 
-# candidates VERSION: interpreters that may be that version, one a line, best first. A shim
-# (pyenv, asdf, mise) is slow and runs only where the user has chosen a version: those come last.
+# candidates PLACE VERSION: the interpreters there that may be that version, one a line.
 candidates() {
-  local root on_path
-  on_path=$(type -ap "python$1" python3 python || true)
-  printf '%s\n' "$on_path" | grep -v '/shims/' || true
-  for root in ${PYENV_ROOT+"$PYENV_ROOT"} "$HOME/.pyenv"; do
-    printf '%s\n' "$root/versions/$1."*/bin/python
-  done
-  if [ -n "$UV" ]; then "$UV" python find --no-python-downloads "$1" 2>/dev/null || true; fi
-  for root in "$HOME/miniforge3" "$HOME/miniconda3" "$HOME/anaconda3" /opt/miniforge3 \
-    /opt/conda /opt/miniconda3 /opt/homebrew /usr/local; do
-    printf '%s\n' "$root/bin/python$1" "$root/envs/"*"/bin/python$1"
-  done
-  printf '%s\n' "$on_path" | grep '/shims/' || true
+  local root
+  case $1 in
+    path) type -ap "python$2" python3 python | grep -v '/shims/' ;;
+    pyenv)
+      for root in ${PYENV_ROOT+"$PYENV_ROOT"} "$HOME/.pyenv"; do
+        printf '%s\n' "$root/versions/$2."*/bin/python
+      done
+      ;;
+    uv) if [ -n "$UV" ]; then "$UV" python find --no-python-downloads "$2" 2>/dev/null; fi ;;
+    conda)
+      for root in "$HOME/miniforge3" "$HOME/miniconda3" "$HOME/anaconda3" /opt/miniforge3 \
+        /opt/conda /opt/miniconda3 /opt/homebrew /usr/local; do
+        printf '%s\n' "$root/bin/python$2" "$root/envs/"*"/bin/python$2"
+      done
+      ;;
+    shims) type -ap "python$2" python3 python | grep '/shims/' ;;
+  esac || true
 }
 
-# search VERSION: the first candidate that fits.
+# search VERSION: the first that fits. A version manager's shims are slow and run only where a
+# version is chosen, so they come last.
 search() {
-  local candidate
-  while IFS= read -r candidate; do
-    if [ -x "$candidate" ] && fits "$candidate" "$1"; then return 0; fi
-  done < <(candidates "$1")
+  local place candidate
+  for place in path pyenv uv conda shims; do
+    while IFS= read -r candidate; do
+      if [ -x "$candidate" ] && fits "$candidate" "$1"; then return 0; fi
+    done < <(candidates "$place" "$1")
+  done
   return 1
 }
 
