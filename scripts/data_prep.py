@@ -16,17 +16,15 @@ Exit codes: 0 good, 1 bad rows or nothing to read, 2 called or configured wrongl
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from kit import console, publish
+from corpus import output
+from kit import console
 
-MANIFEST = "manifest.json"
 SHOWN = 100  # lines of bad rows on the terminal; --rejects FILE has them all
 
 
@@ -69,13 +67,14 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.out_dir) if args.out_dir else _default_out()
     result = _prepare(args, config, out)
     if args.rejects:
-        _write_rejects(Path(args.rejects), result)
+        output.write_rejects(Path(args.rejects), result.rejects)
     if result.bad and config.bad_rows == "fail":
-        return _refuse(result, args)
-    files = _contents(result, config)
-    manifest = _manifest(result, config, files, args)
+        raise _refusal(result, args)
+    files = output.contents(result.train, result.val, config.preference.also_sft)
+    given = {"path": args.input and Path(args.input).name, "collection": args.collection}
+    manifest = output.manifest(result, config, files, given)
     if args.confirm:
-        _publish(out, files, manifest)
+        output.write(out, files, manifest)
     _report(result, manifest, out, args)
     return console.GOOD
 
@@ -120,18 +119,8 @@ def _prepare(args, config, out: Path):
     return line.finish()
 
 
-def _write_rejects(path: Path, result) -> None:
-    with publish.file(path) as f:
-        for r in result.rejects:
-            row = {"source": r.source, "row": r.number, "reason": r.reason, "detail": r.detail,
-                   "bad": r.bad, "record": r.record}  # fmt: skip
-            f.write(json.dumps(row, ensure_ascii=True) + "\n")
-
-
-def _refuse(result, args) -> int:
-    """Name the bad rows; nothing is written."""
-    from collections import Counter
-
+def _refusal(result, args) -> console.Problem:
+    """Name the bad rows, a line each, and give the error that counts them."""
     for reject in result.bad[:SHOWN]:
         print(reject.line(), file=sys.stderr)
     if len(result.bad) > SHOWN:
@@ -141,60 +130,10 @@ def _refuse(result, args) -> int:
     if args.json:
         lines = [r.line() for r in result.bad]
         print(json.dumps({"status": "failed", "bad": dict(counts), "problems": lines}))
-    raise console.Problem(
+    return console.Problem(
         f"bad rows: {len(result.bad)} ({said}); nothing was written",
         "mend them, or leave them out with --set bad_rows=drop",
     )
-
-
-def _contents(result, config) -> dict[str, bytes]:
-    """{file name: its bytes}, in the order of publishing."""
-    from corpus import pipeline
-
-    files = {}
-    for kind in ("sft", "preference"):
-        for side, rows in (("train", result.train), ("val", result.val)):
-            made = list(pipeline.written_rows(rows, kind, config.preference.also_sft))
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in made)
-            files[f"{side}_{kind}.jsonl"] = "".join(lines).encode()
-    if not files["train_preference.jsonl"]:
-        del files["train_preference.jsonl"], files["val_preference.jsonl"]
-    return files
-
-
-def _manifest(result, config, files: dict[str, bytes], args) -> dict[str, Any]:
-    return {
-        "format": 1,
-        "files": {
-            name: {
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "rows": data.count(b"\n"),
-                "bytes": len(data),
-            }
-            for name, data in files.items()
-        },
-        "input": {"input": args.input and Path(args.input).name, "collection": args.collection},
-        "sources": {name: tally.as_dict() for name, tally in result.tallies.items()},
-        "not_read": {r.source: r.detail for r in result.rejects if r.reason == "skipped"},
-        "length": result.length,
-        "config": config.model_dump(mode="json"),
-    }
-
-
-def _publish(out: Path, files: dict[str, bytes], manifest: dict[str, Any]) -> None:
-    """Every file complete beside its final name before the first is renamed; manifest last."""
-    everything = files | {
-        MANIFEST: (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
-    }
-    stale = {f"{side}_preference.jsonl" for side in ("train", "val")} - set(files)
-    with contextlib.ExitStack() as stack:  # it leaves in reverse: the first file is renamed first
-        for name, data in reversed(everything.items()):
-            f = stack.enter_context(publish.file(out / name, "wb"))
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-    for name in stale:  # of an earlier run with preference rows
-        (out / name).unlink(missing_ok=True)
 
 
 def _report(result, manifest: dict[str, Any], out: Path, args) -> None:

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.search:
         return _search(args, config)
     files = _files(args.paths)
-    from corpus import store
+    from corpus import output, store
 
     target = store.Store(config.documents, args.store, create=True)
     checks, rejects = [], []
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             checks.append(_ingest(source, path, target, config, rejects))
             bar.update()
     if args.rejects:
-        _write_rejects(Path(args.rejects), rejects)
+        output.write_rejects(Path(args.rejects), rejects)
     facts = {
         "collection": target.name,
         "passages": target.count(),
@@ -139,13 +139,6 @@ def _verdict(source: str, kind: str, pages: int, passages: int, lost: list) -> C
 
 def _many(n: int, unit: str) -> str:
     return f"{n} {unit}" + ("s" if n != 1 else "")
-
-
-def _write_rejects(path: Path, rejects: list) -> None:
-    with publish.file(path) as f:
-        for r in rejects:
-            row = {"source": r.source, "row": r.number, "reason": r.reason, "detail": r.detail}
-            f.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _search(args, config) -> int:

@@ -1,30 +1,40 @@
-"""What the tests of the data commands share."""
+"""Rows and readings that the tests of the data commands share."""
 
 from __future__ import annotations
 
-import types
+import hashlib
+import json
+from pathlib import Path
 
-import pytest
+TALK = [{"role": "user", "content": "Why is the sky blue?"},
+        {"role": "assistant", "content": "Because air scatters blue light most."}]  # fmt: skip
 
-from kit import console
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_bytes().decode().split("\n") if line]
 
 
-@pytest.fixture
-def inside(capsys, monkeypatch, tmp_path):
-    """Run a command's main in this process: inside(data_prep, "--input", path).
+def write(path: Path, rows: list) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
-    It ends as the real one does, by console.run; a process each would import for a second each.
-    Returns returncode, stdout and stderr. TANDEM_WORKDIR is the test's folder.
-    """
-    monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
 
-    def run(module: types.ModuleType, *arguments: object) -> types.SimpleNamespace:
-        words = [str(a) for a in arguments]
-        monkeypatch.setattr("sys.argv", [f"{module.__name__}.py", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            console.run(lambda: module.main(words))
-        said = capsys.readouterr()
-        return types.SimpleNamespace(returncode=ended.value.code, stdout=said.out, stderr=said.err)
+def distinct(count: int) -> list[dict]:
+    digests = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(count)]
+    return [{"prompt": f"What is {d[:20]}?", "completion": f"It is {d[20:]}."} for d in digests]
 
-    return run
+
+def read_out(tmp_path: Path) -> tuple[list[dict], list[dict], dict]:
+    out = tmp_path / "out"
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    return lines(out / "train_sft.jsonl"), lines(out / "val_sft.jsonl"), manifest
+
+
+def refused(done, code: int) -> str:
+    """The last line on stderr of a run that ended with `code`, without a traceback."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("data_prep.py: ") and ";" in last
+    return last

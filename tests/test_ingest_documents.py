@@ -9,7 +9,7 @@ import pytest
 
 import ingest_documents
 
-pytest_plugins = ("data_room",)  # the fixture `inside`
+pytest_plugins = ("data_fixtures",)  # the fixture `inside`
 
 
 @pytest.fixture

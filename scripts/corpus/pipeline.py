@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from corpus import deduplication, lengths, splitting
@@ -197,12 +197,3 @@ class Pipeline:
         if first.startswith("language "):
             return f"keep it with --set 'language.keep=[{first.split()[1]}]'"
         return "see each one with --rejects FILE"
-
-
-def written_rows(rows: Iterable[Row], kind: str, also_sft: bool) -> Iterator[dict[str, Any]]:
-    """The rows as one file holds them; `kind` is sft or preference."""
-    for row in rows:
-        if kind == "preference" and row.rejected is not None:
-            yield row.preference()
-        elif kind == "sft" and (row.rejected is None or also_sft):
-            yield row.sft()
