@@ -26,8 +26,10 @@ def plan(made: dict[str, Stage], args, log: Path) -> tuple[list[report.Check], d
     for name in args.chosen:
         stage = made[name]
         if why := idle(stage, args):
+            done = stage.done()
+            why += f"; again if {waiting} gives it other inputs" if done and waiting else ""
             checks.append(report.Check(name, "skip", why))
-            plans[name] = {"state": "done" if stage.done() else "skipped", "why": why}
+            plans[name] = {"state": "done" if done else "skipped", "why": why}
             continue
         found = stage.checks()
         checks += found

@@ -123,6 +123,8 @@ def _memory(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
     one = memory.estimate(config, SimpleNamespace(training=training, **parts))
     copies = COPIES[job.kind] + (job.reward_run is not None)
     total = one.total + (copies - 1) * one.weights * 1.1
+    if job.kind == "reward":  # its head gives one number, not one for each word
+        total -= one.logits * 1.1
     facts["estimate"] = {
         "total": total,
         "copies": copies,
