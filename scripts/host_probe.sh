@@ -13,5 +13,6 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/kit/common.sh"
 
 case "${1-}" in -h | --help) usage && exit 0 ;; esac
-python=$(any_python)
-exec "$python" "$KIT_ROOT/scripts/transfer/__main__.py" probe "$@"
+python=$KIT_ROOT/.venv-local/bin/python # without asking it for its version: that takes as long
+[ -x "$python" ] || python=$(any_python)
+exec "$python" -S "$KIT_ROOT/scripts/transfer/__main__.py" probe "$@"

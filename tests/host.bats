@@ -23,12 +23,14 @@ teardown() {
 }
 
 for kind in folder ssh; do
-  bats_test_function --description "$kind: a command runs in the kit there, words and exit code kept" \
+  tag=(--tags slow)
+  if [ "$kind" = folder ]; then tag=(--tags fast); fi
+  bats_test_function "${tag[@]}" --description "$kind: a command runs in the kit there, words and exit code kept" \
     -- runs "$kind"
-  bats_test_function --description "$kind: Ctrl-C here ends the command there" -- interrupts "$kind"
-  bats_test_function --description "$kind: a detached job runs on and is watched to its end" \
+  bats_test_function "${tag[@]}" --description "$kind: Ctrl-C here ends the command there" -- interrupts "$kind"
+  bats_test_function "${tag[@]}" --description "$kind: a detached job runs on and is watched to its end" \
     -- detaches "$kind"
-  bats_test_function --description "$kind: watch follows a training run by its status and log" \
+  bats_test_function "${tag[@]}" --description "$kind: watch follows a training run by its status and log" \
     -- watches_run "$kind"
 done
 
@@ -141,6 +143,7 @@ watches_run() {
   says "does not exist"
 }
 
+# bats test_tags=slow
 @test "a detached job outlives the connection, without tmux too" {
   there ssh
   far_path sh dd mkdir rm cat nohup sleep tee mv date tail tr ls head kill
@@ -155,6 +158,7 @@ watches_run() {
   [ "$output" = "done" ]
 }
 
+# bats test_tags=slow
 @test "watch goes on after a lost connection and repeats nothing" {
   there ssh
   run="$THERE/adapters/runs/r1"
@@ -184,9 +188,10 @@ lost() {
   printf '%s' "$output" | python3 -c 'import json, sys; print(json.load(sys.stdin)["facts"]["rsync"])'
 }
 
+# bats test_tags=slow
 @test "probe fails where rsync is missing, with the remedy" {
   there ssh
-  far_path sh dd df awk uname openssl head tr
+  far_path sh dd df uname openssl head tr
   run --separate-stderr "$KIT/scripts/host_probe.sh" "$HOST_NAME"
   rm "$SSHD/env"
   expect 1

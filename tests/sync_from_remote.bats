@@ -17,16 +17,20 @@ setup() {
 teardown() { end_child; }
 
 for kind in folder ssh openrsync; do
-  bats_test_function --description "$kind: versions, runs and reports come down" -- comes "$kind"
+  tag=(--tags slow)
+  if [ "$kind" = folder ]; then tag=(--tags fast); fi
+  bats_test_function "${tag[@]}" --description "$kind: versions, runs and reports come down" -- comes "$kind"
 done
 for kind in folder ssh; do
-  bats_test_function --description "$kind: the second sync fetches nothing and starts no rsync" \
+  tag=(--tags slow)
+  if [ "$kind" = folder ]; then tag=(--tags fast); fi
+  bats_test_function "${tag[@]}" --description "$kind: the second sync fetches nothing and starts no rsync" \
     -- again "$kind"
-  bats_test_function --description "$kind: a version is complete or not there, across SIGKILL" \
+  bats_test_function "${tag[@]}" --description "$kind: a version is complete or not there, across SIGKILL" \
     -- killed "$kind"
-  bats_test_function --description "$kind: a version with other content is named, not overwritten" \
+  bats_test_function "${tag[@]}" --description "$kind: a version with other content is named, not overwritten" \
     -- conflict "$kind"
-  bats_test_function --description "$kind: a flipped byte in a report is mended, on either side" \
+  bats_test_function "${tag[@]}" --description "$kind: a flipped byte in a report is mended, on either side" \
     -- mends "$kind"
 done
 
@@ -217,6 +221,7 @@ mends() {
   [ -e "$WORK/adapters/mapper/v1.0.0/adapter_model.safetensors" ]
 }
 
+# bats test_tags=slow
 @test "what arrives damaged is fetched again; what keeps arriving damaged never appears" {
   use folder
   results
@@ -233,6 +238,7 @@ mends() {
   diff -r "$THERE/adapters/mapper" "$WORK/adapters/mapper"
 }
 
+# bats test_tags=slow
 @test "a run that is still being written comes as far as it is, and that is said" {
   use folder
   results
@@ -305,6 +311,23 @@ mends() {
 }
 
 one_line_at_the_end() { [ "$(printf '%s\n' "$stderr" | grep -c '^sync_from_remote.sh:')" -eq 1 ]; }
+@test "runs on another disk here: no half file there either, and all arrives" {
+  use folder
+  results
+  mkdir -p "$WORK/adapters/runs"
+  mount -t tmpfs -o size=9m tmpfs "$WORK/adapters/runs" 2>/dev/null ||
+    skip "mounting a disk needs root"
+  down
+  first="$status $output $stderr"
+  rm -rf "$THERE/adapters/runs/r1/checkpoints"
+  diff -r "$THERE/adapters/runs" "$WORK/adapters/runs" >"$BATS_TEST_TMPDIR/diff" || true
+  down
+  umount "$WORK/adapters/runs"
+  printf '%s\n' "$first"
+  [ ! -s "$BATS_TEST_TMPDIR/diff" ]
+  says "nothing to fetch"
+}
+
 @test "no room here: said before anything is fetched" {
   use folder
   results
@@ -320,6 +343,7 @@ one_line_at_the_end() { [ "$(printf '%s\n' "$stderr" | grep -c '^sync_from_remot
   [ -z "$left" ]
 }
 
+# bats test_tags=slow
 @test "Ctrl-C ends it with 130 and says how to go on" {
   use folder
   results

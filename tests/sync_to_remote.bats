@@ -19,21 +19,25 @@ teardown() {
 }
 
 for kind in folder ssh openrsync; do
-  bats_test_function --description "$kind: the kit, its configs and the data arrive" -- arrives "$kind"
-  bats_test_function --description "$kind: the second sync sends nothing and starts no rsync" \
+  tag=(--tags slow)
+  if [ "$kind" = folder ]; then tag=(--tags fast); fi
+  bats_test_function "${tag[@]}" --description "$kind: the kit, its configs and the data arrive" -- arrives "$kind"
+  bats_test_function "${tag[@]}" --description "$kind: the second sync sends nothing and starts no rsync" \
     -- again "$kind"
-  bats_test_function --description "$kind: a changed file is replaced, the others stay untouched" \
+  bats_test_function "${tag[@]}" --description "$kind: a changed file is replaced, the others stay untouched" \
     -- changes "$kind"
-  bats_test_function --description "$kind: any file name travels as it is" -- any_name "$kind"
+  bats_test_function "${tag[@]}" --description "$kind: any file name travels as it is" -- any_name "$kind"
 done
 for kind in folder ssh; do
-  bats_test_function --description "$kind: a flipped byte with the same size and time is mended" \
+  tag=(--tags slow)
+  if [ "$kind" = folder ]; then tag=(--tags fast); fi
+  bats_test_function "${tag[@]}" --description "$kind: a flipped byte with the same size and time is mended" \
     -- mends "$kind"
-  bats_test_function --description "$kind: secrets, git, environments, models, raw data stay here" \
+  bats_test_function "${tag[@]}" --description "$kind: secrets, git, environments, models, raw data stay here" \
     -- stays "$kind"
-  bats_test_function --description "$kind: a dry run changes nothing on either side" -- plans "$kind"
-  bats_test_function --description "$kind: a file edited there is kept in .replaced" -- keeps "$kind"
-  bats_test_function --description "$kind: killed with SIGKILL, the next sync finishes it" \
+  bats_test_function "${tag[@]}" --description "$kind: a dry run changes nothing on either side" -- plans "$kind"
+  bats_test_function "${tag[@]}" --description "$kind: a file edited there is kept in .replaced" -- keeps "$kind"
+  bats_test_function "${tag[@]}" --description "$kind: killed with SIGKILL, the next sync finishes it" \
     -- killed "$kind"
 done
 
@@ -156,7 +160,7 @@ keeps() {
   printf 'edited on the host\n' >"$THERE/docs/GUIDE.md"
   up
   expect 0
-  says "docs/GUIDE.md: edited there since"
+  says "docs/GUIDE.md: not as we sent it"
   [ "$(cat "$THERE/docs/GUIDE.md")" = kit ]
   [ "$(cat "$THERE"/.replaced/*/docs/GUIDE.md)" = 'edited on the host' ]
 }
@@ -227,6 +231,7 @@ arriving() {
   [ "$before" = "$(picture "$WORK" "$KIT")" ]
 }
 
+# bats test_tags=slow
 @test "a remote_dir that a far shell could misread is refused" {
   use folder
   for folder in '../x' 'a/../b' '-x' 'a b' 'a$(touch x)' '~root/x' '.' '/' 'a;b' $'a\nb'; do
@@ -256,6 +261,7 @@ arriving() {
   [ ! -e "$THERE/data/processed/train_sft.jsonl" ]
 }
 
+# bats test_tags=slow
 @test "without git the named parts of the kit travel, secrets do not" {
   use folder
   rm -rf "$KIT/.git"
@@ -291,6 +297,32 @@ arriving() {
   [ -L "$THERE/data/processed" ]
   up
   says "nothing to send"
+}
+
+@test "a data folder on another disk of the host: no half file there either, and all arrives" {
+  use folder
+  mkdir -p "$THERE/data/processed"
+  mount -t tmpfs -o size=9m tmpfs "$THERE/data/processed" 2>/dev/null ||
+    skip "mounting a disk needs root"
+  printf 'x\n' >"$WORK/data/processed/.hidden"
+  up
+  first="$status $output $stderr"
+  diff -r "$WORK/data/processed" "$THERE/data/processed" >"$BATS_TEST_TMPDIR/diff" || true
+  up
+  umount "$THERE/data/processed"
+  printf '%s\n' "$first"
+  [ ! -s "$BATS_TEST_TMPDIR/diff" ]
+  says "nothing to send"
+}
+
+@test "a host that holds other versions of our files: they are kept in .replaced" {
+  use folder
+  mkdir -p "$THERE/docs"
+  printf 'cloned there and edited\n' >"$THERE/docs/GUIDE.md"
+  up
+  expect 0
+  [ "$(cat "$THERE/docs/GUIDE.md")" = kit ]
+  [ "$(cat "$THERE"/.replaced/*/docs/GUIDE.md)" = 'cloned there and edited' ]
 }
 
 @test "--verify finds damage that no signature shows" {
@@ -331,6 +363,7 @@ EOF
   says "nothing to send"
 }
 
+# bats test_tags=slow
 @test "files gone here stay there, until --delete N moves at most N aside" {
   use folder
   printf 'old\n' >"$WORK/data/processed/old1.jsonl"
@@ -379,6 +412,7 @@ EOF
   [ -x "$THERE/docs/GUIDE.md" ]
 }
 
+# bats test_tags=slow
 @test "Ctrl-C ends it with 130 and says how to go on" {
   use folder
   sample "$WORK/data/processed/big" 4000000
@@ -392,6 +426,7 @@ EOF
   [ ! -e "$THERE/data" ]
 }
 
+# bats test_tags=slow
 @test "SIGTERM ends it with 143 and its rsync with it" {
   use folder
   sample "$WORK/data/processed/big" 4000000
@@ -406,6 +441,7 @@ EOF
 }
 gone() { ! kill -0 "$1" 2>/dev/null; }
 
+# bats test_tags=slow
 @test "two syncs with one host at once: the second ends and says so" {
   use folder
   sample "$WORK/data/processed/big" 4000000
@@ -419,6 +455,7 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
   says "another sync" "is running"
 }
 
+# bats test_tags=slow
 @test "a lost connection is taken up again by itself" {
   use ssh
   sample "$WORK/data/processed/big" 1500000
@@ -432,6 +469,7 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
   cmp "$WORK/data/processed/big" "$THERE/data/processed/big"
 }
 
+# bats test_tags=slow
 @test "a line that goes silent is noticed and taken up again" {
   use ssh
   sample "$WORK/data/processed/big" 1500000
@@ -455,6 +493,7 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
   [ "$(cat "$THERE/data/processed/train_sft.jsonl")" = later ]
 }
 
+# bats test_tags=slow
 @test "what arrives damaged is sent again; what keeps arriving damaged is never put in place" {
   use folder
   export MARK="$BATS_TEST_TMPDIR/mark"
@@ -470,6 +509,7 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
   [ ! -e "$THERE/data" ]
 }
 
+# bats test_tags=slow
 @test "rsync exit codes: which are tried again, how often, and which are final" {
   use folder
   export COUNT="$BATS_TEST_TMPDIR/count" CODE
@@ -506,9 +546,10 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
   [ -z "$left" ]
 }
 
+# bats test_tags=slow
 @test "no rsync there: one line with the remedy, nothing changed" {
   use ssh
-  far_path sh find df awk openssl sha256sum xargs dd cat mkdir printf stat
+  far_path sh find df openssl sha256sum xargs dd cat mkdir printf stat
   up
   rm "$SSHD/env"
   expect 1
@@ -546,6 +587,7 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
   [ "$before" = "$(picture "$SSHD/home")" ]
 }
 
+# bats test_tags=slow
 @test "a host that answers nothing is given up" {
   use ssh
   command -v python3 >/dev/null || skip "no python3 to play a silent host"
@@ -561,6 +603,7 @@ print(s.getsockname()[1], flush=True); time.sleep(99)' >"$WORK/port" 3>&- &
   says "no answer within 1 s"
 }
 
+# bats test_tags=slow
 @test "--accept-new-host-key trusts a host never seen before, and only then" {
   use ssh
   sed "s|UserKnownHostsFile.*|UserKnownHostsFile $BATS_TEST_TMPDIR/known|" "$SSHD/ssh_config" \
@@ -575,6 +618,7 @@ print(s.getsockname()[1], flush=True); time.sleep(99)' >"$WORK/port" 3>&- &
   expect 0
 }
 
+# bats test_tags=slow
 @test "a host behind another one (ProxyJump) is reached, and only that one" {
   use ssh
   "$REPOSITORY/tests/sshd.sh" start "$BATS_TEST_TMPDIR/second" --alias behind >/dev/null
@@ -588,18 +632,20 @@ EOF
   [ ! -e "$THERE" ]
 }
 
+# bats test_tags=slow
 @test "files that nobody touched are not read, on either side" {
   use ssh
   up
   expect 0
   printf 'new\n' >"$WORK/data/processed/new.jsonl"
-  far_path sh find df awk dd cat printf stat # no tool for SHA-256: reading would fail
+  far_path sh find df dd cat printf stat # no tool for SHA-256: reading would fail
   up --dry-run
   rm "$SSHD/env"
   expect 0
   says "new       1 file" "same"
 }
 
+# bats test_tags=slow
 @test "a password comes from a private file or a variable, never by a prompt" {
   use ssh
   run "$REPOSITORY/tests/sshd.sh" start "$BATS_TEST_TMPDIR/pw" --alias pw --password 'open it'

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kit import console
-from transfer import down, host, jobs, rsync, tree, up
+from transfer import down, host, jobs, rsync, staging, tree, up
 
 
 @pytest.mark.parametrize("name", ["gpu1", "me@10.0.0.7", "a.b-c_d", "_x", "9", "u@h.example.org"])
@@ -208,10 +208,23 @@ def test_units_are_versions_and_finals():
 
 def test_a_commit_moves_many_files_with_few_commands_and_manifests_last(tmp_path):
     names = [f"data/processed/d{n % 4}/f{n}" for n in sorted(range(800), key=lambda n: n % 4)]
-    lines = up._moves("stage/", "", [*names, "data/processed/manifest.json"])
-    moves = [line for line in lines if line.startswith("mv ")]
+    lines = staging.moves("stage/", "", [*names, "data/processed/manifest.json"])
+    moves = [line for line in lines if line.startswith("put ")]
     assert len(moves) == 5
     assert "manifest.json" in moves[-1]
+
+
+def test_of_a_script_that_is_cut_nothing_runs(tmp_path, monkeypatch):
+    there = host.Host(str(tmp_path), "kit")
+    whole = there.run
+    for cut in (2, 5, 12):
+        monkeypatch.setattr(there, "run", lambda script, data: whole(script, data[:-cut]))  # noqa: B023
+        with pytest.raises(console.Problem):
+            there.run_long([f"cd {tmp_path}", "touch first", "touch second"])
+        assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(there, "run", whole)
+    there.run_long([f"cd {tmp_path}", "touch first", "touch second"])
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "", "a;b", "-x", "a.b"])

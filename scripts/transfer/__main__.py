@@ -1,5 +1,6 @@
 """What the sync_*.sh and host_*.sh commands run: `python scripts/transfer COMMAND …`."""
 
+import gc
 import importlib
 import os
 import signal
@@ -19,6 +20,7 @@ COMMANDS = {
 
 
 def main() -> int:
+    gc.disable()  # tens of thousands of short strings and no cycles: only time would be lost
     command = sys.argv.pop(1)
     sys.argv[0], module = COMMANDS[command]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignored it

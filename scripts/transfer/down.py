@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -22,8 +23,9 @@ import paths
 from kit import console, publish
 from transfer import rsync, tree
 from transfer.host import Host, open_host
+from transfer.staging import ROUNDS
 from transfer.tree import File
-from transfer.up import MARGIN, ROUNDS, dry_run
+from transfer.up import MARGIN, dry_run
 
 VERSION = re.compile(r"v\d+\.\d+\.\d+.*")
 LAST = ("status.json", "report.json", "report.html", "manifest.json", "index.json")
@@ -295,7 +297,7 @@ class Fetch:
             final = near_path(path)
             final.parent.mkdir(parents=True, exist_ok=True)
             _fsync(self.staged(path))
-            os.replace(self.staged(path), final)
+            _rename(self.staged(path), final)
         for path in names:
             if path not in live:
                 near, far = tree.look(near_path(path)), self.plan.far[path]
@@ -317,8 +319,8 @@ class Fetch:
         if final.exists() and any(self.plan.edited(p) for p in self.plan.far if unit_of(p) == unit):
             self._aside(unit)
         elif final.exists():
-            os.rename(final, staged.with_name("final.before"))
-        os.rename(staged, final)
+            _rename(final, staged.with_name("final.before"))
+        _rename(staged, final)
         publish.fsync_folder(final.parent)
 
     def _keep_edited(self, path: str) -> None:
@@ -331,7 +333,7 @@ class Fetch:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         kept = folder(top) / ".replaced" / stamp / rest
         kept.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(near_path(path), kept)
+        _rename(near_path(path), kept)
         console.note(f"kept      {paths.show(kept)}: what was here before")
 
     def _must_fit(self) -> None:
@@ -362,6 +364,21 @@ class Fetch:
             "if it is still being written there, run this again later; "
             "else verify it there (checkpoint_manager.py)",
         )
+
+
+def _rename(source: Path, target: Path) -> None:
+    """A rename; onto another disk by way of a copy there, so that `target` is never half."""
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        part = target.with_name(f".{target.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        copy = shutil.copytree if source.is_dir() else shutil.copy2
+        copy(source, part)
+        os.replace(part, target)
+        shutil.rmtree(source) if source.is_dir() else source.unlink()
 
 
 def _fsync(path: Path) -> None:

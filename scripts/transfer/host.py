@@ -11,13 +11,10 @@ portable: rsync and its macOS twin treat the same name differently.
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import re
 import shlex
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -108,7 +105,7 @@ def choose(named: str | None) -> str:
 class Running:
     """A script that runs on a host: the process here, its stderr, its code already on the way."""
 
-    def __init__(self, process: subprocess.Popen, errors: IO[bytes], code: bytes):
+    def __init__(self, process: subprocess.Popen, errors: IO[bytes] | None, code: bytes):
         self.process, self.errors = process, errors
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(code)
@@ -172,14 +169,23 @@ class Host:
         word = re.sub(r"[^A-Za-z0-9]+", "-", where).strip("-")[-40:]
         return f"{word}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
 
+    @property
+    def stage(self) -> str:
+        """This laptop's staging folder in the kit there: two laptops never share one."""
+        kept = paths.workdir() / ".cache" / "transfer" / "laptop"
+        with contextlib.suppress(OSError):
+            if known := kept.read_text(encoding="utf-8").strip():
+                return f".incoming/{known}"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(f"{os.urandom(6).hex()}\n", encoding="utf-8")
+        return self.stage
+
     def open(self) -> None:
         """Write this command's ssh configuration into a folder that only this user can read."""
         if self.folder:
             return
-        if not shutil.which("ssh"):
-            raise console.Problem("ssh is not installed", "install OpenSSH's client")
-        _sweep()
-        self.private = Path(tempfile.mkdtemp(prefix=f"{PRIVATE}{os.getpid()}.", dir="/tmp"))
+        self.private = Path(f"{PRIVATE}{os.getpid()}.{os.urandom(4).hex()}")
+        self.private.mkdir(0o700)
         password = self._offer_password()
         config = self.private / "config"
         config.write_text(ssh_config(self.private, self.accept_new, password), encoding="utf-8")
@@ -212,11 +218,17 @@ class Host:
 
     def close(self) -> None:
         """End the shared connection and remove the configuration."""
-        if self.private:
-            if any(self.private.glob("c.*")):
-                end = [*self.ssh(), "-O", "exit", self.name]
-                subprocess.run(end, env=self.env, capture_output=True, check=False)
+        if self.private and any(self.private.glob("c.*")):
+            end = shlex.join([*self.ssh(), "-O", "exit", self.name])
+            command = ["/bin/sh", "-c", f"{end}; rm -rf {self.private}"]
+            quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+            subprocess.Popen(command, start_new_session=True, **quiet)  # nobody waits for it
+        elif self.private:
+            import shutil
+
             shutil.rmtree(self.private, ignore_errors=True)
+        if self.private:
+            _sweep()
 
     def ssh(self) -> list[str]:
         """The ssh command with this command's configuration, without the name."""
@@ -227,16 +239,33 @@ class Host:
 
         The script travels ahead of its input on stdin, so no login shell (fish, csh) parses it.
         """
-        code = script.encode("utf-8", "surrogateescape")
+        code = f"{{ {script}\n}}\n".encode("utf-8", "surrogateescape")  # half of it is an error
         command = f"""sh -c 'eval "$(dd bs=1 count={len(code)} 2>/dev/null)"'"""
         if self.folder:
             argv, cwd, env = ["/bin/sh", "-c", command], self.folder.parent, _env_there()
         else:
             argv, cwd, env = [*self.ssh(), self.name, command], None, self.env
-        # Not a pipe: a shared connection may keep it open.
-        errors = tempfile.TemporaryFile()  # noqa: SIM115
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors} | pipes
-        return Running(subprocess.Popen(argv, cwd=cwd, env=env, **pipes), errors, code)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE} | pipes
+        if "stderr" not in pipes:  # not a pipe: a shared connection may keep it open
+            pipes["stderr"] = errors = open(self._scratch(), "w+b")  # noqa: SIM115
+        else:
+            errors = None
+        try:
+            return Running(subprocess.Popen(argv, cwd=cwd, env=env, **pipes), errors, code)
+        except FileNotFoundError:
+            raise console.Problem("ssh is not installed", "install OpenSSH's client") from None
+
+    def _scratch(self) -> int:
+        """A descriptor of a new file without a name."""
+        if not self.private:
+            import tempfile
+
+            with tempfile.TemporaryFile() as f:
+                return os.dup(f.fileno())
+        path = self.private / f"stderr.{os.urandom(4).hex()}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        path.unlink()
+        return descriptor
 
     def finish(self, running: Running, data: bytes = b"") -> bytes:
         """The output of what `start` began. A Problem if it or the connection failed."""
@@ -254,6 +283,11 @@ class Host:
     def run(self, script: str, data: bytes = b"") -> bytes:
         """Run a shell `script` there with `data` as its input and return its output."""
         return self.finish(self.start(script), data)
+
+    def run_long(self, lines: list[str]) -> bytes:
+        """Run a script of many lines there: all of it or, if the line is cut, nothing."""
+        script = "\n".join(["{", *lines, "}", ""])
+        return self.run("exec sh -s\n", script.encode("utf-8", "surrogateescape"))
 
     def problem(self, code: int, stderr: str) -> console.Problem:
         """What a failed ssh, rsync or script there said, as one line with its remedy."""
@@ -341,11 +375,16 @@ def _last(stderr: str) -> str:
 
 def _sweep() -> None:
     """Remove what a killed command of this user left in /tmp."""
-    for left in glob.glob(f"{PRIVATE}*"):
-        pid = left[len(PRIVATE) :].split(".")[0]
+    folder, _, prefix = PRIVATE.rpartition("/")
+    for name in os.listdir(folder):
+        pid = name.removeprefix(prefix).split(".")[0]
+        if not name.startswith(prefix) or not pid.isdigit():
+            continue
         with contextlib.suppress(OSError):
-            if pid.isdigit() and os.stat(left).st_uid == os.getuid():
+            if os.stat(f"{folder}/{name}").st_uid == os.getuid():
                 try:
                     os.kill(int(pid), 0)
                 except ProcessLookupError:
-                    shutil.rmtree(left, ignore_errors=True)
+                    import shutil
+
+                    shutil.rmtree(f"{folder}/{name}", ignore_errors=True)

@@ -10,43 +10,43 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import re
 import stat
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import paths
-from kit import console, publish
+from kit import console
 from transfer.host import Host, quote
 
-# Names of files and folders that never travel: (pattern of the whole name, why).
-NAMES = tuple(
-    (re.compile(pattern, re.VERBOSE), why)
-    for pattern, why in (
-        (
-            r"""\.credentials | \.env(\..*)? | .*\.(credentials|pem|key|p12|ppk|token)
-            | .*_token(\.txt)? | token | id_(rsa|dsa|ecdsa|ed25519).* | \.netrc | \.npmrc | \.pypirc
-            | \.git-credentials | credentials\.json | rclone\.conf | \.aws | \.ssh | \.kube""",
-            "a secret",
-        ),
-        (r"\.envs | \.venv(-.*)? | \.git", "an environment or git's own"),
-        (
-            r"""__pycache__ | .*\.pyc | \.(pytest|ruff|mypy)_cache | \.hypothesis | node_modules
-            | \.cache | \.DS_Store | \.ipynb_checkpoints""",
-            "a cache",
-        ),
-        (
-            r"\.rsync-partial | \.incoming | \.replaced | \..*\.part | \.rehearsal | \.jobs",
-            "half-done or set aside",
-        ),
-    )
-)
-_ANY = re.compile("|".join(f"(?:{pattern.pattern})" for pattern, _ in NAMES), re.VERBOSE)
+# Names of files and folders that never travel, by reason: whole names, beginnings, ends.
+SECRET, CACHE, ENVIRONMENT = "a secret", "a cache", "an environment or git's own"
+HALF_DONE = "half-done or set aside"
+WHOLE = {
+    **dict.fromkeys((".credentials", "credentials.json", ".env", "token", ".netrc"), SECRET),
+    **dict.fromkeys((".npmrc", ".pypirc", ".git-credentials", "rclone.conf"), SECRET),
+    **dict.fromkeys((".aws", ".ssh", ".kube"), SECRET),
+    **dict.fromkeys((".git", ".envs", ".venv"), ENVIRONMENT),
+    **dict.fromkeys(("__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"), CACHE),
+    **dict.fromkeys((".hypothesis", "node_modules", ".cache", ".DS_Store"), CACHE),
+    ".ipynb_checkpoints": CACHE,
+    **dict.fromkeys((".rsync-partial", ".incoming", ".replaced", ".jobs"), HALF_DONE),
+    ".rehearsal": HALF_DONE,
+}
+BEGINNINGS = {
+    ".env.": SECRET,
+    **dict.fromkeys(("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519"), SECRET),
+    ".venv-": ENVIRONMENT,
+}
+ENDS = {
+    **dict.fromkeys((".credentials", ".pem", ".key", ".p12", ".ppk", ".token"), SECRET),
+    **dict.fromkeys(("_token", "_token.txt"), SECRET),
+    ".pyc": CACHE,
+}
+_BEGINNINGS, _ENDS = tuple(BEGINNINGS), tuple(ENDS)
 LINE_BREAK = "a line break in its name; rename it"
 STAY = {
     "models": "base models stay where they are; hf download on each host",
@@ -69,9 +69,13 @@ class File(NamedTuple):
 
 def why_not(name: str) -> str:
     """Why a file or folder of this name never travels, or ''."""
-    if not _ANY.fullmatch(name):
-        return ""
-    return next(why for pattern, why in NAMES if pattern.fullmatch(name))
+    if name in WHOLE:
+        return WHOLE[name]
+    if name.startswith(_BEGINNINGS):
+        return next(why for text, why in BEGINNINGS.items() if name.startswith(text))
+    if name.endswith(_ENDS):
+        return next(why for text, why in ENDS.items() if name.endswith(text))
+    return HALF_DONE if name[:1] == "." and name.endswith(".part") else ""
 
 
 def stays(path: str) -> str:
@@ -124,6 +128,8 @@ def _odd(entry: os.DirEntry) -> str:
 
 def local_hashes(files: Mapping[str, str | Path]) -> Iterator[tuple[str, str]]:
     """(name, SHA-256) of each; '' where a file is gone."""
+    from kit import publish
+
     for name, path in files.items():
         try:
             yield name, publish.sha256(path)
@@ -135,6 +141,8 @@ class Beside:
     """A function that runs beside the caller and does not outlive it; `result()` waits for it."""
 
     def __init__(self, work: Callable, *args):
+        import threading
+
         self._done: list = []
         self._failed: list[BaseException] = []
         self._thread = threading.Thread(target=self._run, args=(work, args), daemon=True)
@@ -196,15 +204,19 @@ while [ ! -d "$place" ]; do
   case $place in (*/*) place=${place%/*}; [ -n "$place" ] || place=/;; (*) place=.;; esac
 done
 printf 'rsync %s\n' "$(command -v rsync || true)"
-printf 'free %s\n' "$(df -Pk "$place" 2>/dev/null |
-  awk '{for (i = 2; i <= NF; i++) if ($i ~ /^[0-9]+%$/) free = $(i - 1)} END {print free}')"
+free='' before='' # the word before the percentage
+for word in $(df -Pk "$place" 2>/dev/null); do
+  case $word in ([0-9]*%) free=$before;; esac
+  before=$word
+done
+printf 'free %s\n' "$free"
 printf 'writable %s\n' "$([ -w "$place" ] && echo yes)"
 """
 
 
 def probe_script(host: Host, listing: str) -> str:
     """Facts about the far side, then the listing of `listing` (find's arguments)."""
-    stage = quote(f"{host.root}/.incoming/{host.ident}")
+    stage = f"{quote(host.root)}/{quote(host.stage)}"
     return (
         f"LC_ALL=C; export LC_ALL; root={quote(host.root)}\n{LISTING}{FACTS}"
         f"[ ! -d {stage} ] || echo staged yes\n"
@@ -226,6 +238,8 @@ class Far:
     """
 
     def __init__(self, output: bytes):
+        import hashlib
+
         head, _, self._listing = output.partition(b"\n\n")
         lines = head.decode(errors="replace").splitlines()
         self.facts: dict[str, str] = dict(line.partition(" ")[::2] for line in lines)
@@ -308,6 +322,10 @@ class Record:
         """Whether these two were found equal and neither has been touched since."""
         return self.files.get(path, ("", "", ""))[1:] == [near.sig, far.sig]
 
+    def sent(self, path: str, far: File) -> bool:
+        """Whether what lies there is what an earlier sync left, or found equal."""
+        return self.files.get(path, ("", "", ""))[2] == far.sig
+
     def put(self, path: str, digest: str, near: File | None, far: File | None) -> None:
         """Remember that both sides hold `digest` at `path`."""
         known = [digest, near.sig, far.sig] if near and far else None
@@ -326,6 +344,8 @@ class Record:
         )
         listing = digest if known else ""
         if self.dirty or listing != self.listing:
+            from kit import publish
+
             with publish.file(self.path) as f:
                 json.dump({"files": self.files, "listing": listing}, f)
 
