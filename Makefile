@@ -36,17 +36,17 @@ sync-down: ## adapters and reports from HOST (DRY_RUN=1 plans)
 
 # --- the work, here; plans unless CONFIRM=1
 data: ## RAW, or generated examples, to data/processed/train_sft.jsonl and val_sft.jsonl
-	@$(RUN) local data_prep.py $(if $(RAW),--input "$$RAW") $(YES) $(ARGS)
+	@$(RUN) either data_prep.py $(if $(RAW),--input "$$RAW") $(YES) $(ARGS)
 ingest: ## documents in RAW to a Chroma collection
 	@$(RUN) local ingest_documents.py "$$RAW" $(ARGS)
 train: ## a LoRA adapter from data/processed (CONFIRM=1 and dry_run: false)
-	@$(RUN) remote lora_trainer.py $(if $(CONFIRM),--confirm-run) $(ARGS)
+	@$(RUN) $(if $(CONFIRM),remote,either) lora_trainer.py $(if $(CONFIRM),--confirm-run) $(ARGS)
 eval: ## base and adapter side by side: make eval ARGS="--model mapper-lora --dataset FILE"
 	@$(RUN) remote eval.py $(ARGS)
 rlhf: ## reward model and PPO, RLOO, GRPO or DPO (off unless rlhf.yaml says enabled: true)
 	@$(RUN) remote training_manager.py --stage rlhf $(YES) $(ARGS)
 adapters: ## the versions there are (ARGS="show mapper-lora@latest")
-	@$(RUN) local checkpoint_manager.py $(or $(ARGS),list)
+	@$(RUN) either checkpoint_manager.py $(or $(ARGS),list)
 embeddings: ## fetch embedding shards from the clusters and merge them
 	@$(RUN) local sync_and_merge_embeddings.py $(ARGS)
 

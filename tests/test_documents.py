@@ -33,7 +33,9 @@ def test_every_command_stands_in_a_document(command):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_every_make_target_in_a_document_exists(path):
-    said = set(re.findall(r"(?:^|`|\s)make ([a-z][a-z-]+)(?=[`\s]|$)", code_of(TEXT[path]), re.M))
+    said = set(
+        re.findall(r"(?:^ +(?:\$ )?|`|-- |&& )make ([a-z][a-z-]+)", code_of(TEXT[path]), re.M)
+    )
     assert said <= {name for name, _ in TARGETS}
 
 
