@@ -9,7 +9,7 @@
 
 All adapters stand on one base, which is loaded once; `model` in a request chooses. Without
 --checkpoint and --base: the latest version, where there is only one adapter. Listens on loopback;
-any other --host needs a token. Prints its URL on stdout when it is ready. docs/SERVING.md says more.
+any other --host needs a token. Prints its URL when it is ready. docs/SERVING.md says more.
 
 Exit codes: 0 stopped after everything was answered, 1 it could not start, or answers were cut off,
 2 called wrongly (an unknown version, say).
@@ -17,6 +17,7 @@ Exit codes: 0 stopped after everything was answered, 1 it could not start, or an
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -85,11 +86,11 @@ def choose(references: list[str], base: str | None) -> list:
 
 def serve(catalog, args, token: str | None) -> int:
     """Load and answer until a signal comes; the exit code."""
+    sock, loopback = listen(args.host, args.port, token)
     import uvicorn
 
     from serving import app, service
 
-    sock, loopback = listen(args.host, args.port, token)
     url = f"http://{_shown(sock)}/v1"
 
     def changed(model: service.Service) -> None:
@@ -112,14 +113,12 @@ def serve(catalog, args, token: str | None) -> int:
     server = Server(
         uvicorn.Config(
             app.create_app(model, guard), log_level="error", access_log=False,
-            server_header=False, timeout_graceful_shutdown=args.drain,
+            server_header=False, ws="none", timeout_graceful_shutdown=args.drain,
         )
     )  # fmt: skip
     console.say(f"loading {paths.show(catalog.folder)}; {url} will answer")
-    try:
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):  # uvicorn passes the signal on
         server.run(sockets=[sock])
-    except (KeyboardInterrupt, SystemExit):  # uvicorn passes the signal on when it has drained
-        pass
     if model.problem:
         raise service.describe(model.problem)
     if model.cut:
@@ -154,8 +153,10 @@ def main(argv: list[str] | None = None) -> int:
     add("--json", action="store_true", help="the line at the start as one JSON object")
     args = parser.parse_args(argv)
     for name in ("rows", "queue", "timeout", "max_body", "drain"):
-        if getattr(args, name) <= 0:
+        if not getattr(args, name) > 0:
             parser.error(f"--{name.replace('_', '-')} must be above 0")
+    if not 0 <= args.port <= 65535:
+        parser.error(f"--port {args.port}: a port is a number up to 65535")
     token = read_token(args.token_file)
     versions = choose(args.checkpoint, args.base)
     from serving import models

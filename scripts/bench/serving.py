@@ -162,9 +162,9 @@ def main(argv: list[str] | None = None) -> int:
         for name, results in found.items():
             middle = {key: statistics.median(r[key] for r in results) for key in results[0]}
             print(
-                f"{name:<13} {middle['tokens_per_s']:7.0f} tokens/s {middle['requests_per_s']:6.1f} "
-                f"requests/s, a request {middle['median_s']:.2f} s (p95 {middle['p95_s']:.2f} s), "
-                f"{sum(r['failed'] for r in results)} failed"
+                f"{name:<13} {middle['tokens_per_s']:7.0f} tokens/s, "
+                f"{middle['requests_per_s']:6.1f} requests/s, a request {middle['median_s']:.2f} s "
+                f"(p95 {middle['p95_s']:.2f} s), {sum(r['failed'] for r in results)} failed"
             )
         print(f"serving, model_server / transformers serve: {ratio:.1f} (goal >= 3)")
     return console.GOOD if ratio >= 3 and not failed else console.FAILED

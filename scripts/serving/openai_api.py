@@ -1,4 +1,4 @@
-"""/v1/models and /v1/chat/completions as OpenAI's clients expect them; /health, /ready, /metrics."""
+"""/v1/models, /v1/chat/completions as OpenAI's clients expect them; /health, /ready, /metrics."""
 
 from __future__ import annotations
 
