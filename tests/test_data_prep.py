@@ -161,6 +161,22 @@ def test_no_near_duplicate_of_a_validation_row_is_in_train(headlines):
     assert list(deduplication.pairs_across(*sides, 0.4))  # the search does find what is there
 
 
+def test_a_near_duplicate_that_the_banding_misses_is_still_not_on_both_sides(prep, tmp_path):
+    rows = distinct(150)
+    rows += [row | {"prompt": row["prompt"].replace("?", " then?")} for row in rows]
+    source, rejects = write(tmp_path / "in.jsonl", rows), tmp_path / "rejects.jsonl"
+    coarse = ["--set", "deduplication.num_perm=16", "--set", "deduplication.bands=1"]
+    prep("--input", source, "--confirm", *coarse, "--set", "split.val_fraction=0.3",
+         "--rejects", rejects)  # fmt: skip
+    train, val, _ = read_out(tmp_path)
+    sets = [
+        [deduplication.shingles("\n".join(m["content"] for m in r["messages"]), 5) for r in side]
+        for side in (val, train)
+    ]
+    assert not list(deduplication.pairs_across(*sets, 0.7))
+    assert any(r["detail"].endswith("in validation") for r in lines(rejects))
+
+
 @pytest.mark.slow
 def test_the_gutenberg_folder_becomes_rows_of_the_books_and_the_json_beside_them_is_named(
     prep, samples, tmp_path
