@@ -32,6 +32,7 @@ def parser() -> console.ArgumentParser:
     p.add_argument(
         "--store", metavar="DIR", help="folder of the collections (default: data/chroma)"
     )
+    p.add_argument("--embedder", metavar="NAME", help="hashing, or a folder with a model")
     p.add_argument("--search", metavar="TEXT", help="print the passages nearest to TEXT instead")
     p.add_argument(
         "--rejects", metavar="FILE", help="write what gave no text, with reasons (JSON Lines)"
@@ -49,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         raise console.Misuse("give files or folders to read, or --search TEXT", "see --help")
     import config_loader
 
-    named = [f"documents.collection={args.collection}"] if args.collection else []
+    given = {"collection": args.collection, "embedder": args.embedder}
+    named = [f"documents.{key}={value}" for key, value in given.items() if value]
     config = config_loader.load(args.config, args.overrides + named, kind="data_config")
     if args.search:
         return _search(args, config)

@@ -109,12 +109,17 @@ def test_another_embedder_for_the_same_collection_is_refused(ingest, run, sample
     (tmp_path / "a.txt").write_text("Words.")
     ingest(tmp_path / "a.txt")
     model = samples / "models/semhash_model2vec_test_model"
-    done = run(tmp_path / "a.txt", "--set", f"documents.embedder={model}")
+    done = run(tmp_path / "a.txt", "--embedder", model)
     assert done.returncode == 2 and "was made with hashing" in done.stderr
-    other = ingest(
-        tmp_path / "a.txt", "--collection", "vectors", "--set", f"documents.embedder={model}"
-    )
-    assert other[0] == 0 and other[1]["embedder"].startswith("model2vec:")
+
+
+def test_a_collection_goes_on_with_the_model_that_it_was_made_with(ingest, samples, tmp_path):
+    (tmp_path / "a.txt").write_text("A big dog barked.")
+    model = samples / "models/semhash_model2vec_test_model"
+    assert ingest(tmp_path / "a.txt", "--embedder", model)[1]["embedder"].startswith("model2vec:")
+    assert ingest("--search", "huge canine")[1]["passages"][0]["text"] == "A big dog barked."
+    (tmp_path / "b.txt").write_text("Another text.")
+    assert ingest(tmp_path / "b.txt")[1]["embedder"].startswith("model2vec:")
 
 
 @pytest.mark.parametrize(

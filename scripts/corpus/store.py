@@ -52,13 +52,13 @@ class Store:
     def _open(self, documents, known: bool) -> Any:
         if known:
             collection = self._client.get_collection(self.name, embedding_function=None)
-            made_with = (collection.metadata or {}).get("embedder", "another program")
-            self.embedder = _matching(made_with, documents, self.name)
+            self.embedder = _matching(collection.metadata or {}, documents, self.name)
             return collection
         self.embedder = embedders.load(documents.embedder, documents.dimensions)
+        about = {"embedder": self.embedder.identity, "embedder_name": documents.embedder}
         return self._client.create_collection(
             self.name, embedding_function=None, configuration={"hnsw": {"space": "cosine"}},
-            metadata={"embedder": self.embedder.identity},
+            metadata=about,
         )  # fmt: skip
 
     def count(self) -> int:
@@ -143,11 +143,17 @@ def _client(folder: Path) -> Any:
     return chromadb.PersistentClient(str(folder), settings=Settings(anonymized_telemetry=False))
 
 
-def _matching(made_with: str, documents, name: str) -> Any:
-    """The embedder that a collection was made with, or Misuse where the configured one differs."""
-    if made_with.startswith("hashing-1:") and documents.embedder == "hashing":
-        return embedders.HashingEmbedder(int(made_with.partition(":")[2]))
-    embedder = embedders.load(documents.embedder, documents.dimensions)
+def _matching(about: dict[str, Any], documents, name: str) -> Any:
+    """The embedder that a collection was made with; Misuse where another one is configured.
+
+    The default, `hashing`, is no wish: then a model that the collection names is used.
+    """
+    made_with = about.get("embedder", "another program")
+    dimensions = documents.dimensions
+    if made_with.startswith("hashing-1:"):
+        dimensions = int(made_with.partition(":")[2])
+    wanted = about.get("embedder_name") if documents.embedder == "hashing" else documents.embedder
+    embedder = embedders.load(wanted or documents.embedder, dimensions)
     if embedder.identity != made_with:
         raise console.Misuse(
             f"the collection {name} was made with {made_with}, documents.embedder is "
