@@ -112,7 +112,7 @@ class Trip:
 def set_up(trip: Trip, s: Stage) -> None:
     """Both environments; the stand-in host uses this checkout's own."""
     s.run([paths.ROOT / "setup_local.sh"])
-    s.run([paths.ROOT / "setup_remote.sh", "--allow-cpu"], env=os.environ | {"HOST": ""})
+    s.run([paths.ROOT / "setup_remote.sh", "--here", "--allow-cpu"])
     s.says("both environments verified")
 
 

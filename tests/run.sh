@@ -110,7 +110,7 @@ if [ "$mode" != fast ] || [ ${#files[@]} = 0 ]; then lint; fi
 if [ "$mode" != lint ]; then
   system_package sshd openssh-server openssh
   system_package rsync rsync rsync
-  [ "$mode" = fast ] || ./setup_remote.sh --allow-cpu
+  [ "$mode" = fast ] || ./setup_remote.sh --here --allow-cpu
   export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TANDEM_TEST_FAST=''
   [ "$mode" = fast ] && export TANDEM_TEST_FAST=1
   unset HOST RAW DRY_RUN CONFIRM TANDEM_HOST TANDEM_WORKDIR TANDEM_ENV MAKEFLAGS MAKELEVEL
