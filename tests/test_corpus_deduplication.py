@@ -40,6 +40,7 @@ def test_text_shorter_than_a_shingle_still_equals_itself(text):
     assert deduplication.jaccard(sets(text), sets(text)) == 1.0
 
 
+@pytest.mark.slow
 def test_of_2000_planted_near_duplicates_at_most_two_are_missed():
     r = random.Random(3)
     finder = deduplication.NearDuplicates(data.Deduplication())

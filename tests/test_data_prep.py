@@ -90,6 +90,7 @@ def test_the_preference_files_of_an_earlier_run_do_not_stay_beside_a_new_manifes
         "manifest.json", "train_sft.jsonl", "val_sft.jsonl"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_our_own_output_below_the_input_is_not_read_again(command, tmp_path):
     write(tmp_path / "data/raw/in.jsonl", distinct(30))
     for _ in range(2):

@@ -49,6 +49,7 @@ def test_a_smaller_size_is_the_beginning_of_a_bigger_one(rows):
     assert list(weather.dialogues(20, 7)) == rows[:20]
 
 
+@pytest.mark.slow
 def test_no_two_rows_ask_the_same():
     talks = [row["messages"] for row in weather.dialogues(5000, 7)]
     asked = {json.dumps([m["content"] for m in talk if m["role"] == "user"]) for talk in talks}

@@ -57,6 +57,7 @@ def test_a_second_run_changes_nothing(ingest, samples):
     assert set(found(again).values()) == {("ok", "unchanged")}
 
 
+@pytest.mark.slow
 def test_redirect_pages_are_counted_in_the_report_and_listed_where_asked(ingest, samples, tmp_path):
     rejects = tmp_path / "rejects.jsonl"
     _, said = ingest(samples / "wiki/zhwiki_wikiextractor_AA_wiki_00", "--rejects", rejects)
