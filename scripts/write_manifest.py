@@ -91,9 +91,16 @@ def write(folder, pattern):
     return len(names)
 
 
+class Parser(argparse.ArgumentParser):
+    """Wrong calls are one line, as everywhere in the kit."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def main(argv=None):
     form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = Parser(description=__doc__, formatter_class=form)
     parser.add_argument("folder", nargs="?", default=".", help="where the shards are (here)")
     parser.add_argument("--pattern", default="cluster*_gpu*.pkl", help="their names (%(default)s)")
     args = parser.parse_args(argv)

@@ -4,10 +4,11 @@
     python tests/drill_embeddings.py                 100 kills
     python tests/drill_embeddings.py --kills 20 --seed 7
 
-Each round writes new shards on a stand-in cluster, starts a sync and merge, and kills it after a
-random time (SIGKILL, SIGTERM or SIGINT). After each kill: every shard that is here is whole, and
-the output is the old one or the new one, whole. Then the same command with --resume ends the work,
-and the output is the new one. Needs numpy.
+Each round writes new shards on a cluster (an sshd of its own on loopback; a stand-in folder where
+none can run), starts a sync and merge, and kills it after a random time (SIGKILL, SIGTERM or
+SIGINT). After each kill: every shard that is here is whole, and the output is the old one or the
+new one, whole. Then the same command with --resume ends the work, and the output is the new one.
+Needs numpy.
 
 Exit codes: 0 nothing was lost, 1 something was (its folder is kept and named).
 """
@@ -15,6 +16,7 @@ Exit codes: 0 nothing was lost, 1 something was (its folder is kept and named).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import pickle
@@ -42,10 +44,33 @@ def words(folder: Path, items: int) -> list[str]:
     """The command that is killed."""
     script = str(ROOT / "scripts" / "sync_and_merge_embeddings.py")
     return [
-        sys.executable, script, "--clusters", str(folder / "cluster"), "--embeddings-dir",
+        sys.executable, script, "--clusters", cluster(folder), "--embeddings-dir",
         str(folder / "here"), "--articles", str(folder / "wikipedia.pkl"), "--items", str(items),
         "--output", str(folder / "out" / "all.pkl"), "--resume",
     ]  # fmt: skip
+
+
+def cluster(folder: Path) -> str:
+    """What --clusters gets: the server's alias if one runs, else the folder."""
+    return "tensor01" if (folder / "sshd" / "sshd.pid").exists() else str(folder / "cluster")
+
+
+@contextlib.contextmanager
+def server(folder: Path):
+    """An sshd for the drill, if one can run here. Its home is the stand-in's folder."""
+    sshd = ["bash", str(ROOT / "tests" / "sshd.sh")]
+    there = str(folder / "sshd")
+    if subprocess.run([*sshd, "available"], capture_output=True).returncode == 0:
+        subprocess.run(
+            [*sshd, "start", there, "--alias", "tensor01"], check=True, capture_output=True
+        )
+        (folder / "cluster").symlink_to(folder / "sshd" / "home")
+        os.environ["TANDEM_SSH_CONFIG"] = str(folder / "sshd" / "ssh_config")
+    try:
+        yield
+    finally:
+        if os.environ.pop("TANDEM_SSH_CONFIG", None):
+            subprocess.run([*sshd, "stop", there], check=True)
 
 
 def new_shards(folder: Path, rows: int, seed: int) -> np.ndarray:
@@ -58,9 +83,11 @@ def new_shards(folder: Path, rows: int, seed: int) -> np.ndarray:
 
 
 def start(command: list[str]) -> subprocess.Popen:
+    # A shell's background jobs ignore SIGINT, and so would everything started here.
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def check_whole(folder: Path, old: np.ndarray | None, new: np.ndarray) -> str:
@@ -85,13 +112,16 @@ def one_round(folder: Path, dice: random.Random, rows: int, span: float, state: 
     """Kill one run, look, then let it end: what was there after the kill, and when it came."""
     new = new_shards(folder, rows, dice.randrange(1 << 30))
     process = start(words(folder, rows))
-    moment = dice.uniform(0, span)
+    moment, how = dice.uniform(0, span), "finished"
     try:
         process.communicate(timeout=moment)
         state["span"] = max(0.2, moment * 0.95)  # it was faster than thought
     except subprocess.TimeoutExpired:
-        process.send_signal(dice.choice(SIGNALS))
+        how = dice.choice(SIGNALS)
+        process.send_signal(how)
         process.communicate()
+        assert process.returncode in (-how, 128 + how, 0), process.returncode
+        how = how.name
     found = check_whole(folder, state["old"], new)
     done = start(words(folder, rows))
     out, err = done.communicate()
@@ -104,12 +134,18 @@ def one_round(folder: Path, dice: random.Random, rows: int, span: float, state: 
     assert left == ["all.pkl", "all.pkl.manifest.json"], left
     state["old"] = new
     resumed = "resumed" if "resuming" in err else "anew"
-    return f"killed after {moment:.2f} s, output {found}, then {resumed}"
+    return f"{how:8} after {moment:.2f} s, output {found}, then {resumed}"
 
 
 def drill(folder: Path, kills: int, seed: int | None, rows: int) -> None:
     """`kills` rounds in `folder`; an AssertionError says what was lost, with the seed."""
     seed = random.randrange(1 << 30) if seed is None else seed
+    with server(folder):
+        rounds(folder, kills, seed, rows)
+
+
+def rounds(folder: Path, kills: int, seed: int, rows: int) -> None:
+    """Measure one run, then kill the others."""
     dice = random.Random(seed)
     wikipedia(folder / "wikipedia.pkl", rows)
     new_shards(folder, rows, 0)

@@ -212,12 +212,11 @@ def hostile_lists() -> dict[str, bytes]:
 def test_hostile_articles_are_refused_unexecuted_in_little_memory(tmp_path):
     files = hostile_lists() | hostile.corpus()
     call = "articles.load(path, 1 << 40)"
-    told, peak_kb, numpy = read_in_a_cage(files, tmp_path, "articles", call)
+    told, peak_kb, _ = read_in_a_cage(files, tmp_path, "articles", call)
     assert not os.path.exists(hostile.CANARY)
     for name, message in told.items():
         assert message and "\n" not in message and len(message) < 500, name
     assert peak_kb < 64 * 1024
-    assert not numpy
 
 
 def test_flipped_bits_never_crash_the_reader(tmp_path):

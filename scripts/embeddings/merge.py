@@ -78,6 +78,8 @@ class Job:
         with contextlib.ExitStack() as stack:
             out = stack.enter_context(open(self.data, "r+b", buffering=0))
             rows.write(out, self.header, 0)
+            import numpy  # noqa: F401  the worker is forked, and then has it too
+
             worker = stack.enter_context(Worker(self.worker_plan()))
             done = self.copy(out, done, worker)
             told = worker.result()

@@ -243,6 +243,10 @@ class Machine:
             raise Refused(f"a {type(value).__name__} stands where a {kind.__name__} must")
         return value
 
+    def remembered(self) -> int:
+        """How many values the memo holds: the number of the next one."""
+        return len(self.memo)
+
     def memoize(self, index: int) -> None:
         """Picklers number what they remember 0, 1, 2 ...: a jump is an attack on the memory."""
         value = self.pop()
@@ -450,7 +454,7 @@ HANDLERS = {
     ord("u"): lambda m: m.set_items(m.pop_mark()),
     ord("q"): lambda m: m.memoize(m.number(1)),
     ord("r"): lambda m: m.memoize(m.number(4)),
-    0x94: lambda m: m.memoize(len(m.memo)),
+    0x94: lambda m: m.memoize(m.remembered()),
     ord("h"): lambda m: m.recall(m.number(1)),
     ord("j"): lambda m: m.recall(m.number(4)),
     0x95: lambda m: m.frame(),

@@ -42,6 +42,13 @@ def text(raw: bytes) -> bytes:
     return (SHORT[len(raw)] if len(raw) < 256 else b"X" + struct.pack("<I", len(raw))) + raw
 
 
+def texts(column: list[bytes]) -> list[bytes]:
+    """The opcodes of many strings."""
+    if max(map(len, column)) < 256:
+        return [SHORT[len(raw)] + raw for raw in column]
+    return list(map(text, column))
+
+
 def name(module: str, attribute: str) -> bytes:
     """A global, as unpicklers look it up."""
     return value(module) + value(attribute) + b"\x93"
@@ -74,11 +81,11 @@ def article_batch(
     """
     if not ids:
         return b""
-    ids = list(map(value if isinstance(ids[0], int) else text, ids))
+    ids = list(map(value, ids)) if isinstance(ids[0], int) else texts(ids)
     keys = [b"}(h\x00", b"h\x01", b"h\x02"]
     n = len(ids)
     parts = [b"u"] * (7 * n)
-    for at, column in enumerate((list(map(text, titles)), ids, list(map(text, urls)))):
+    for at, column in enumerate((texts(titles), ids, texts(urls))):
         parts[2 * at :: 7] = [keys[at]] * n
         parts[2 * at + 1 :: 7] = column
     if first:

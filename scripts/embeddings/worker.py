@@ -10,42 +10,42 @@ Reading 250,000 articles is pure Python and would hold up the copying if it shar
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
 from embeddings import articles, pickle_writer, rows
 from kit import console
 
-SCRIPTS = Path(__file__).resolve().parent.parent
-CODE = "import sys; sys.path.insert(0, sys.argv[1]); from embeddings import worker; worker.main()"
-
 
 class Worker:
-    """A child process that reads the articles and writes them where the plan says."""
+    """A child process that reads the articles and writes them where the plan says.
+
+    On Linux it is forked, so that it begins at once; elsewhere Python starts it anew.
+    """
 
     def __init__(self, plan: dict[str, Any]):
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CODE, str(SCRIPTS), json.dumps(plan)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        )  # fmt: skip
+        self.answer, theirs = multiprocessing.Pipe(duplex=False)
+        self.process = multiprocessing.Process(target=main, args=(theirs, plan), daemon=True)
+        self.process.start()
+        theirs.close()
 
     def check(self) -> None:
         """Raise now what `result` would, if the process has ended badly."""
-        if self.process.poll():
+        if self.process.exitcode:
             self.result()
 
     def result(self) -> dict[str, Any]:
         """Wait for the end; what it found, or its Problem."""
-        raw, _ = self.process.communicate()
         try:
-            told = json.loads(raw)
-        except ValueError:
-            code = self.process.returncode
+            told = json.loads(self.answer.recv_bytes())
+        except EOFError:
+            self.process.join()
             raise console.Problem(
-                f"reading the articles ended with {code}", "run it again"
+                f"the process that reads the articles ended with {self.process.exitcode}",
+                "run it again; if it was killed, free memory",
             ) from None
         if "problem" in told:
             raise console.Problem(told["problem"], code=told["code"])
@@ -55,25 +55,28 @@ class Worker:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
+        self.process.kill()
+        self.process.join()
+        self.answer.close()
 
 
-def main() -> None:
-    """The child: sys.argv[2] is the plan, stdout one JSON object."""
-    sys.argv[0] = sys.argv[1]
-    told = {}
+def main(answer: Any, plan: dict[str, Any]) -> None:
+    """The child. A Ctrl-C is its parent's affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    told: dict[str, Any] = {}
     try:
-        told = work(json.loads(sys.argv[2]))
-    except (console.Problem, OSError) as error:
-        code = getattr(error, "code", console.FAILED)
-        told = {"problem": console._one_line(error), "code": code}
+        told = work(plan)
+    except console.Problem as problem:
+        told = {"problem": str(problem), "code": problem.code}
+    except OSError as error:
+        told = {"problem": f"{error.filename or plan['articles']}: {error.strerror}", "code": 1}
     except ModuleNotFoundError as error:
         told = {"problem": f"the package {error.name} is missing; make setup-local", "code": 1}
-    print(json.dumps(told))
-    sys.exit(told.get("code", 0))
+    answer.send_bytes(json.dumps(told).encode())
+    answer.close()
+    if "problem" in told:
+        os._exit(1)
 
 
 def work(plan: dict[str, Any]) -> dict[str, Any]:
