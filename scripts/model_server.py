@@ -11,7 +11,7 @@ All adapters stand on one base, which is loaded once; `model` in a request choos
 --checkpoint and --base: the latest version, where there is only one adapter. Listens on loopback;
 any other --host needs a token. Prints its URL when it is ready. docs/SERVING.md says more.
 
-Exit codes: 0 stopped after everything was answered, 1 it could not start, or answers were cut off,
+Exit codes: 0 stopped after everything was answered, 1 it could not start, or requests were cut off,
 2 called wrongly (an unknown version, say).
 """
 
@@ -107,13 +107,14 @@ def serve(catalog, args, token: str | None) -> int:
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig, frame) -> None:
-            model.drain()
+            model.drain(args.drain)
             super().handle_exit(sig, frame)
 
     server = Server(
         uvicorn.Config(
             app.create_app(model, guard), log_level="error", access_log=False,
-            server_header=False, ws="none", timeout_graceful_shutdown=args.drain,
+            server_header=False, ws="none", timeout_graceful_shutdown=args.drain + 5,
+            limit_concurrency=args.rows + args.queue + 512,
         )
     )  # fmt: skip
     console.say(f"loading {paths.show(catalog.folder)}; {url} will answer")
@@ -122,7 +123,9 @@ def serve(catalog, args, token: str | None) -> int:
     if model.problem:
         raise service.describe(model.problem)
     if model.cut:
-        raise console.Problem(f"{model.cut} answers were cut off after {args.drain} s", "--drain N")
+        raise console.Problem(
+            f"{model.cut} requests were cut off after {args.drain} s", "--drain N"
+        )
     return console.GOOD
 
 
@@ -152,8 +155,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--drain", type=whole, default=30, metavar="S", help="seconds to finish in after SIGTERM")
     add("--json", action="store_true", help="the line at the start as one JSON object")
     args = parser.parse_args(argv)
-    for name in ("rows", "queue", "timeout", "max_body", "drain"):
-        if not getattr(args, name) > 0:
+    for name in ("rows", "queue", "timeout", "max_body", "max_length", "drain"):
+        if getattr(args, name) is not None and not getattr(args, name) > 0:
             parser.error(f"--{name.replace('_', '-')} must be above 0")
     if not 0 <= args.port <= 65535:
         parser.error(f"--port {args.port}: a port is a number up to 65535")

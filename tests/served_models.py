@@ -88,7 +88,7 @@ def build(work: Path, names: tuple[str, ...] = NAMES, answers: int = 1) -> dict[
     try:
         for name, rows, steps in (
             ("weather-lora", weather, 60),
-            ("tool-lora", calls, 30),
+            ("tool-lora", calls, 60),
             ("endless-lora", endless_rows(80), 20),
         ):
             if name not in names:

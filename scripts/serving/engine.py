@@ -37,7 +37,8 @@ class Refused(Exception):
 class Piece:
     """What became of an answer: more text, and at its end why it ended.
 
-    finish: None, "stop", "length", "timeout" or "error" (then `text` says what went wrong).
+    finish: None, "stop", "length", "timeout", "stopped" (the engine was closed) or "error" (then
+    `text` says what went wrong).
     """
 
     answer: Answer
@@ -178,7 +179,7 @@ class Engine:
             self._wake.notify()
 
     def close(self) -> None:
-        """Stop; answers that run or wait end with an error."""
+        """Stop; answers that run or wait end as "stopped"."""
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -204,7 +205,7 @@ class Engine:
                 self.failures = 0
             except Exception as error:
                 self._failed(error, new)
-        self._give_up("the server is stopping")
+        self._give_up()
 
     def _drop_late(self) -> list[Piece]:
         """Take out of the queue whose time is over before it began."""
@@ -320,12 +321,12 @@ class Engine:
         console.warn(f"the model failed: {line}")
         self.post([Piece(answer, line, "error") for answer in rows])
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self) -> None:
         with self._wake:
             rows = [*self._waiting, *(self._batch.answers if self._batch else ())]
             self._waiting.clear()
             self._batch = None
-        self.post([Piece(answer, why, "error") for answer in rows])
+        self.post([answer.end("stopped") for answer in rows])
 
 
 def _without(batch: Batch, gone: set[Answer]) -> Batch | None:

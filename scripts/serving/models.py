@@ -206,7 +206,11 @@ def _tokenizer(folder: Path) -> Any:
 
     if not (folder / "tokenizer_config.json").is_file():
         return None
-    found = AutoTokenizer.from_pretrained(folder)
+    try:
+        found = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        text = f"{folder}: its tokenizer cannot be loaded ({_line(error)})"
+        raise console.Problem(text, "copy tokenizer.json and tokenizer_config.json again") from None
     if not hasattr(found, "backend_tokenizer"):
         raise console.Problem(f"{folder}: a tokenizer without tokenizer.json", "add that file")
     found("a", add_special_tokens=False)  # drops a stored truncation before threads share it

@@ -116,9 +116,6 @@ async def _whole(request: Request, exchange: Exchange) -> Response:
             raise
         exchange.end()
         return JSONResponse(_object(exchange, "chat.completion", choices, usage=exchange.usage))
-    except asyncio.CancelledError:
-        exchange.service.cut += 1
-        raise
     finally:
         collecting.cancel()
         leaving.cancel()
@@ -169,9 +166,6 @@ class Events(StreamingResponse):
         try:  # a client that does not read is let go, too
             with anyio.move_on_after(self.exchange.service.limits.seconds + READING):
                 await super().__call__(scope, receive, send)
-        except asyncio.CancelledError:
-            self.exchange.service.cut += 1
-            raise
         finally:
             self.exchange.end("499")
 

@@ -41,10 +41,12 @@ class Service:
                  changed: Callable[[Service], None] = lambda service: None):  # fmt: skip
         self.catalog, self.limits, self._changed = catalog, limits or Limits(), changed
         self.metrics = Metrics()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.state, self.problem = "loading", None
         self.engine: Engine | None = None
         self.generation: Any = None  # the model's own GenerationConfig
-        self.context, self.cut, self.usual = 0, 0, 1.0  # usual: seconds of a request
+        self.context, self.usual = 0, 1.0  # tokens; seconds that a request takes
+        self.cut = 0  # requests that were not finished when the server stopped
 
     # --- its life -------------------------------------------------------------------------
     def start(self) -> None:
@@ -78,12 +80,19 @@ class Service:
         engine.start()
         self.engine = engine
 
-    def drain(self) -> None:
-        """Take nothing new; what runs goes on."""
-        self.state = "draining"
+    def drain(self, seconds: float) -> None:
+        """Take nothing new; what runs goes on that long. A signal handler may call it."""
+        if self.state != "draining":
+            self.state = "draining"
+            if self._loop is None:
+                return
+            self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._cut_off)
+
+    def _cut_off(self) -> None:
+        threading.Thread(target=self.stop, name="stopping", daemon=True).start()
 
     def stop(self) -> None:
-        """End the engine; what still runs ends with an error."""
+        """End the engine; what still runs is cut off."""
         if self.engine:
             self.engine.close()
 
@@ -184,6 +193,9 @@ class Exchange:
             if piece.finish == "timeout":
                 seconds = f"{self.service.limits.seconds:g}"
                 raise ApiError(504, f"no answer within {seconds} s", "timeout")
+            if piece.finish == "stopped":
+                self.service.cut += 1
+                raise ApiError(503, "the server is stopping", "stopping")
             if piece.finish == "error":
                 raise ApiError(500, f"the answer failed: {piece.text}", "generation_failed")
             if piece.finish:
@@ -250,4 +262,5 @@ def describe(error: Exception) -> console.Problem:
     """The problem of a failed start, as one line."""
     if isinstance(error, (console.Problem, OSError)):
         return error
-    return console.Problem(f"the model could not be loaded ({type(error).__name__}: {error})")
+    line = (str(error).strip().splitlines() or ["without a word"])[0]
+    return console.Problem(f"the model could not be loaded ({type(error).__name__}: {line})")
