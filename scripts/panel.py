@@ -7,7 +7,8 @@
 
 The page and its API (/api/v1/training/…) listen on this machine alone. To see a host's panel on
 the laptop: ssh -L 8765:127.0.0.1:8765 gpu1, then open the same address. A training that it starts
-is a process of its own: closing the page or ending this command does not touch it.
+is a process of its own: closing the page or ending this command does not touch it. Where others
+have accounts on the machine, let it ask for a token: --token-file. docs/PANEL.md says more.
 
 Exit codes: 0 good, 1 the port is taken, 2 called wrongly, 130/143 interrupted.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 
 from kit import console
 
@@ -27,6 +29,8 @@ def parse(argv: list[str] | None):
     parser.add_argument("--port", type=int, default=8765, help="default 8765; 0: any free one")
     parser.add_argument("--host", default="127.0.0.1", help="only this machine: 127.0.0.1 or ::1")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="ask for the token in it"
+                        " (mode 0600); or the variable TANDEM_SERVER_TOKEN")  # fmt: skip
     parser.add_argument("--server", metavar="URL", help="a model server to compare models on")
     return parser.parse_args(argv)
 
@@ -56,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.server and not args.server.startswith(("http://", "https://")):
         raise console.Misuse(f"--server {args.server}", "write http://127.0.0.1:8000")
+    from model_server import read_token
+
+    token = read_token(args.token_file)
     listening = listen(args.host, args.port)
     import uvicorn
 
@@ -63,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
     host = f"[{args.host}]" if ":" in args.host else args.host
     address = f"http://{host}:{listening.getsockname()[1]}"
-    application = app.create_app(args.server, closing=lambda: server.should_exit)
+    application = app.create_app(args.server, token, closing=lambda: server.should_exit)
     server = uvicorn.Server(
         uvicorn.Config(
             application,

@@ -55,7 +55,8 @@ class Browser:
         file = Path(self._profile, "DevToolsActivePort")
         until(lambda: file.is_file() and file.read_text().count("\n"), "Chromium does not start")
         port, path = file.read_text().split("\n")[:2]
-        self._socket = connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None)
+        self._socket = connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None,
+                               ping_interval=None)  # fmt: skip
         self._number, self.events = 0, []
 
     def __exit__(self, *_: object) -> None:

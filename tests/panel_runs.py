@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
+
+from conftest import ROOT
 
 
 def losses(steps: int, every: int = 10, evaluate: int = 50) -> list[dict]:
@@ -47,3 +53,42 @@ def make(work: Path, run_id: str, state: str = "running", *, step: int = 420, st
         status["ended"] = now - age
     (run / "status.json").write_text(json.dumps(status | changes))
     return run
+
+
+class Panel:
+    """scripts/panel.py as a process of its own, on `work`; `restart` keeps the port."""
+
+    def __init__(self, work: Path, *options: str):
+        self.work, self.options, self.port = work, options, 0
+        self.start()
+
+    def start(self) -> None:
+        words = [sys.executable, str(ROOT / "scripts" / "panel.py"), "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            [*words, *self.options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+            env=os.environ | {"TANDEM_WORKDIR": str(self.work)},
+        )  # fmt: skip
+        self.url = self.process.stdout.readline().strip()
+        assert self.url, self.process.stderr.read()
+        self.port = int(self.url.rpartition(":")[2])
+
+    def stop(self) -> int:
+        """End it and all of its process group, as a terminal does; its exit code."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.communicate(timeout=30)
+        return self.process.returncode
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+
+def until(condition, seconds: float = 120):
+    """The condition's value once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.05)
+    return value

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ def command(config: str, overrides: Sequence[str], *more: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The variables of a trainer: those of the server, without its secrets."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("TANDEM_PANEL")}
+    """The variables of what is started: those of the server, without its token."""
+    return {k: v for k, v in os.environ.items() if k != "TANDEM_SERVER_TOKEN"}
 
 
 def busy() -> Refused | None:
@@ -94,16 +94,21 @@ def start(run: Path, words: list[str], resume: bool) -> dict[str, Any]:
     return job
 
 
-def detach(words: list[str], output: Path, descriptors: Sequence[int] = ()) -> dict[str, Any]:
+def detach(
+    words: list[str],
+    output: Path,
+    descriptors: Sequence[int] = (),
+    secrets: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Run a command of the kit in a session of its own; both streams are added to `output`.
 
     Returns what finds the process again: {"pid", "created", "host", "started", "command"}.
     """
     with output.open("ab") as stream:
         process = subprocess.Popen(
-            [python(), *words], cwd=paths.ROOT, env=environment(), start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
-            pass_fds=tuple(descriptors),
+            [python(), *words], cwd=paths.ROOT, start_new_session=True,
+            env=environment() | dict(secrets or {}), stdin=subprocess.DEVNULL,
+            stdout=stream, stderr=subprocess.STDOUT, pass_fds=tuple(descriptors),
         )  # fmt: skip
     threading.Thread(target=process.wait, daemon=True).start()  # so that no zombie remains
     return {

@@ -20,15 +20,23 @@ from serving.training_errors import Refused, status_of
 from serving.training_plans import Plans
 
 
-def create_app(server: str | None = None, closing: Callable[[], bool] = lambda: False) -> FastAPI:
-    """The ASGI application. `server`: a model server's address; `closing`: the process ends."""
+def create_app(
+    server: str | None = None,
+    token: str | None = None,
+    closing: Callable[[], bool] = lambda: False,
+) -> FastAPI:
+    """The ASGI application.
+
+    server: a model server's address; token: what every request must bring, and what the model
+    server is asked with; closing: whether the process ends, which ends the event streams.
+    """
     app = FastAPI(title="Tandem", docs_url=None, redoc_url=None, openapi_url=None)
     plans = Plans()
-    page = pages.Pages(plans, ModelServer(server))
+    page = pages.Pages(plans, ModelServer(server, token), token)
     app.include_router(training_api.router(plans, closing))
     app.include_router(page.router())
     app.mount("/static", StaticFiles(directory=pages.HERE / "static"))
-    app.add_middleware(guard.Guard)
+    app.add_middleware(guard.Guard, token=token)
 
     def said(request: Request, status: int, message: str, reason: str | None = None, **facts):
         if not request.url.path.startswith(("/api/", "/static/")):

@@ -30,7 +30,8 @@ PATIENCE = 180.0  # seconds that an answer may take
 class ModelServer:
     """Where questions go. `url`: a server that is there; None: start one when asked to."""
 
-    def __init__(self, url: str | None = None):
+    def __init__(self, url: str | None = None, token: str | None = None):
+        self.token = token
         self.given = url.rstrip("/").removesuffix("/v1") if url else None
 
     def describe(self) -> dict[str, Any]:
@@ -55,7 +56,7 @@ class ModelServer:
         import httpx
 
         try:
-            with _client(url, 3.0) as client:
+            with client_for(url, 3.0, self.token) as client:
                 if client.get(f"{url}/ready").status_code == 503:  # vLLM has no /ready: 404
                     return "starting", [], "it loads its model"
                 answer = client.get(f"{url}/v1/models")
@@ -76,7 +77,10 @@ class ModelServer:
             raise Refused(409, "busy", "a model server runs already", "stop it first")
         port = _free_port()
         _log().unlink(missing_ok=True)
-        job = jobs.detach([*serve_words(reference), "--port", str(port)], _log())
+        job = jobs.detach(
+            [*serve_words(reference), "--port", str(port)], _log(),
+            secrets={"TANDEM_SERVER_TOKEN": self.token} if self.token else {},
+        )  # fmt: skip
         publish.json_file(
             _record(), job | {"url": f"http://127.0.0.1:{port}", "reference": reference}
         )
@@ -96,48 +100,49 @@ class ModelServer:
         if server["state"] != "ready":
             raise Refused(503, "no_server", "no model server answers", "start one")
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            asked = [pool.submit(ask, server["url"], m, prompt, **options) for m in models]
+            asked = [pool.submit(self.ask, server["url"], m, prompt, **options) for m in models]
             return [future.result() for future in asked]
 
+    def ask(
+        self, url: str, model: str, prompt: str, max_tokens: int, temperature: float
+    ) -> dict[str, Any]:
+        """One answer of one model, or the error that its server gave."""
+        import httpx
 
-def ask(url: str, model: str, prompt: str, max_tokens: int, temperature: float) -> dict[str, Any]:
-    """One answer of one model, or the error that its server gave."""
-    import httpx
-
-    found: dict[str, Any] = {"model": model, "text": "", "tokens": None, "error": None}
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "seed": 0,
-    }
-    began = time.monotonic()
-    try:
-        with _client(url, PATIENCE) as client:
-            answer = client.post(f"{url}/v1/chat/completions", json=body)
-        said = answer.json()
-        if answer.status_code != 200:
-            found["error"] = said["error"]["message"]
-        else:
-            found["text"] = said["choices"][0]["message"]["content"] or ""
-            found["tokens"] = (said.get("usage") or {}).get("completion_tokens")
-    except httpx.HTTPError as error:
-        found["error"] = f"no answer: {error or type(error).__name__}"
-    except (ValueError, KeyError, TypeError, IndexError):
-        found["error"] = f"the server answered {answer.status_code} in a form that is not OpenAI's"
-    return found | {"seconds": time.monotonic() - began}
+        found: dict[str, Any] = {"model": model, "text": "", "tokens": None, "error": None}
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "seed": 0,
+        }
+        began = time.monotonic()
+        try:
+            with client_for(url, PATIENCE, self.token) as client:
+                answer = client.post(f"{url}/v1/chat/completions", json=body)
+            said = answer.json()
+            if answer.status_code != 200:
+                found["error"] = said["error"]["message"]
+            else:
+                found["text"] = said["choices"][0]["message"]["content"] or ""
+                found["tokens"] = (said.get("usage") or {}).get("completion_tokens")
+        except httpx.HTTPError as error:
+            found["error"] = f"no answer: {error or type(error).__name__}"
+        except (ValueError, KeyError, TypeError, IndexError):
+            found["error"] = (
+                f"the server answered {answer.status_code} in a form that is not OpenAI's"
+            )
+        return found | {"seconds": time.monotonic() - began}
 
 
-def _client(url: str, patience: float):
+def client_for(url: str, patience: float, token: str | None):
     """An HTTP client; no proxy stands between loopback and us."""
     import httpx
 
-    token = os.environ.get("TANDEM_SERVER_TOKEN")
-    here = urlsplit(url).hostname in LOOPBACK
     return httpx.Client(
         timeout=httpx.Timeout(patience, connect=3.0),
-        trust_env=not here,
+        trust_env=urlsplit(url).hostname not in LOOPBACK,
         headers={"authorization": f"Bearer {token}"} if token else {},
     )
 

@@ -5,17 +5,21 @@ Origin    of a request that changes something must be the panel's own
 API       takes application/json alone, which no foreign page can send without asking first
 forms     bring the token of the panel's cookie (double submit), which no foreign page can read
 size      a request's body is bounded
+token     where one is set: in the header (programs) or, after /login, in a cookie (browsers);
+          for a machine on which others have accounts
 """
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import Request, cookie_parser
+from starlette.responses import RedirectResponse, Response
 
 from serving.errors import ApiError
 from serving.training_errors import Refused
@@ -42,8 +46,8 @@ HEADERS = {
 class Guard:
     """ASGI middleware: refuses what must not come in, and gives every answer its headers."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]]):
-        self.app = app
+    def __init__(self, app: Callable[..., Awaitable[None]], token: str | None = None):
+        self.app, self.token = app, token
 
     async def __call__(self, scope: dict[str, Any], receive, send) -> None:
         if scope["type"] != "http":
@@ -60,13 +64,40 @@ class Guard:
             await send(message)
 
         try:
-            check(scope["method"], scope["path"], Headers(scope=scope))
+            headers = Headers(scope=scope)
+            check(scope["method"], scope["path"], headers)
+            if self.token and not admitted(self.token, scope["path"], headers):
+                await self._unknown(scope["path"])(scope, receive, send_guarded)
+                return
             receive = await bounded(scope, receive)
         except Refused as refused:
             said = ApiError(refused.status, str(refused), refused.reason).response()
             await said(scope, receive, send_guarded)
             return
         await self.app(scope, receive, send_guarded)
+
+    def _unknown(self, path: str) -> Response:
+        """For a program the error, for a browser the way to /login."""
+        if not path.startswith("/api/"):
+            return RedirectResponse("/login", 303)
+        text = "the token is missing or wrong; send Authorization: Bearer TOKEN"
+        return ApiError(401, text, "invalid_api_key").response()
+
+
+def admitted(token: str, path: str, headers: Headers) -> bool:
+    """Whether a request brings the token, or needs none."""
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode()):
+        return True
+    cookies = cookie_parser(headers.get("cookie", ""))
+    known = cookies.get(cookie_name(headers.get("host", ""), "key"), "")
+    right = hmac.compare_digest(known.encode(), proof(token).encode())
+    return right or path == "/login" or path.startswith("/static/")
+
+
+def proof(token: str) -> str:
+    """What a browser keeps in place of the token."""
+    return hmac.new(token.encode(), b"tandem panel", "sha256").hexdigest()
 
 
 def check(method: str, path: str, headers: Headers) -> None:
@@ -116,14 +147,20 @@ async def bounded(scope: dict[str, Any], receive) -> Callable[[], Awaitable[dict
     return replay
 
 
-def cookie_name(request: Request) -> str:
-    """The cookie of this panel: browsers share cookies between the ports of a host."""
-    return f"tandem_panel_{request.url.port or 80}"
+def cookie_name(host: str, what: str) -> str:
+    """A cookie of this panel: browsers share cookies between the ports of a host."""
+    port = host.rpartition(":")[2]
+    return f"tandem_{what}_{port if port.isdigit() else 80}"
+
+
+def csrf_cookie(request: Request) -> str:
+    """The name of the cookie that holds the forms' token."""
+    return cookie_name(request.headers["host"], FIELD)
 
 
 def token(request: Request) -> str:
     """The token that this browser's forms carry: its cookie's, or a new one."""
-    known = request.cookies.get(cookie_name(request), "")
+    known = request.cookies.get(csrf_cookie(request), "")
     if not (len(known) == 43 and known.isascii()):
         known = getattr(request.state, FIELD, "") or secrets.token_urlsafe(32)
     request.state.csrf = known
@@ -134,7 +171,7 @@ async def form(request: Request) -> dict[str, str]:
     """The fields of a posted form; 403 where it does not carry the token of the cookie."""
     text = (await request.body()).decode("utf-8", "replace")
     fields = {k: v[-1] for k, v in parse_qs(text, keep_blank_values=True).items()}
-    cookie = request.cookies.get(cookie_name(request), "")
+    cookie = request.cookies.get(csrf_cookie(request), "")
     sent = fields.pop(FIELD, "")
     if not cookie or not secrets.compare_digest(sent.encode(), cookie.encode()):
         text = "the form is not of this page, or too old"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hmac
 import shlex
 import socket
 import time
@@ -64,8 +65,8 @@ def number(value: float | None, digits: int = 4) -> str:
 class Pages:
     """Renders the page from what lies on disk; keeps nothing itself."""
 
-    def __init__(self, plans: Plans, server: comparison.ModelServer):
-        self.plans, self.server = plans, server
+    def __init__(self, plans: Plans, server: comparison.ModelServer, token: str | None = None):
+        self.plans, self.server, self.token = plans, server, token
         self.templates = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -86,14 +87,14 @@ class Pages:
             csrf=token, machine=socket.gethostname(), workdir=str(paths.workdir()), **values
         )
         response = HTMLResponse(text, status)
-        response.set_cookie(guard.cookie_name(request), token, httponly=True, samesite="lax")
+        response.set_cookie(guard.csrf_cookie(request), token, httponly=True, samesite="lax")
         return response
 
     def run_values(self, run_id: str | None) -> dict[str, Any]:
         """What the run's section shows."""
         folder = runs.folder(run_id) if run_id else runs.current()
         if folder is None:
-            return {"run": None, "event_id": ""}
+            return {"run": None, "followed": None, "event_id": ""}
         event_id = training_events.here(folder)  # first: what comes later is an event
         run = runs.snapshot(folder, lines=60)
         return {
@@ -124,17 +125,19 @@ class Pages:
 
     def error(self, request: Request, status: int, message: str) -> Response:
         """The page that says what went wrong, and the way back."""
-        return self.render(request, "error.html", status, message=message, status=status)
+        return self.render(request, "error.html", status, message=message, code=status)
 
     def router(self) -> APIRouter:
         """The page's addresses."""
         r = APIRouter(default_response_class=HTMLResponse)
         r.add_api_route("/", self.get_index, response_model=None)
+        r.add_api_route("/login", self.get_login, response_model=None)
         r.add_api_route("/live", self.get_live, response_model=None)
         r.add_api_route("/plan", self.get_plan, response_model=None)
         r.add_api_route("/runs/{run_id}/report", self.get_report, response_model=None)
         r.add_api_route("/runs/{run_id}/log", self.get_log, response_model=None)
         for path, action in (
+            ("/login", self.post_login),
             ("/plan", self.post_plan), ("/run", self.post_run), ("/stop", self.post_stop),
             ("/try", self.post_try), ("/serve", self.post_serve),
             ("/serve/stop", self.post_serve_stop),
@@ -155,6 +158,9 @@ class Pages:
 
     def get_index(self, request: Request, run: str | None = None) -> Response:
         return self.index(request, run or None)
+
+    def get_login(self, request: Request) -> Response:
+        return self.render(request, "login.html", wrong=False)
 
     def get_live(self, request: Request, run: str | None = None) -> Response:
         """The parts of the page that change by themselves; the script puts them in place."""
@@ -198,6 +204,16 @@ class Pages:
         raise Refused(404, "no_log", f"{run_id} has no log yet")
 
     # --- what is done
+
+    def post_login(self, request: Request, fields: dict[str, str]) -> Response:
+        """Keep a proof of the right token in this browser."""
+        given = fields.get("token", "").strip()
+        if not self.token or not hmac.compare_digest(given.encode(), self.token.encode()):
+            return self.render(request, "login.html", 401, wrong=True)
+        response = RedirectResponse("/", 303)
+        name = guard.cookie_name(request.headers["host"], "key")
+        response.set_cookie(name, guard.proof(self.token), httponly=True, samesite="lax")
+        return response
 
     def post_plan(self, request: Request, fields: dict[str, str]) -> Response:
         try:

@@ -23,6 +23,7 @@ function countSeconds() {
 
 // Put the new parts in the place of the old; scroll position and focus stay where they were.
 function replaceParts(fresh) {
+  offerCopies(fresh);
   for (const part of fresh.querySelectorAll("[data-part]")) {
     const old = document.getElementById(part.id);
     if (!old || old.innerHTML === part.innerHTML) continue;
@@ -89,22 +90,25 @@ addEventListener("pageshow", () => {
   }
 });
 
-// Every command can be copied; without the clipboard's permission one click selects it.
-for (const command of navigator.clipboard ? document.querySelectorAll(".cli") : []) {
-  const button = document.createElement("button");
-  const what = command.querySelector(".cli-label").textContent;
-  button.type = "button";
-  button.className = "quiet";
-  button.textContent = "Copy";
-  button.setAttribute("aria-label", `Copy the command: ${what}`);
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(command.querySelector("code").textContent);
-    button.textContent = "Copied";
-    setTimeout(() => { button.textContent = "Copy"; }, 1500);
-  });
-  command.append(button);
+// Every command can be copied; without this script one click selects it.
+function offerCopies(root) {
+  for (const command of navigator.clipboard ? root.querySelectorAll(".cli") : []) {
+    const button = document.createElement("button");
+    const what = command.querySelector(".cli-label").textContent;
+    button.type = "button";
+    button.className = "quiet";
+    button.textContent = "Copy";
+    button.setAttribute("aria-label", `Copy the command: ${what}`);
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(command.querySelector("code").textContent);
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = "Copy"; }, 1500);
+    });
+    command.append(button);
+  }
 }
 
+offerCopies(document);
 const log = document.getElementById("run-log");
 if (log) log.scrollTop = log.scrollHeight;
 if (section) follow();
