@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--checkpoint", action="append", default=[], metavar="NAME@VERSION", help="may be repeated")
     add("--base", metavar="PATH", help="where the base model lies here")
     add("--any-base", action="store_true", help="only warn if it is another base")
-    add("--device", help="cuda, mps or cpu; default: the best here")
+    add("--device", choices=("cuda", "mps", "cpu"), help="default: the best here")
     add("--dtype", choices=("bfloat16", "float16", "float32"), help="default: that of the files")
     add("--load-in-4bit", action="store_true", help="the base in 4 bits: a third of the memory")
     add("--host", default="127.0.0.1", help="the address to listen on")

@@ -172,6 +172,8 @@ def _load_base(catalog: Catalog) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM
 
     options = catalog.options
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise console.Misuse("--device cuda: no GPU here", "make gpu says why; or --device cpu")
     try:
         model = AutoModelForCausalLM.from_pretrained(
             catalog.folder,
