@@ -146,10 +146,11 @@ slow_rsync() {
 
 # wrapped_rsync SHELL-TEXT: prints the path of an rsync that runs the text; $real is the real one.
 wrapped_rsync() {
-  local folder
+  local folder path
+  path=${PATH//$REPOSITORY\/tests\/openrsync-shim:/} # the stand-in takes no --bwlimit
   folder=$(mktemp -d "$BATS_TEST_TMPDIR/rsync.XXXXXX")
   printf '#!/usr/bin/env bash\nreal=%q\nif [ "${*: -1}" = --version ]; then exec "$real" "$@"; fi\n%s\n' \
-    "$(command -v rsync)" "$1" >"$folder/rsync"
+    "$(PATH=$path command -v rsync)" "$1" >"$folder/rsync"
   chmod +x "$folder/rsync"
   printf '%s\n' "$folder/rsync"
 }
