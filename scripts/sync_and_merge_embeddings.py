@@ -65,7 +65,7 @@ def positive(text: str) -> int:
 
 def fetch(args: argparse.Namespace) -> tuple[list[Check], list[dict[str, Any]]]:
     """Fetch from all clusters: a check for each, and the ranges that are missing after that."""
-    from embeddings import credentials, shards
+    from embeddings import credentials
     from embeddings import fetch as fetching
 
     names = (args.clusters or "").split() or credentials.known(args.credentials_dir)
@@ -79,11 +79,25 @@ def fetch(args: argparse.Namespace) -> tuple[list[Check], list[dict[str, Any]]]:
     options = fetching.Options(args.embeddings_dir, args.pattern, args.accept_new_host_key)
     results = fetching.sync(clusters, options)
     checks = [cluster_check(result) for result in results]
-    if any(result.problem for result in results):
-        gaps = shards.missing(shards.load(args.embeddings_dir, args.pattern), args.items)
-        found = shards.ranges(gaps) + " are missing" if gaps else "all are here from earlier"
-        checks.append(Check("shards", "fail", f"{found}; nothing was merged", CLUSTER_FIX))
+    checks += what_is_here(args, any(result.problem for result in results))
     return checks, [summary(result) for result in results]
+
+
+def what_is_here(args: argparse.Namespace, failed: bool) -> list[Check]:
+    """Which items are missing after a sync: to be known if a cluster failed or nothing merges."""
+    from embeddings import shards
+
+    if not (failed or args.sync_only):
+        return []
+    try:
+        found = shards.load(args.embeddings_dir, args.pattern)
+    except console.Problem as problem:
+        return [Check("shards", "fail", str(problem), CLUSTER_FIX)]
+    gaps = shards.missing(found, args.items)
+    text = shards.ranges(gaps) + " are missing" if gaps else f"items 0-{args.items} are here"
+    if failed:
+        return [Check("shards", "fail", f"{text}; nothing was merged", CLUSTER_FIX)]
+    return [Check("shards", "warn" if gaps else "ok", text, "fetch from the other clusters too")]
 
 
 def cluster_check(result: Any) -> Check:

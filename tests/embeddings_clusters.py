@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -70,24 +70,24 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path, monkeypatch):
+def cluster(monkeypatch):
     """Start clusters: cluster("tensor01"), cluster("tensor02", "a password")."""
+    # Not below tmp_path, which is closed to the account that a password needs.
+    servers = Path(tempfile.mkdtemp(prefix="tandem-clusters."))
+    servers.chmod(0o755)
     started: list[Cluster] = []
 
     def start(alias: str, password: str | None = None) -> Cluster:
-        started.append(Cluster(tmp_path / "servers", alias, password))
-        config = tmp_path / "servers" / "ssh_config"
+        started.append(Cluster(servers, alias, password))
+        config = servers / "ssh_config"
         config.write_text("".join(one.config.read_text() for one in started))
         monkeypatch.setenv("TANDEM_SSH_CONFIG", str(config))
         monkeypatch.setenv("TANDEM_RETRY_WAIT", "0.02")
         return started[-1]
 
-    (tmp_path / "servers").mkdir()
-    os.chmod(tmp_path, 0o755)  # an account with a password is not root and must get through
-    for above in tmp_path.parents[:2]:
-        os.chmod(above, 0o755)
     try:
         yield start
     finally:
         for one in started:
             one.stop()
+        shutil.rmtree(servers)

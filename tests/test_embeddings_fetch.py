@@ -204,6 +204,13 @@ def test_a_link_to_a_shard_and_a_noisy_login_do_no_harm(cluster, here):  # noqa:
     assert not (here / "cluster1_gpu0.pkl").is_symlink()
 
 
+def test_a_login_without_a_shell_says_so(cluster, here):  # noqa: F811
+    there = cluster("tensor01")
+    (there.root / "env").write_text("echo 'This service allows sftp connections only.'; exit 1\n")
+    problem = str(one(here, find("tensor01")).problem)
+    assert "tensor01: no connection (This service allows sftp connections only.)" in problem
+
+
 def test_names_that_a_shell_would_run_are_refused(cluster, here):  # noqa: F811
     there = cluster("tensor01")
     shards(there.folder, vectors(40), 1)

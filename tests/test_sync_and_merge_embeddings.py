@@ -91,6 +91,9 @@ def test_a_cluster_that_fails_names_the_missing_ranges_and_nothing_is_merged(wor
 
 def test_merge_only_merges_and_sync_only_does_not(work, capsys):
     code, out, _ = run(capsys, *BOTH, "--sync-only")
+    assert "items 0-50 are here" in out
+    code, out, _ = run(capsys, "--clusters", "./one", "--sync-only", "--items", "70")
+    assert code == 0 and "items 60-70 are missing" in out
     assert code == 0 and not list((work / "data/embeddings").glob("*merged*"))
     code, out, _ = run(capsys, "--merge-only", "--items", "50", "--output", work / "x.parquet")
     assert code == 0 and (work / "x.parquet").exists() and "one" not in out

@@ -393,7 +393,7 @@ def main(argv: list[str] | None = None) -> int:
         if "fetch" in parts:
             run = partial(bench_fetch, place, args.rounds)
             measure("fetch, loopback", print_fetch, partial(run, 0, 250_000))
-            measure("fetch, 40 ms", print_fetch, partial(run, 0.02, 60_000))
+            measure("fetch, 40 ms", print_fetch, partial(run, 0.02, 125_000))
     finally:
         shutil.rmtree(place, ignore_errors=True)
     if args.json:

@@ -105,16 +105,19 @@ def script(folder: str, pattern: str, token: str) -> str:
     return re.sub("|".join(values), lambda found: values[found[0]], PROBE)
 
 
-async def parse(stream: asyncio.StreamReader, token: str) -> Listing | None:
-    """The listing that the script printed after whatever a login prints; None if it broke off."""
-    listing, begun = Listing(), False
+async def parse(stream: asyncio.StreamReader, token: str) -> Listing | str:
+    """The listing that the script printed after whatever a login prints.
+
+    If it broke off: the last line that came before it.
+    """
+    listing, begun, said = Listing(), False, ""
     while raw := await stream.readline():
         line = raw.decode("utf-8", "replace").rstrip("\n")
         kind, _, rest = line.partition(" ")
         if line == token:
             begun = True
         elif not begun:
-            continue
+            said = line or said
         elif line == f"end {token}":
             return listing
         elif kind in ("rsync", "nofolder"):
@@ -132,7 +135,7 @@ async def parse(stream: asyncio.StreamReader, token: str) -> Listing | None:
                     f"its file {name[:80]!a} cannot be fetched safely", "rename it"
                 )
             listing.files[name] = File(int(size), int(mtime), kind == "link")
-    return None
+    return said
 
 
 class Link:
@@ -215,7 +218,7 @@ class Link:
                     await process.stdin.drain()
                 listing = await asyncio.wait_for(parse(process.stdout, token), PROBE_SECONDS)
             except (ValueError, asyncio.IncompleteReadError):
-                listing = None
+                listing = "its listing broke off"
             except asyncio.TimeoutError:
                 raise Down(f"{self.cluster.name}: it lets us in and then says nothing",
                            f"try: ssh {self.cluster.name} true") from None  # fmt: skip
@@ -224,10 +227,10 @@ class Link:
                     self.master = process
                 else:
                     await end(process)
-            if listing is None:
+            if isinstance(listing, str):
                 await end(process)
                 errors.seek(0)
-                raise self.down(errors.read().decode(errors="replace"))
+                raise self.down(errors.read().decode(errors="replace") or listing)
         if not listing.folder:
             raise console.Problem(
                 f"{self.cluster.name}: there is no folder {self.cluster.remote_dir}",
