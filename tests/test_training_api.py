@@ -351,6 +351,9 @@ def test_a_run_that_was_rewound_or_replaced_begins_anew(work):
     os.replace(part, run / "metrics.jsonl")
     kinds = [kind for kind, _, _ in follower.poll()]
     assert kinds[0] == "reset" and kinds.count("metrics") == 4
+    part.write_text("".join(lines[:2] + lines[10:]))
+    os.replace(part, run / "metrics.jsonl")
+    assert next(iter(follower.poll()))[0] == "reset", "longer than what was sent, but another"
     status = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(json.dumps(status | {"started": time.time()}))
     kinds = [kind for kind, _, _ in Follower(None, last).poll()]
