@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export HOST RAW DRY_RUN
 RUN := scripts/kit/run.sh
 YES = $(if $(CONFIRM),--confirm)
-.PHONY: help setup-local setup-remote lock validate storage gpu verify-model sync-up sync-down data ingest adapters train eval rlhf pipeline rehearse embeddings drill-embeddings test test-fast lint bench
+.PHONY: help setup-local setup-remote lock validate storage gpu verify-model sync-up sync-down data ingest adapters train eval rlhf serve panel notebook pipeline rehearse embeddings drill-embeddings test test-fast lint bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^# ---/ {print "\n" substr($$0, 7)} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,12 @@ rlhf: ## reward model and PPO, RLOO, GRPO or DPO (off unless rlhf.yaml says enab
 	@$(RUN) remote training_manager.py --stage rlhf $(YES) $(ARGS)
 adapters: ## the versions there are (ARGS="show mapper-lora@latest")
 	@$(RUN) either checkpoint_manager.py $(or $(ARGS),list)
+serve: ## an OpenAI-compatible API on loopback: make serve ARGS="--checkpoint mapper-lora@v1.0.0"
+	@$(RUN) remote model_server.py $(ARGS)
+panel: ## one page on loopback: runs, versions, a new run, base and adapter side by side
+	@$(RUN) remote panel.py $(ARGS)
+notebook: ## notebooks/tandem_colab.ipynb from its readable source (ARGS=--check compares)
+	@$(RUN) any build_notebook.py $(ARGS)
 embeddings: ## fetch embedding shards from the clusters and merge them
 	@$(RUN) local sync_and_merge_embeddings.py $(ARGS)
 

@@ -89,9 +89,9 @@ lint() {
   # what git has, and what is new and not ignored; a copy without git lints by name
   while IFS= read -r file; do
     shell+=("$file")
-  done < <(git ls-files -co --exclude-standard '*.sh' .ci/run 2>/dev/null || find ./*.sh scripts tests -name '*.sh')
-  step "shellcheck" .venv-local/bin/shellcheck -x "${shell[@]}"
-  step "shfmt" .venv-local/bin/shfmt -d -i 2 -ci "${shell[@]}"
+  done < <(git ls-files -co --exclude-standard '*.sh' 'tests/*.bash' tests/openrsync-shim/rsync .ci/run 2>/dev/null || find ./*.sh scripts tests -name '*.sh')
+  step "shellcheck" .venv-local/bin/shellcheck -x ${shell[@]+"${shell[@]}"}
+  step "shfmt" .venv-local/bin/shfmt -d -i 2 -ci ${shell[@]+"${shell[@]}"}
   step "ruff check" .venv-local/bin/ruff check -q .
   step "ruff format" .venv-local/bin/ruff format -q --check .
 }
@@ -110,6 +110,7 @@ if [ "$mode" != fast ] || [ ${#files[@]} = 0 ]; then lint; fi
 if [ "$mode" != lint ]; then
   system_package sshd openssh-server openssh
   system_package rsync rsync rsync
+  [ "$mode" = fast ] || system_package chromium chromium chromium
   [ "$mode" = fast ] || ./setup_remote.sh --here --allow-cpu
   export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TANDEM_TEST_FAST=''
   [ "$mode" = fast ] && export TANDEM_TEST_FAST=1
@@ -135,7 +136,7 @@ fi
 
 for line in ${skipped[@]+"${skipped[@]}"}; do note "skipped: $line"; done
 if [ ${#failed[@]} != 0 ]; then
-  printf 'FAILED: %s\n' "${failed[@]}"
+  printf 'FAILED: %s\n' ${failed[@]+"${failed[@]}"}
   exit 1
 fi
 printf 'Everything passed.\n'

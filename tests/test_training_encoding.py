@@ -122,3 +122,23 @@ def test_the_real_tool_templates_rules_hold(tokenizer, request, tmp_path):
     else:
         with pytest.raises(console.Problem, match="the chat template refuses the row"):
             encoding.encode_file(path, tokenizer, 4096)
+
+
+def test_a_template_that_moves_the_tools_trains_each_turn_alone(tmp_path):
+    """Mistral v0.3 writes the tools before the last question: earlier turns change."""
+    tokenizer = build_miniature.build_tokenizer([json.dumps(DIALOGUE)], "mistral")
+    tokenizer.chat_template = (
+        "{{- bos_token }}{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}"
+        "{%- for m in messages %}{%- if m['role'] == 'user' %}"
+        "{%- if tools and m == users[-1] %}{{- '[AVAILABLE_TOOLS]' }}{%- endif %}"
+        "{{- '[INST] ' + m['content'] + '[/INST]' }}"
+        "{%- elif m['role'] == 'assistant' %}{{- m['content'] + eos_token }}{%- endif %}"
+        "{%- endfor %}"
+    )
+    turns = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "First."}]
+    turns += [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Second."}]
+    path = write(tmp_path / "rows.jsonl", [{"messages": turns, "tools": TOOLS}])
+    coded = encoding.encode_file(path, tokenizer, 512)
+    assert (coded.read, coded.split) == (1, 1)
+    assert [trained_text(tokenizer, row) for row in coded.rows] == ["First.</s>", "Second.</s>"]
+    assert "Two?" not in tokenizer.decode(coded.rows[0]["input_ids"])

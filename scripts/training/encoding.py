@@ -1,8 +1,9 @@
 """Rows to token ids with a loss mask, by the model's own chat template.
 
 The mask does not need {% generation %} in the template: an assistant turn's text is what the
-template adds when the turn is appended to the conversation before it. That holds for every
-template that only appends; one that rewrites earlier turns is refused with the row's number.
+template adds when the turn is appended to the conversation before it. Where a template rewrites
+earlier turns (Mistral's moves the tools to the last question), each assistant turn becomes a
+sample of its own, as the model will see it; one that fits neither way is refused with its line.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Encoded:
 
     rows: list[dict[str, list[int]]]  # {"input_ids": [n], "labels": [n]}, n <= max_length
     read: int = 0
+    split: int = 0  # rows that became one sample an assistant turn
     cut: int = 0  # longer than max_length, kept to that length
     unsupervised: int = 0  # dropped: no token with loss within max_length
     unterminated: int = 0  # the last trained token is not an end token
@@ -94,6 +96,30 @@ def encode(tokenizer, row, max_length: int, assistant_only: bool = True) -> dict
     return {"input_ids": ids, "labels": labels}
 
 
+def encode_turns(tokenizer, row, max_length: int, assistant_only: bool = True) -> list[dict]:
+    """The row as samples: one where the template only appends, else one an assistant turn."""
+    try:
+        return [encode(tokenizer, row, max_length, assistant_only)]
+    except ValueError:
+        messages, tools = conversation(row)
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if len(turns) < 2:
+            raise
+    return [encode_last(tokenizer, messages[: i + 1], tools) for i in turns]
+
+
+def encode_last(tokenizer, messages, tools=None) -> dict[str, list[int]]:
+    """{"input_ids", "labels"} of a conversation of which the last turn alone is trained."""
+    before = render(tokenizer, messages[:-1], tools, prompt=True)
+    text = render(tokenizer, messages, tools)
+    if not text.startswith(before):
+        raise ValueError("the chat template rewrites earlier turns")
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    pairs = zip(coded["input_ids"], coded["offset_mapping"], strict=True)
+    labels = [token if left >= len(before) else IGNORED for token, (left, _) in pairs]
+    return {"input_ids": coded["input_ids"], "labels": labels}
+
+
 def _ends(tokenizer) -> set[int]:
     """Ids that may end a turn: eos, and every special token of the template's end of turn."""
     ids = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
@@ -111,7 +137,7 @@ def encode_file(
             break
         result.read += 1
         try:
-            coded = encode(tokenizer, row, max_length, assistant_only)
+            samples = encode_turns(tokenizer, row, max_length, assistant_only)
         except KeyError as missing:
             raise console.Problem(
                 f"{path}:{number}: the row has no {missing}",
@@ -124,19 +150,26 @@ def encode_file(
                 f"{path}:{number}: the chat template refuses the row ({str(error).strip()})",
                 "mend or delete that row; python scripts/data_prep.py checks rows",
             ) from None
-        if len(coded["input_ids"]) > max_length:
-            result.cut += 1
-            coded = {name: ids[:max_length] for name, ids in coded.items()}
-        else:
-            trained = [label for label in coded["labels"] if label != IGNORED]
-            tail = tokenizer.decode(trained[-1:]) if trained else ""
-            if trained and trained[-1] not in ends and tail.strip():
-                result.unterminated += 1
-        if all(label == IGNORED for label in coded["labels"]):
-            result.unsupervised += 1
-        else:
-            result.rows.append(coded)
+        result.split += len(samples) > 1
+        for coded in samples:
+            _count(result, coded, tokenizer, ends, max_length)
     return result
+
+
+def _count(result: Encoded, coded, tokenizer, ends: set[int], max_length: int) -> None:
+    """Cut one sample to `max_length`, and keep it if a token with loss is left."""
+    if len(coded["input_ids"]) > max_length:
+        result.cut += 1
+        coded = {name: ids[:max_length] for name, ids in coded.items()}
+    else:
+        trained = [label for label in coded["labels"] if label != IGNORED]
+        tail = tokenizer.decode(trained[-1:]) if trained else ""
+        if trained and trained[-1] not in ends and tail.strip():
+            result.unterminated += 1
+    if all(label == IGNORED for label in coded["labels"]):
+        result.unsupervised += 1
+    else:
+        result.rows.append(coded)
 
 
 def check(encoded: Encoded, path: Path, max_length: int) -> None:
@@ -148,7 +181,7 @@ def check(encoded: Encoded, path: Path, max_length: int) -> None:
             f"{path}: 0 supervised tokens in {encoded.read} rows: training would learn nothing",
             f"each row needs an assistant answer within max_length ({max_length} tokens)",
         )
-    if encoded.unterminated == encoded.read - encoded.cut and encoded.unterminated:
+    if encoded.unterminated and encoded.unterminated >= len(encoded.rows) - encoded.cut:
         raise console.Problem(
             f"{path}: no row's answer ends with an end-of-turn token: "
             f"the model would never learn to stop",

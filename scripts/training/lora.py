@@ -174,6 +174,10 @@ def build_trainer(settings, run, model, tokenizer, data, writer, world_size: int
         peft_config=lora_config(settings, model.config.model_type),
         callbacks=callbacks,
     )
+    if settings.training.fp16:  # TRL casts QLoRA adapters to bfloat16; fp16's scaler refuses that
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)

@@ -100,7 +100,7 @@ def estimate(config: dict[str, Any], settings) -> Estimate:
         per_weight = 1.0 if quantization.load_in_8bit else width
     quantised = quantization.load_in_4bit or quantization.load_in_8bit
     trained = adapter_parameters(config, settings.lora)
-    trained_width = 2 if quantised else 4  # TRL keeps QLoRA adapters in bfloat16
+    trained_width = 2 if quantised and not training.fp16 else 4  # QLoRA trains in bfloat16
     state = next((b for name, b in OPTIMIZER.items() if name in training.optim), 8.0)
     hidden, layers = config["hidden_size"], config["num_hidden_layers"]
     inner = config.get("intermediate_size") or 2 * hidden
