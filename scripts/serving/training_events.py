@@ -13,6 +13,7 @@ back with Last-Event-ID after a restart misses nothing and gets nothing twice.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,13 +92,14 @@ class Follower:
             stat = file.stat()
         except OSError:
             return self._offsets[file.name] > 0
-        before = self._inodes.setdefault(file.name, stat.st_ino)
+        before = self._inodes.get(file.name, stat.st_ino)
         return stat.st_size < self._offsets[file.name] or stat.st_ino != before
 
     def _new(self, file: Path) -> Iterator[bytes]:
         """The whole lines that were added to `file`, each counted as sent when it is given."""
         try:
             with file.open("rb") as f:
+                self._inodes[file.name] = os.fstat(f.fileno()).st_ino
                 f.seek(self._offsets[file.name])
                 data = f.read(CHUNK)
         except OSError:
