@@ -126,7 +126,11 @@ async def follow(follower: Follower, closing: Callable[[], bool]) -> AsyncIterat
     yield "retry: 2000\n\n"
     silent = 0.0
     while not closing():
-        for event in await run_in_threadpool(lambda: list(follower.poll())):
+        try:
+            events = await run_in_threadpool(lambda: list(follower.poll()))
+        except Refused:  # the run's folder was deleted
+            return
+        for event in events:
             silent = 0.0
             yield message(event)
         if silent >= SILENCE:

@@ -135,6 +135,7 @@ class Plans:
     def __init__(self) -> None:
         self._plans: collections.OrderedDict[str, Plan] = collections.OrderedDict()
         self._lock = threading.Lock()
+        self._planning = threading.Lock()  # one dry run at a time: each takes a core and memory
 
     def make(self, wish: Wish) -> Plan:
         """Plan a wish; Misuse where the configuration is wrong, Refused where it cannot be."""
@@ -147,7 +148,8 @@ class Plans:
             jobs.resumable(wish.resume)
         settings = wish.settings()
         state = fingerprint(wish, settings)
-        found = _dry_run(wish)
+        with self._planning:
+            found = _dry_run(wish)
         plan = Plan(
             secrets.token_urlsafe(24), wish, state, settings.safety.dry_run,
             found["plan"], found["checks"],
