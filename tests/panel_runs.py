@@ -46,7 +46,7 @@ def make(work: Path, run_id: str, state: str = "running", *, step: int = 420, st
     last = {k: v for row in rows for k, v in row.items() if k != "time"}
     status = last | {
         "run_id": run_id, "state": state, "pid": pid or os.getpid(), "host": socket.gethostname(),
-        "started": now - step - 20, "heartbeat": now - age, "max_steps": steps, "step": step,
+        "started": now - age - step - 20, "heartbeat": now - age, "max_steps": steps, "step": step,
         "checkpoint": f"checkpoint-{step // 100 * 100}", "eta_seconds": float(steps - step),
     }  # fmt: skip
     if state != "running":
