@@ -17,6 +17,7 @@ Exit codes: 0 stopped after everything was answered, 1 it could not start, or re
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ipaddress
 import json
@@ -117,7 +118,9 @@ def serve(catalog, args, token: str | None) -> int:
             limit_concurrency=args.rows + args.queue + 512,
         )
     )  # fmt: skip
-    console.say(f"loading {paths.show(catalog.folder)}; {url} will answer")
+    bits = [name[8:] for name in ("load_in_4bit", "load_in_8bit") if catalog.quantization[name]]
+    shown = f"{paths.show(catalog.folder)} in {bits[0]}" if bits else paths.show(catalog.folder)
+    console.say(f"loading {shown}; {url} will answer")
     with contextlib.suppress(KeyboardInterrupt, SystemExit):  # uvicorn passes the signal on
         server.run(sockets=[sock])
     if model.problem:
@@ -142,7 +145,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--any-base", action="store_true", help="only warn if it is another base")
     add("--device", choices=("cuda", "mps", "cpu"), help="default: the best here")
     add("--dtype", choices=("bfloat16", "float16", "float32"), help="default: that of the files")
-    add("--load-in-4bit", action="store_true", help="the base in 4 bits: a third of the memory")
+    add("--load-in-4bit", action=argparse.BooleanOptionalAction, help="the base in 4 bits: a third"
+        " of the memory; default: as the first version was trained")  # fmt: skip
     add("--host", default="127.0.0.1", help="the address to listen on")
     add("--port", type=whole, default=8000, help="0: any free one")
     add("--token-file", type=Path, metavar="FILE", help=f"mode 0600; or the variable {TOKEN}")

@@ -15,6 +15,12 @@ from adapters import load, names, store, verify, weights
 from kit import console
 from serving.engine import BASE
 
+QLORA = {  # for a version whose training is not known
+    "load_in_4bit": False, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "bfloat16",
+    "bnb_4bit_quant_storage": "uint8",
+}  # fmt: skip
+
 
 @dataclasses.dataclass(eq=False)
 class Served:
@@ -37,7 +43,7 @@ class Options:
 
     device: str | None = None
     dtype: str | None = None
-    load_in_4bit: bool = False
+    load_in_4bit: bool | None = None  # None: as the first version was trained
     any_base: bool = False
 
 
@@ -51,6 +57,20 @@ class Catalog:
     def mixed(self) -> bool:
         """Whether rows of several adapters may share a batch: PEFT refuses that for DoRA."""
         return not any(s.version and s.version.card["adapter"].get("use_dora") for s in self.served)
+
+    @property
+    def quantization(self) -> dict[str, Any]:
+        """The keys of a `quantization` section that the base is loaded with.
+
+        As the first version was trained, 4-bit say: eval.py measured it like that.
+        """
+        wanted = self.options.load_in_4bit
+        cards = [s.version.card["config"] for s in self.served if s.version]
+        trained = (cards[0].get("quantization") or {}) if cards else {}
+        chosen = QLORA | {key: trained[key] for key in QLORA if key in trained}
+        return (
+            chosen if wanted is None else chosen | {"load_in_4bit": wanted, "load_in_8bit": False}
+        )
 
     def find(self, name: str) -> Served | None:
         """The model of that id, of its last part, or that a name@range means among the served."""
@@ -171,36 +191,30 @@ def _load_base(catalog: Catalog) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from training import loading
+
     options = catalog.options
     if options.device == "cuda" and not torch.cuda.is_available():
         raise console.Misuse("--device cuda: no GPU here", "make gpu says why; or --device cpu")
+    section = SimpleNamespace(**catalog.quantization)
+    fix = f"python scripts/verify_model.py {catalog.folder} --hash finds a broken file"
+    if section.load_in_4bit or section.load_in_8bit:
+        fix = "try --no-load-in-4bit"
     try:
         model = AutoModelForCausalLM.from_pretrained(
             catalog.folder,
             dtype=getattr(torch, options.dtype) if options.dtype else "auto",
             device_map=options.device or load.best_device(),
-            quantization_config=_quantization(catalog) if options.load_in_4bit else None,
+            quantization_config=loading.quantization_config(section),
         )
     except torch.OutOfMemoryError:
         raise _no_memory(catalog) from None
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        fix = f"python scripts/verify_model.py {catalog.folder} --hash finds a broken file"
         raise console.Problem(f"the base cannot be loaded ({_line(error)})", fix) from None
+    for module in model.modules():  # on a CPU: not every matrix can be packed for AVX512
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model, _tokenizer(catalog.folder)
-
-
-def _quantization(catalog: Catalog) -> Any:
-    """As the first version was trained, else NF4 with double quantisation in bfloat16."""
-    from training import loading
-
-    usual = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
-             "bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_quant_storage": "uint8"}  # fmt: skip
-    cards = [s.version.card["config"] for s in catalog.served if s.version]
-    trained = (cards[0].get("quantization") or {}) if cards else {}
-    chosen = usual | {key: trained[key] for key in usual if key in trained}
-    return loading.quantization_config(
-        SimpleNamespace(load_in_4bit=True, load_in_8bit=False, **chosen)
-    )
 
 
 def _tokenizer(folder: Path) -> Any:
