@@ -105,6 +105,8 @@ def _data(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
 
 def _memory(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
     """An estimate: the trainer's, with twice the rows for pairs, and every copy of the base."""
+    from kit.schemas.training import Training
+
     settings = job.settings
     config = loading.model_config(settings.model.model_name_or_path)
     pairs = 1 if job.generates else 2
@@ -113,11 +115,14 @@ def _memory(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
         if job.generates
         else job.section.max_length
     )
-    training = SimpleNamespace(
-        per_device_train_batch_size=settings.training.per_device_train_batch_size * pairs,
+    t = settings.training
+    training = Training(
+        per_device_train_batch_size=t.per_device_train_batch_size * pairs,
         max_length=longest,
-        gradient_checkpointing=settings.training.gradient_checkpointing,
-        optim=settings.training.optim,
+        gradient_checkpointing=t.gradient_checkpointing,
+        optim=t.optim,
+        bf16=t.bf16,
+        fp16=t.fp16,
     )
     parts = {"model": settings.model, "lora": settings.lora, "quantization": settings.quantization}
     one = memory.estimate(config, SimpleNamespace(training=training, **parts))
