@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/kit/common.sh
 . scripts/kit/common.sh
 
-mode=all
+mode=all shell_tests='' shell_log=''
 files=()
 for word in "$@"; do
   case $word in
@@ -124,12 +124,17 @@ if [ "$mode" != lint ]; then
   [ "$mode" = fast ] && export TANDEM_TEST_FAST=1
   unset HOST RAW DRY_RUN CONFIRM TANDEM_HOST TANDEM_WORKDIR TANDEM_ENV MAKEFLAGS MAKELEVEL
   if install_bats; then
-    bats_files=$(wanted 'tests/*.bats')
-    tags=()
-    [ "$mode" = fast ] && tags=(--filter-tags '!slow')
-    # shellcheck disable=SC2086  # names without spaces
-    [ -z "$bats_files" ] || step "shell tests" tests/node_modules/.bin/bats --timing \
-      ${tags[@]+"${tags[@]}"} $bats_files
+    # shellcheck disable=SC2046  # names without spaces
+    set -- $(wanted 'tests/*.bats')
+    if [ $# = 0 ]; then
+      :
+    elif [ "$mode" = fast ]; then # beside the Python tests: each uses one core
+      shell_log=$(mktemp)
+      tests/node_modules/.bin/bats --timing --filter-tags '!slow' "$@" >"$shell_log" 2>&1 &
+      shell_tests=$!
+    else
+      step "shell tests" tests/node_modules/.bin/bats --timing "$@"
+    fi
   fi
   # shellcheck disable=SC2046
   set -- $(wanted 'tests/test_*.py')
@@ -138,6 +143,11 @@ if [ "$mode" != lint ]; then
     [ "$mode" = fast ] && fast=' and not slow'
     step "Python tests, data environment" run_pytest local "not remote_env$fast" "$@"
     [ "$mode" = fast ] || step "Python tests, training environment" run_pytest remote remote_env "$@"
+  fi
+  if [ -n "$shell_tests" ]; then
+    step "shell tests" wait "$shell_tests"
+    cat "$shell_log"
+    rm -f "$shell_log"
   fi
   [ "$mode" != fast ] || skip "slow tests and the training stack's: make test runs them"
 fi

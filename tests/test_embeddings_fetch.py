@@ -22,6 +22,8 @@ from embeddings_clusters import SHARDS, cluster  # noqa: F401
 from embeddings_samples import shard, shards, vectors
 from kit import console
 
+pytestmark = pytest.mark.slow  # a sync over real ssh takes a second or more each
+
 SECRET = "hunter2 s3cret"
 
 
