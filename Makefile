@@ -2,7 +2,7 @@
 # HOST=gpu1 (ssh) or HOST=./folder   RAW=path   DRY_RUN=1   CONFIRM=1   ARGS="--any --flags"
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-export HOST RAW DRY_RUN
+export HOST RAW DRY_RUN CHECKPOINT
 RUN := scripts/kit/run.sh
 YES = $(if $(CONFIRM),--confirm)
 .PHONY: help setup-local setup-remote lock validate storage gpu verify-model sync-up sync-down data ingest adapters train eval rlhf serve panel notebook pipeline rehearse embeddings drill-embeddings test test-fast lint bench
@@ -47,8 +47,8 @@ rlhf: ## reward model and PPO, RLOO, GRPO or DPO (off unless rlhf.yaml says enab
 	@$(RUN) remote training_manager.py --stage rlhf $(YES) $(ARGS)
 adapters: ## the versions there are (ARGS="show mapper-lora@latest")
 	@$(RUN) either checkpoint_manager.py $(or $(ARGS),list)
-serve: ## an OpenAI-compatible API on loopback: make serve ARGS="--checkpoint mapper-lora@v1.0.0"
-	@$(RUN) remote model_server.py $(ARGS)
+serve: ## an OpenAI-compatible API on loopback: make serve CHECKPOINT=mapper-lora@v1.0.0
+	@$(RUN) remote model_server.py $(if $(CHECKPOINT),--checkpoint "$$CHECKPOINT") $(ARGS)
 panel: ## one page on loopback: runs, versions, a new run, base and adapter side by side
 	@$(RUN) remote panel.py $(ARGS)
 notebook: ## notebooks/tandem_colab.ipynb from its readable source (ARGS=--check compares)
