@@ -248,11 +248,14 @@ def test_a_step_that_fails_ends_its_answers_and_the_next_ones_work(llama, monkey
     desk.engine.submit([bad])
     assert desk.finish([bad]) == {bad: "error"} and desk.text[bad] == "the matrix is singular"
     desk.engine.submit([good])
-    assert desk.finish([good]) == {good: "length"} and desk.engine.alive
+    assert desk.finish([good]) == {good: "length"} and desk.engine.healthy
     for _ in range(3):
         desk.engine.submit([desk.answer([99])])
         desk.ends.get(timeout=PATIENCE)
-    wait_for(lambda: not desk.engine.alive)
+    wait_for(lambda: not desk.engine.healthy)
+    desk.engine.submit([again := desk.answer([11])])
+    assert desk.finish([again]) == {again: "length"}
+    wait_for(lambda: desk.engine.healthy)
     desk.engine.close()
 
 

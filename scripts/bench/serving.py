@@ -75,10 +75,11 @@ async def load(url: str, model: str, clients: int, each: int) -> dict[str, float
     import miniature
 
     times: list[float] = []
-    tokens = failed = 0
+    problems: list[str] = []
+    tokens = 0
 
     async def client(http: httpx.AsyncClient, number: int) -> None:
-        nonlocal tokens, failed
+        nonlocal tokens
         for i in range(each):
             city = miniature.CITIES[(number + i) % len(miniature.CITIES)]
             question = {"role": "user", "content": f"Weather in {city} on day {number}?"}
@@ -86,9 +87,10 @@ async def load(url: str, model: str, clients: int, each: int) -> dict[str, float
             began = time.perf_counter()
             try:
                 answer = await http.post("/v1/chat/completions", json=body)
+                answer.raise_for_status()
                 tokens += answer.json()["usage"]["completion_tokens"]
-            except (httpx.HTTPError, KeyError, ValueError):
-                failed += 1
+            except (httpx.HTTPError, KeyError, ValueError) as error:
+                problems.append(f"{type(error).__name__} {error}".splitlines()[0])
             times.append(time.perf_counter() - began)
 
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
@@ -97,12 +99,14 @@ async def load(url: str, model: str, clients: int, each: int) -> dict[str, float
         await asyncio.gather(*(client(http, i) for i in range(clients)))
         seconds = time.perf_counter() - began
     times.sort()
+    if problems:
+        console.warn(f"{len(problems)} requests failed, the first: {problems[0]}")
     return {
         "requests_per_s": len(times) / seconds,
         "tokens_per_s": tokens / seconds,
         "median_s": times[len(times) // 2],
         "p95_s": times[int(0.95 * len(times))],
-        "failed": failed,
+        "failed": len(problems),
     }
 
 
@@ -127,7 +131,8 @@ def measure(work: Path, args) -> dict[str, list[dict]]:
     words = [python, str(ROOT / "scripts" / "model_server.py"), "--checkpoint", "weather-lora"]
     words += ["--port", str(ours), "--rows", str(args.clients)]
     other = [serve, "serve", str(merged), "--port", str(theirs)]
-    other += ["--continuous-batching"] if args.against_batching else []
+    if args.against_batching:  # left alone it takes nearly all memory, and the kernel kills it
+        other += ["--continuous-batching", "--cb-max-memory-percent", "0.05"]
     with (
         server(words, ours, "/ready", work) as mine,
         server(other, theirs, "/health", work) as its,
@@ -155,6 +160,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as work:
         found = measure(Path(work), args)
+    if not all(result["tokens_per_s"] for result in found["transformers"]):
+        raise console.Problem("transformers serve answered nothing", "run it again")
     pairs = zip(found["tandem"], found["transformers"], strict=True)
     ratios = [mine["tokens_per_s"] / its["tokens_per_s"] for mine, its in pairs]
     failed = sum(result["failed"] for result in found["tandem"])

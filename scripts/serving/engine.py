@@ -144,7 +144,7 @@ class Engine:
         self._thread.start()
 
     @property
-    def alive(self) -> bool:
+    def healthy(self) -> bool:
         """Whether it works: its thread runs, and the last steps did not all fail."""
         return self._thread.is_alive() and self.failures < 3
 

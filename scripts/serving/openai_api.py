@@ -29,8 +29,9 @@ def service_of(request: Request) -> Service:
 async def health(request: Request) -> JSONResponse:
     """200 while the process works, loading or draining too; 500 when its model is broken."""
     service = service_of(request)
-    broken = service.engine is not None and not service.engine.alive
-    return JSONResponse({"status": "the model failed" if broken else "ok"}, 500 if broken else 200)
+    if service.broken:
+        return JSONResponse({"status": "the model fails"}, 500)
+    return JSONResponse({"status": "ok"})
 
 
 @router.get("/ready")
@@ -38,6 +39,8 @@ async def ready(request: Request) -> JSONResponse:
     """200 when requests are answered, else 503."""
     service = service_of(request)
     service.check_open()
+    if service.broken:
+        raise ApiError(503, "not ready: the model fails", "not_ready", retry_after=5)
     return JSONResponse({"status": "ready"})
 
 

@@ -140,10 +140,14 @@ class Service:
         return exchange
 
     def check_open(self) -> None:
-        """ApiError 503 unless requests are answered now."""
-        if self.state != "ready" or (self.engine and not self.engine.alive):
-            why = self.state if self.state != "ready" else "the model failed"
-            raise ApiError(503, f"not ready: {why}", "not_ready", retry_after=5)
+        """ApiError 503 unless requests are taken now."""
+        if self.state != "ready":
+            raise ApiError(503, f"not ready: {self.state}", "not_ready", retry_after=5)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the model failed again and again; requests are tried all the same."""
+        return self.engine is not None and not self.engine.healthy
 
     def find(self, name: str) -> models.Served:
         """The model of that name; ApiError 404 with the nearest."""
