@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measure the kit against what it competes with: ratios, side by side in one run.
 #
-# Usage: scripts/bench/run.sh [environments|transfer|data|training|evaluation|embeddings ...]
+# Usage: scripts/bench/run.sh [environments|transfer|data|training|evaluation|serving|embeddings ...]
 #
 # Without names: all of them, some ten minutes. Run it on a machine with nothing else to do; the
 # ratios hold on any machine, the seconds on this one. docs/BENCHMARKS.md has the results.
@@ -17,15 +17,15 @@ case "${1-}" in -h | --help)
   exit 0
   ;;
 esac
-[ $# != 0 ] || set -- environments transfer data training evaluation embeddings
+[ $# != 0 ] || set -- environments transfer data training evaluation serving embeddings
 failed=''
 for name in "$@"; do
   say "$name"
   case $name in
     environments | transfer) command=("scripts/bench/$name.sh") ;;
     data | embeddings) command=(.venv-local/bin/python "scripts/bench/$name.py") ;;
-    training | evaluation) command=(.venv-remote/bin/python "scripts/bench/$name.py") ;;
-    *) usage_error "nothing to measure is named $name; environments, transfer, data, training, evaluation or embeddings" ;;
+    training | evaluation | serving) command=(.venv-remote/bin/python "scripts/bench/$name.py") ;;
+    *) usage_error "nothing to measure is named $name; environments, transfer, data, training, evaluation, serving or embeddings" ;;
   esac
   "${command[@]}" || failed="$failed $name"
 done
