@@ -50,6 +50,7 @@ def test_a_dry_run_plans_without_torch_and_trains_nothing(work, command):
         (["--set", "safety.dry_run=false", "--confirm-run", "--dry-run"], "--dry-run was given"),
     ],
 )
+@pytest.mark.slow
 def test_one_yes_is_not_enough(work, command, words, why):
     done = command("lora_trainer.py", *miniature.options(), *words)
     assert done.returncode == 0 and f"Nothing was trained: {why}" in done.stdout
@@ -62,6 +63,7 @@ def test_what_is_missing_is_named_and_fails_the_plan(tmp_path, command):
     assert "FAIL  base model" in done.stdout and "docs/MODEL_DOWNLOAD.md" in done.stdout
 
 
+@pytest.mark.slow
 def test_missing_data_names_the_command_that_writes_it(work, command):
     (work / "data" / "processed" / "train_sft.jsonl").unlink()
     done = command("lora_trainer.py", *miniature.options())
@@ -69,6 +71,7 @@ def test_missing_data_names_the_command_that_writes_it(work, command):
     assert "make data writes it" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_wrong_target_module_lists_the_right_ones(work, command):
     done = command(
         "lora_trainer.py", *miniature.options(), "--set", "lora.target_modules=[q_proj, qproj]"
@@ -76,16 +79,19 @@ def test_a_wrong_target_module_lists_the_right_ones(work, command):
     assert done.returncode == 2 and "has no qproj" in done.stderr and "gate_proj" in done.stderr
 
 
+@pytest.mark.slow
 def test_too_short_a_length_is_refused_before_training(work, command):
     done = command("lora_trainer.py", *miniature.options(training__max_length=8))
     assert done.returncode == 1 and "0 supervised tokens in 240 rows" in done.stdout
 
 
+@pytest.mark.slow
 def test_too_little_disk_is_refused(work, command):
     done = command("lora_trainer.py", *miniature.options(safety__min_free_disk_gb=1e6))
     assert done.returncode == 1 and "FAIL  disk" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_tokenizer_without_a_template_is_refused(work, command):
     (work / "models" / "miniature" / "chat_template.jinja").unlink()
     done = command("lora_trainer.py", *miniature.options())
