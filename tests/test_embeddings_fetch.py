@@ -386,6 +386,28 @@ def test_a_sync_that_was_killed_goes_on_where_it_stopped(cluster, here, how):  #
         assert not glob.glob(f"/tmp/td.{process.pid}*")
 
 
+def test_transfers_that_outlive_a_killed_sync_keep_the_next_one_waiting(
+    cluster,  # noqa: F811
+    here,
+    monkeypatch,
+):
+    there = cluster("tensor01")
+    shards(there.folder, vectors(1000, 256), 1)
+    wait = 'while [ -e "$HOME" ] && [ ! -e "$HOME/fast" ]; do sleep 0.1; done'
+    there.tools(rsync=f': >"$HOME/begun"; {wait}; exec {shutil.which("rsync")} "$@"')
+    process = start(["--clusters", "tensor01"], here)
+    wait_for((there.home / "begun").exists)
+    process.kill()
+    process.communicate()
+    monkeypatch.setattr(fetch, "LOCK_SECONDS", 0)
+    with pytest.raises(console.Problem, match="another sync is going on"):
+        sync(here, find("tensor01"))
+    (there.home / "fast").touch()
+    monkeypatch.setattr(fetch, "LOCK_SECONDS", 60)
+    good(one(here, find("tensor01")))
+    same(here, there.folder)
+
+
 def test_a_resumed_part_that_differs_is_fetched_from_the_beginning(cluster, here):  # noqa: F811
     there = cluster("tensor01")
     (path,) = shards(there.folder, vectors(300, 64), 1)

@@ -114,8 +114,10 @@ def test_every_format_holds_the_same_vectors_and_articles(options, name, dtype):
     shards(options.folder, array)
     options.format = name
     options.output = options.output.with_suffix(formats.SUFFIXES[name])
-    merge.merge(options)
+    manifest = merge.merge(options)
     got, titles = read_back(options.output, name)
+    if name in ("npy", "safetensors"):  # as their own writers align the rows
+        assert manifest["vectors"]["offset"] % {"npy": 64, "safetensors": 8}[name] == 0
     assert got.dtype == ("f4" if (name, dtype) == ("parquet", "f2") else dtype)
     assert (got == array[:ITEMS]).all()
     assert titles == [a["title"] for a in articles(ITEMS)]

@@ -149,6 +149,14 @@ def test_hostile_pickles_are_refused_unexecuted_in_little_memory(tmp_path):
     assert not numpy, "numpy had a part in it"
 
 
+def test_a_key_that_stands_twice_is_refused_in_an_otherwise_good_checkpoint(tmp_path):
+    path = shard(tmp_path / "cluster1_gpu0.pkl", vectors(3, 4), 0, protocol=3)
+    twice = hostile.text("model") + hostile.text("another")
+    path.write_bytes(path.read_bytes()[:-2] + twice + b"u.")
+    with pytest.raises(console.Problem, match="the key 'model' stands twice"):
+        shards.read(path)
+
+
 def test_the_canary_of_the_hostile_pickles_sings_in_plain_pickle():
     """The corpus is dangerous indeed: were they loaded, the canary would be there."""
     try:

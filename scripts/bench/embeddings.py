@@ -38,7 +38,6 @@ from kit import console  # noqa: E402
 COMMAND = [sys.executable, str(SCRIPTS / "sync_and_merge_embeddings.py")]
 SSHD = SCRIPTS.parent / "tests" / "sshd.sh"
 SHARDS, DIM, QUESTIONS = 16, 768, 10
-WORKER = "articles' process"
 
 NAIVE = """
 import glob, pickle, sys, time
@@ -92,24 +91,28 @@ def make_articles(path: Path, count: int) -> None:
 
 
 class Memory(threading.Thread):
-    """The peak of the anonymous memory of a process and of its children, in bytes."""
+    """The peak of the anonymous memory of a process, and of it with its children, in bytes.
+
+    Pages that a forked child shares with its parent count once (Pss_Anon).
+    """
 
     def __init__(self, process: subprocess.Popen):
         super().__init__(daemon=True)
-        self.process, self.own, self.children = process, 0, 0
+        self.process, self.own, self.together = process, 0, 0
 
     def run(self) -> None:
         while self.process.poll() is None:
-            self.own = max(self.own, anonymous(self.process.pid))
-            for child in children(self.process.pid):
-                self.children = max(self.children, anonymous(child))
+            own = anonymous(self.process.pid)
+            self.own = max(self.own, own)
+            others = sum(map(anonymous, children(self.process.pid)))
+            self.together = max(self.together, own + others)
             time.sleep(0.004)
 
 
 def anonymous(pid: int) -> int:
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        return int(status.split("RssAnon:")[1].split()[0]) * 1024
+        status = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return int(status.split("Pss_Anon:")[1].split()[0]) * 1024
     except (OSError, IndexError):
         return 0
 
@@ -133,7 +136,7 @@ def timed(words: list[str], out: Path, memory: dict[str, list]) -> tuple[float, 
     watch.join()
     if process.returncode:
         raise console.Problem(f"failed: {err.decode()[-300:]}", "see above")
-    memory.setdefault(words[-1], []).append((watch.own, watch.children))
+    memory.setdefault(words[-1], []).append((watch.own, watch.together))
     return seconds, told.decode()
 
 
@@ -178,8 +181,8 @@ def bench_merge(place: Path, rows: int, rounds: int, dtype: str, naive: bool) ->
             note("load, concatenate, dump", timed([str(w) for w in plain], out, memory)[0])
     out.unlink()
     result: dict[str, Any] = {name: statistics.median(v) for name, v in seen.items()}
-    own, worker = (max(m) for m in zip(*memory["--json"], strict=True))
-    result |= {"memory": own, WORKER: worker, "article list": list_size(articles, rows)}
+    together = max(peak for _, peak in memory["--json"])
+    result |= {"memory": together, "article list": list_size(articles, rows)}
     if naive:
         result["naive memory"] = max(memory[str(rows)])[0]
     shutil.rmtree(shards)
@@ -208,12 +211,9 @@ def print_merge(r: dict[str, Any]) -> None:
     if "load, concatenate, dump" in r:
         line("load, concatenate, dump", "merge command")
         print(f"  {'':<28}{console.size(r['naive memory'])} of anonymous memory")
-    beside = max(0, r[WORKER] - r["article list"])
-    print(
-        f"  anonymous memory: merge {console.size(r['memory'])}; the articles' process "
-        f"{console.size(r[WORKER])}, of which "
-        f"{console.size(r['article list'])} the list and {console.size(beside)} beside it"
-    )
+    beside = console.size(r["memory"] - r["article list"])
+    print(f"  anonymous memory of both processes: {beside} beside the list of articles "
+          f"({console.size(r['article list'])})")  # fmt: skip
 
 
 # Fetching

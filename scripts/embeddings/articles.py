@@ -78,11 +78,8 @@ def check_order(found: Articles, path: Path, keep: int, any_order: bool) -> None
             f"{path}: {found.total} articles for {keep} vectors",
             "give the articles that were embedded, or fewer --items",
         )
-    try:
-        numbers = list(map(int, found.ids))
-    except ValueError:
-        numbers = []
-    if numbers and all(map(int.__lt__, numbers, numbers[1:])):
+    out_of_order = first_descent(found.ids)
+    if out_of_order == 0:
         return
     seen: dict[Any, int] = {}
     for row, key in enumerate(found.ids):
@@ -92,13 +89,26 @@ def check_order(found: Articles, path: Path, keep: int, any_order: bool) -> None
                 f"{path}: the id {name!r} stands at articles {seen[key]} and {row}",
                 "give the articles in the order in which they were embedded, each once",
             )
-    if numbers and not any_order:
-        row = next(i for i in range(1, len(numbers)) if numbers[i] <= numbers[i - 1])
+    if out_of_order and not any_order:
+        before, this = (int(found.ids[row]) for row in (out_of_order - 1, out_of_order))
         raise console.Problem(
-            f"{path}: article {row} has the id {numbers[row]} after {numbers[row - 1]}: "
+            f"{path}: article {out_of_order} has the id {this} after {before}: "
             "vectors are matched by position, and this file seems shuffled",
             "give it in the order of the embedding, or --articles-order any if this is that order",
         )
+
+
+def first_descent(ids: list[bytes] | list[int]) -> int | None:
+    """The first article whose numeric id does not ascend; 0 if all do, None if one is no number."""
+    found, before = 0, None
+    try:
+        for row, number in enumerate(map(int, ids)):
+            if not found and before is not None and number <= before:
+                found = row
+            before = number
+    except ValueError:
+        return None
+    return found
 
 
 def read_jsonl(path: Path, keep: int) -> Articles:
@@ -177,7 +187,7 @@ class ListMachine(pickle_reader.Machine):
     """
 
     max_opcodes = 1 << 62  # `step` limits what they can pile up
-    window = 4 << 20
+    window = 2 << 20
 
     def __init__(self, fd: int, keep: int):
         super().__init__(fd)
@@ -185,7 +195,7 @@ class ListMachine(pickle_reader.Machine):
         self.found = Articles()
         self.gets: list[tuple[bytes, int]] | None = None  # see `learn`
         self.scan: Scan | None = None
-        self.leaps: list[tuple[int, list[int]]] = []  # (first number in the memo, record offsets)
+        self.leaps: list[tuple[int, Any]] = []  # (first number in the memo, record offsets)
         self.values: dict[int, Any] = {}  # the memo's other values, by number
         self.count = 0
 
@@ -233,7 +243,7 @@ class ListMachine(pickle_reader.Machine):
         """A value that `leap` passed over: each record has numbers for its dict and its values."""
         first, offsets = self.leaps[bisect.bisect(self.leaps, index, key=lambda run: run[0]) - 1]
         record, place = divmod(index - first, 1 + len(self.gets))
-        return RECORD if place == 0 else Peek(self.fd, offsets[record]).value(place)
+        return RECORD if place == 0 else Peek(self.fd, int(offsets[record])).value(place)
 
     # Records
 
@@ -281,7 +291,7 @@ class ListMachine(pickle_reader.Machine):
         for column, texts in zip(self.found.columns(), self.scan.texts(first, last), strict=True):
             column.extend(texts)
         self.stack.append(_Rows(last - first))
-        self.leaps.append((self.count, (self.scan.heads[first:last] + self.base).tolist()))
+        self.leaps.append((self.count, self.scan.heads[first:last] + self.base))
         self.count += (last - first) * (1 + len(self.gets))
         self.i = int(self.scan.at[last - 1])
 

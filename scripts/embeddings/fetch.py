@@ -32,7 +32,7 @@ from transfer import host as transfer_host
 STATE = ".sync.json"
 INCOMING = ".incoming"
 PATTERN = re.compile(r"[A-Za-z0-9_*?\[][A-Za-z0-9._+=@*?\[\]-]*")
-LOCK_SECONDS = 60
+LOCK_SECONDS = 90  # a transfer without answer ends after 60
 
 
 @dataclass
@@ -175,6 +175,8 @@ class State:
             "cluster": cluster, "size": file.size, "mtime": file.mtime, "sha256": sha256,
             "here": [here.st_size, here.st_mtime_ns],
         }  # fmt: skip
+
+    def save(self) -> None:
         publish.json_file(self.folder / STATE, self.files)
 
 
@@ -218,9 +220,9 @@ class Fetch:
         self.result.unchanged = len(listing.files) - len(new)
         if new:
             self.prepare(new)
-            await self.transfer(new)
+            await self.transfer(new, entries)
             await self.check_still(new)
-            await self.publish(new, entries)
+            self.publish(new, entries)
             shutil.rmtree(self.incoming, ignore_errors=True)
         self.keep_manifest(listing.manifest)
 
@@ -246,16 +248,19 @@ class Fetch:
         return console.Problem(f"{self.cluster.name}: {what}", remedy)
 
     def prepare(self, new: dict[str, File]) -> None:
-        """Room on the disk; and what a killed rsync had of a file goes where rsync resumes."""
+        """Room on the disk; and what an interrupted run left goes where it is of use."""
         self.incoming.mkdir(parents=True, exist_ok=True)
         partial = self.incoming / ".rsync-partial"
-        for left in self.incoming.glob(".*.??????"):
+        for left in self.incoming.glob(".*.??????"):  # a killed rsync's: it resumes from partial
             name = left.name[1:-7]
             partial.mkdir(exist_ok=True)
             if name in new and left.is_file():
                 os.replace(left, partial / name)
             else:
                 left.unlink()
+        for name, file in new.items():
+            if not self.arrived(name, file):  # of an earlier state of the shard
+                (self.incoming / name).unlink(missing_ok=True)
         need = sum(file.size for file in new.values()) - weight(self.incoming)
         free = shutil.disk_usage(self.incoming).free
         if need > free:
@@ -264,22 +269,36 @@ class Fetch:
                 f"{self.options.folder}", "free space, or name another --embeddings-dir"
             )  # fmt: skip
 
-    async def transfer(self, new: dict[str, File]) -> None:
-        """Fetch, with the cluster's progress on stderr."""
+    def arrived(self, name: str, file: File) -> bool:
+        """Whether the file is in .incoming as it is there: size, and time, which is set last."""
+        try:
+            here = (self.incoming / name).stat()
+        except FileNotFoundError:
+            return False
+        return (here.st_size, int(here.st_mtime)) == (file.size, file.mtime)
+
+    async def transfer(self, new: dict[str, File], entries: dict[str, dict[str, Any]]) -> None:
+        """Fetch, with the cluster's progress on stderr; check and flush each file as it comes."""
         total = sum(file.size for file in new.values())
         self.result.bytes = total
+        checked: set[str] = set()
         with console.progress(total >> 20, self.cluster.name, "MB") as bar:
-            watcher = asyncio.create_task(self.watch(bar, total))
+            transfer = asyncio.create_task(self.link.fetch(new, self.incoming))
             try:
-                await self.link.fetch(new, self.incoming)
+                while not transfer.done():
+                    await asyncio.wait([transfer], timeout=0.3)
+                    bar.update(max(0, (min(total, weight(self.incoming)) >> 20) - bar.n))
+                    for name in new.keys() - checked:
+                        if not transfer.done() and self.arrived(name, new[name]):
+                            await asyncio.to_thread(self.check, name, new[name], sha(entries, name))
+                            checked.add(name)
+                await transfer
             finally:
-                watcher.cancel()
+                transfer.cancel()
+                await asyncio.wait([transfer])
+            for name in new.keys() - checked:
+                await asyncio.to_thread(self.check, name, new[name], sha(entries, name))
             bar.update((total >> 20) - bar.n)
-
-    async def watch(self, bar: Any, total: int) -> None:
-        while True:
-            await asyncio.sleep(0.5)
-            bar.update(max(0, (min(total, weight(self.incoming)) >> 20) - bar.n))
 
     async def check_still(self, new: dict[str, File]) -> None:
         """Nobody wrote to the files while they were fetched."""
@@ -292,20 +311,20 @@ class Fetch:
                     "fetch again when its producer has ended",
                 )
 
-    async def publish(self, new: dict[str, File], entries: dict[str, dict[str, Any]]) -> None:
-        """Check every file, then give all of them their names."""
-        for name, file in new.items():
-            await asyncio.to_thread(self.check, name, file, sha(entries, name))
+    def publish(self, new: dict[str, File], entries: dict[str, dict[str, Any]]) -> None:
+        """Give all files their names."""
         for name, file in new.items():
             os.replace(self.incoming / name, self.options.folder / name)
             self.state.add(name, self.cluster.name, file, sha(entries, name))
             self.result.fetched.append(name)
+        publish.fsync_folder(self.options.folder)
+        self.state.save()
 
     def check(self, name: str, file: File, sha256: str | None) -> None:
-        """Size, SHA-256 and the form of a checkpoint. A bad file goes."""
+        """Size, SHA-256 and the form of a checkpoint, then flush it. A bad file goes."""
         path = self.incoming / name
         try:
-            if path.is_symlink() or path.stat().st_size != file.size:
+            if path.is_symlink() or not self.arrived(name, file):
                 raise self.problem(f"{name} did not arrive whole", "fetch again")
             if sha256 and publish.sha256(path) != sha256:
                 raise self.problem(

@@ -36,15 +36,17 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]*")
 HELPER = Path(__file__).with_name("askpass.py")
 
 PROBE = """LC_ALL=C; export LC_ALL
-size_and_time() { stat -L -c '%s %Y' "$1" 2>/dev/null || stat -L -f '%z %m' "$1"; }
 echo TOKEN
 command -v rsync >/dev/null 2>&1 && echo rsync
 if cd FOLDER 2>/dev/null; then
+  set --
   for f in PATTERN; do
     [ -f "$f" ] || continue
-    kind=file; [ -h "$f" ] && kind=link
-    echo "$kind $(size_and_time "$f") $f"
+    set -- "$@" "$f"; [ -h "$f" ] && echo "link $f"
   done
+  if [ $# -gt 0 ]; then
+    stat -L -c 'file %s %Y %n' "$@" 2>/dev/null || stat -L -f 'file %z %m %N' "$@"
+  fi
   if [ -f MANIFEST ]; then
     n=$(wc -c <MANIFEST); n=$((n)); echo "manifest $n"; head -c "$n" MANIFEST; echo
   fi
@@ -110,7 +112,7 @@ async def parse(stream: asyncio.StreamReader, token: str) -> Listing | str:
 
     If it broke off: the last line that came before it.
     """
-    listing, begun, said = Listing(), False, ""
+    listing, begun, said, links = Listing(), False, "", set()
     while raw := await stream.readline():
         line = raw.decode("utf-8", "replace").rstrip("\n")
         kind, _, rest = line.partition(" ")
@@ -128,13 +130,15 @@ async def parse(stream: asyncio.StreamReader, token: str) -> Listing | str:
             if length > MAX_MANIFEST:
                 raise console.Problem(f"its {MANIFEST} has {length} bytes", "write it again")
             listing.manifest = await stream.readexactly(length)
-        elif kind in ("file", "link"):
+        elif kind == "link":
+            links.add(rest)
+        elif kind == "file":
             size, mtime, name = rest.split(" ", 2)
             if not NAME.fullmatch(name):
                 raise console.Problem(
                     f"its file {name[:80]!a} cannot be fetched safely", "rename it"
                 )
-            listing.files[name] = File(int(size), int(mtime), kind == "link")
+            listing.files[name] = File(int(size), int(mtime), name in links)
     return said
 
 
