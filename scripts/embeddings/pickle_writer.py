@@ -42,13 +42,6 @@ def text(raw: bytes) -> bytes:
     return (SHORT[len(raw)] if len(raw) < 256 else b"X" + struct.pack("<I", len(raw))) + raw
 
 
-def texts(column: list[bytes]) -> list[bytes]:
-    """The opcodes of many strings."""
-    if max(map(len, column)) < 256:
-        return [SHORT[len(raw)] + raw for raw in column]
-    return list(map(text, column))
-
-
 def name(module: str, attribute: str) -> bytes:
     """A global, as unpicklers look it up."""
     return value(module) + value(attribute) + b"\x93"
@@ -81,17 +74,26 @@ def article_batch(
     """
     if not ids:
         return b""
-    ids = list(map(value, ids)) if isinstance(ids[0], int) else texts(ids)
-    keys = [b"}(h\x00", b"h\x01", b"h\x02"]
     n = len(ids)
-    parts = [b"u"] * (7 * n)
-    for at, column in enumerate((texts(titles), ids, texts(urls))):
-        parts[2 * at :: 7] = [keys[at]] * n
-        parts[2 * at + 1 :: 7] = column
-    if first:
-        for at, key in enumerate((b"title", b"id", b"url")):
-            parts[2 * at] = (b"}(" if at == 0 else b"") + text(key) + b"\x94"
+    parts = [b"u"] * (10 * n)
+    for at, (key, column) in enumerate((("title", titles), ("id", ids), ("url", urls))):
+        before, values = opcodes(column)
+        recall = (b"}(h%c" if at == 0 else b"h%c") % at
+        parts[3 * at :: 10], parts[3 * at + 1 :: 10] = [recall] * n, before
+        parts[3 * at + 2 :: 10] = values
+        if first:  # the keys are memoized as 0, 1 and 2 where they first stand
+            parts[3 * at] = (b"}(" if at == 0 else b"") + value(key) + b"\x94"
     return b"(" + b"".join(parts) + b"e"
+
+
+def opcodes(column: list[bytes] | list[int]) -> tuple[list[bytes], list[bytes]]:
+    """For each value what stands before it, and the value itself."""
+    if isinstance(column[0], int):
+        return [b""] * len(column), list(map(value, column))
+    lengths = list(map(len, column))
+    if max(lengths) < 256:
+        return [SHORT[n] for n in lengths], column
+    return [SHORT[n] if n < 256 else b"X" + struct.pack("<I", n) for n in lengths], column
 
 
 def end(fields: dict[str, Any]) -> bytes:
