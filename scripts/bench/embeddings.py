@@ -124,20 +124,21 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def timed(words: list[str], out: Path, memory: dict[str, list]) -> tuple[float, str]:
-    """Seconds of a command that writes the new file `out`, and its stdout."""
+def timed(words: list[str], out: Path, watch: type[Memory] | None = None) -> tuple[float, Any]:
+    """Seconds of a command that writes the new file `out`, and its stdout or what `watch` saw."""
     out.unlink(missing_ok=True)
     begin = time.perf_counter()
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        watch = Memory(process)
-        watch.start()
+        watching = watch(process) if watch else None
+        if watching:
+            watching.start()
         told, err = process.communicate()
     seconds = time.perf_counter() - begin
-    watch.join()
     if process.returncode:
         raise console.Problem(f"failed: {err.decode()[-300:]}", "see above")
-    memory.setdefault(words[-1], []).append((watch.own, watch.together))
-    return seconds, told.decode()
+    if watching:
+        watching.join()
+    return seconds, watching or told.decode()
 
 
 def flush(path: Path) -> float:
@@ -157,34 +158,34 @@ def bench_merge(place: Path, rows: int, rounds: int, dtype: str, naive: bool) ->
         make_articles(articles, rows)
     names = " ".join(f"'{p}'" for p in sorted(shards.iterdir()))
     merge = [*COMMAND, "--merge-only", "--embeddings-dir", shards, "--articles", articles]
-    merge += ["--output", out, "--items", rows, "--json"]
-    plain = [sys.executable, "-c", NAIVE, shards, articles, out, rows]
+    merge = [str(w) for w in (*merge, "--output", out, "--items", rows, "--json")]
+    plain = [str(w) for w in (sys.executable, "-c", NAIVE, shards, articles, out, rows)]
     cat, both = (["sh", "-c", f"cat {n} >'{out}'"] for n in (names, f"{names} '{articles}'"))
     seen: dict[str, list[float]] = {}
-    memory: dict[str, list] = {}
 
     def note(name: str, value: float) -> None:
         seen.setdefault(name, []).append(value)
 
     os.system(f"cat {names} '{articles}' >/dev/null")  # warm
     for _ in range(rounds):
-        seconds, _ = timed(cat, out, {})
+        seconds, _ = timed(cat, out)
         note("cat", seconds)
         note("cat and flush", seconds + flush(out))
-        note("cat, articles too", timed(both, out, {})[0])
-        seconds, told = timed([str(w) for w in merge], out, memory)
+        note("cat, articles too", timed(both, out)[0])
+        seconds, told = timed(merge, out)
         merged = json.loads(told)["merged"]
         note("merge", merged["seconds"]["copy"])
         note("merge command and flush", seconds)
         note("merge command", seconds - merged["seconds"]["flush"])
         if naive:
-            note("load, concatenate, dump", timed([str(w) for w in plain], out, memory)[0])
-    out.unlink()
+            note("load, concatenate, dump", timed(plain, out)[0])
     result: dict[str, Any] = {name: statistics.median(v) for name, v in seen.items()}
-    together = max(peak for _, peak in memory["--json"])
-    result |= {"memory": together, "article list": list_size(articles, rows)}
+    # Runs of their own: looking at a process's memory holds it up.
+    result["memory"] = timed(merge, out, Memory)[1].together
+    result["article list"] = list_size(articles, rows)
     if naive:
-        result["naive memory"] = max(memory[str(rows)])[0]
+        result["naive memory"] = timed(plain, out, Memory)[1].own
+    out.unlink()
     shutil.rmtree(shards)
     return result
 

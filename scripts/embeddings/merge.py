@@ -3,7 +3,7 @@
     manifest = merge(Options(folder, articles, output, "pickle", items=250_000))
 
 Memory stays near 20 MB beside the list of articles (which a process of its own reads), whatever
-the number of rows: a shard's rows are found by their offset, read 4 MB at a time, checked, hashed
+the number of rows: a shard's rows are found by their offset, read 1 MB at a time, checked, hashed
 and written. The producer's SHA-256 of each shard is compared in a second thread meanwhile.
 """
 
