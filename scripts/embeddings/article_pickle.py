@@ -67,8 +67,8 @@ class ListMachine(pickle_reader.Machine):
         self.total = 0
         self.gets: list[tuple[bytes, int]] | None = None  # see `learn`
         self.scan: Scan | None = None
-        #: of each leap: the first number in the memo, each record's first after that, its offset
-        self.leaps: list[tuple[int, Any, Any]] = []
+        #: of each leap: the first number in the memo, where it began, and each record after those
+        self.leaps: list[tuple[int, int, Any, Any]] = []
         self.values: dict[int, Any] = {}  # the memo's other values, by number
         self.count = 0
 
@@ -114,10 +114,11 @@ class ListMachine(pickle_reader.Machine):
 
     def look_up(self, index: int) -> Any:
         """A value that `leap` passed over: each record has numbers for its dict and its values."""
-        first, numbers, offsets = self.leaps[bisect(self.leaps, index, key=lambda run: run[0]) - 1]
+        at = bisect(self.leaps, index, key=lambda leap: leap[0]) - 1
+        first, base, numbers, offsets = self.leaps[at]
         record = int(numbers.searchsorted(index - first, "right")) - 1
         place = index - first - int(numbers[record])
-        return RECORD if place == 0 else Peek(self.fd, int(offsets[record])).value(place)
+        return RECORD if place == 0 else Peek(self.fd, base + int(offsets[record])).value(place)
 
     # Records
 
@@ -165,10 +166,10 @@ class ListMachine(pickle_reader.Machine):
         for column, values in zip(self.columns, self.scan.columns(first, last), strict=True):
             column.extend(values)
         self.stack.append(_Rows(last - first))
-        ends = self.scan.memos[first:last].cumsum()
-        offsets = self.scan.heads[first:last] + self.base
-        self.leaps.append((self.count, ends - self.scan.memos[first:last], offsets))
-        self.count += int(ends[-1])
+        memos = self.scan.memos[first:last]
+        numbers, offsets = memos.cumsum() - memos, self.scan.heads[first:last]
+        self.leaps.append((self.count, self.base, numbers.astype("u4"), offsets.astype("u4")))
+        self.count += int(memos.sum())
         self.i = int(self.scan.at[last - 1])
 
     def append(self, items: list[Any]) -> None:
