@@ -151,7 +151,7 @@ def merge(args: argparse.Namespace) -> tuple[list[Check], dict[str, Any]]:
 
 def complete(args: argparse.Namespace) -> None:
     """Fill in the places that were not given; a Misuse if they do not fit together."""
-    from embeddings import formats
+    from embeddings import articles, formats
 
     args.embeddings_dir = args.embeddings_dir or paths.folder("embeddings")
     args.articles = args.articles or paths.folder("data_raw") / "wikipedia.pkl"
@@ -159,6 +159,10 @@ def complete(args: argparse.Namespace) -> None:
     output = args.output or paths.folder("embeddings") / f"wikipedia_merged{suffix}"
     args.format = formats.choose(output, args.format)
     args.output = Path(os.path.realpath(output))
+    if args.embeddings_dir.exists() and not args.embeddings_dir.is_dir():
+        raise console.Misuse(f"--embeddings-dir {args.embeddings_dir} is a file", "name a folder")
+    if not args.sync_only:
+        articles.kind_of(args.articles)  # before an hour of fetching, not after it
     if args.output.is_dir():
         raise console.Misuse(f"--output {output} is a folder", "name a file")
     if args.output.match(args.pattern) and args.output.parent == args.embeddings_dir.resolve():

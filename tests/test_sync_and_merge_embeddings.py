@@ -139,18 +139,27 @@ def test_index_loads_the_merged_vectors_into_sharded_parquet(work, capsys):
         (["--clusters", "./one", "--remote-dir", "/a b"], "cannot be passed on safely"),
         (["--clusters", "./one", "--pattern", "$(id)"], "cannot be passed on safely"),
         (["--credentials-dir", "none"], "no clusters: none holds no *.credentials"),
-        (["--merge-only", "--articles", "x.csv"], "articles come as .pkl"),
-        (["--merge-only", "--articles", "x.pkl"], "there are no articles"),
+        (["--clusters", "./one", "--articles", "x.csv"], "articles come as .pkl"),
+        (["--clusters", "./one", "--articles", "x.pkl"], "there are no articles"),
+        (["--embeddings-dir", "data/raw/wikipedia.pkl"], "is a file; name a folder"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_exit_code_2(work, capsys, words, message):
-    if "--merge-only" in words and "--articles" in words:
-        run(capsys, *BOTH, "--sync-only")
-        words = [*words, "--items", "50"]
     code, out, err = run(capsys, *words)
     last = err.strip().splitlines()[-1]
     assert code == 2 and out == "" and message in last, err
-    assert "Traceback" not in err
+    assert "Traceback" not in err and not list(work.glob("data/embeddings/*"))
+
+
+def test_no_finite_norm_is_null_in_json(work, capsys):
+    for path in work.glob(f"*/{SHARDS}/*.pkl"):
+        begin = pickle.loads(path.read_bytes())["start_index"]
+        shard(path, np.full((15, 8), np.nan, "f4"), begin)
+    code, out, _ = run(capsys, *BOTH, "--json")
+    quality = json.loads(out, parse_constant=pytest.fail)["merged"]["quality_metrics"]
+    assert code == 0 and quality["mean_norm"] is None and quality["has_nan"] is True
+    with open(work / "data/embeddings/wikipedia_merged.pkl", "rb") as f:
+        assert np.isnan(pickle.load(f)["quality_metrics"]["mean_norm"])
 
 
 def test_without_clusters_all_credentials_files_are_used(cluster, work, capsys):  # noqa: F811

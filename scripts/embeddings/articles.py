@@ -38,15 +38,20 @@ class Articles:
 def load(path: str | os.PathLike, keep: int, any_order: bool = False) -> Articles:
     """The first `keep` articles at `path`, counted and in order; a Problem says what is wrong."""
     path = Path(path)
-    kind = READERS.get(path.suffix)
-    if kind is None:
-        raise console.Misuse(f"{path}: articles come as {', '.join(READERS)}", "name such a file")
-    if not path.is_file():
-        raise console.Misuse(f"{path}: there are no articles", "put them there or say --articles")
+    kind = kind_of(path)
     found = {"pickle": read_pickle, "jsonl": read_jsonl, "parquet": read_parquet}[kind](path, keep)
     check_text(found, path)
     check_order(found, path, keep, any_order)
     return found
+
+
+def kind_of(path: Path) -> str:
+    """The file's format; a Misuse if there is no such file or it has none of READERS."""
+    if path.suffix not in READERS:
+        raise console.Misuse(f"{path}: articles come as {', '.join(READERS)}", "name such a file")
+    if not path.is_file():
+        raise console.Misuse(f"{path}: there are no articles", "put them there or say --articles")
+    return READERS[path.suffix]
 
 
 def check_text(found: Articles, path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import os
 import shutil
 import time
@@ -251,7 +252,9 @@ class Job:
         }
 
     def manifest(self, about: dict, segments: list, total: rows.Statistics, told: dict) -> dict:
-        o = self.options
+        """What lies beside the output, as JSON: null where no norm was finite."""
+        o, metrics = self.options, about["quality_metrics"]
+        metrics = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
         return {
             "format": VERSION,
             "layout": o.format,
@@ -260,6 +263,7 @@ class Job:
             "vectors": {"offset": len(self.header), "dtype": self.dtype, "shape": self.shape},
             "articles": {"source": o.articles.name, "count": told["count"]},
             **about,
+            "quality_metrics": metrics,
             "rows_with_nan": {"count": total.nan, "first": total.nan_rows},
             "rows_with_inf": {"count": total.inf, "first": total.inf_rows},
             "rows_of_zeros": total.zeros,
