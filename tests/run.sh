@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/kit/common.sh
 . scripts/kit/common.sh
 
-mode=all shell_tests='' shell_log=''
+mode=all beside='' beside_log=''
 files=()
 for word in "$@"; do
   case $word in
@@ -113,8 +113,23 @@ run_pytest() {
   return "$code"
 }
 
+# shell_tests FILE...: bats over them.
+shell_tests() {
+  local tags=()
+  [ "$mode" = fast ] && tags=(--filter-tags '!slow')
+  [ $# = 0 ] || step "shell tests" tests/node_modules/.bin/bats --timing ${tags[@]+"${tags[@]}"} "$@"
+}
+
+# not_python FILE...: lint, and the shell tests; its exit code says whether all is well.
+not_python() {
+  failed=()
+  [ ${#files[@]} != 0 ] || lint
+  shell_tests "$@"
+  [ ${#failed[@]} = 0 ]
+}
+
 ./setup_local.sh
-if [ "$mode" != fast ] || [ ${#files[@]} = 0 ]; then lint; fi
+[ "$mode" = fast ] || lint
 if [ "$mode" != lint ]; then
   system_package sshd openssh-server openssh
   system_package rsync rsync rsync
@@ -123,18 +138,17 @@ if [ "$mode" != lint ]; then
   export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TANDEM_TEST_FAST=''
   [ "$mode" = fast ] && export TANDEM_TEST_FAST=1
   unset HOST RAW DRY_RUN CONFIRM TANDEM_HOST TANDEM_WORKDIR TANDEM_ENV MAKEFLAGS MAKELEVEL
+  set --
   if install_bats; then
     # shellcheck disable=SC2046  # names without spaces
     set -- $(wanted 'tests/*.bats')
-    if [ $# = 0 ]; then
-      :
-    elif [ "$mode" = fast ]; then # beside the Python tests: each uses one core
-      shell_log=$(mktemp)
-      tests/node_modules/.bin/bats --timing --filter-tags '!slow' "$@" >"$shell_log" 2>&1 &
-      shell_tests=$!
-    else
-      step "shell tests" tests/node_modules/.bin/bats --timing "$@"
-    fi
+  fi
+  if [ "$mode" = fast ]; then # beside the Python tests: each uses one core
+    beside_log=$(mktemp)
+    not_python "$@" >"$beside_log" 2>&1 &
+    beside=$!
+  else
+    shell_tests "$@"
   fi
   # shellcheck disable=SC2046
   set -- $(wanted 'tests/test_*.py')
@@ -144,12 +158,12 @@ if [ "$mode" != lint ]; then
     step "Python tests, data environment" run_pytest local "not remote_env$fast" "$@"
     [ "$mode" = fast ] || step "Python tests, training environment" run_pytest remote remote_env "$@"
   fi
-  if [ -n "$shell_tests" ]; then
-    step "shell tests" wait "$shell_tests"
-    cat "$shell_log"
-    rm -f "$shell_log"
+  if [ -n "$beside" ]; then
+    step "lint and shell tests" wait "$beside"
+    cat "$beside_log"
+    rm -f "$beside_log"
+    skip "slow tests and the training stack's: make test runs them"
   fi
-  [ "$mode" != fast ] || skip "slow tests and the training stack's: make test runs them"
 fi
 
 for line in ${skipped[@]+"${skipped[@]}"}; do note "skipped: $line"; done

@@ -227,6 +227,7 @@ def test_a_program_that_does_not_start_is_reported(smi, look):
     assert code == 1 and "does not start" in checks["nvidia-smi"]["found"]
 
 
+@pytest.mark.slow
 def test_an_nvidia_smi_that_hangs_is_ended(smi, look, tmp_path):
     pid = tmp_path / "pid"
     smi.write(f"#!/bin/sh\necho $$ > {pid}.$$\nexec sleep 600\n")

@@ -69,6 +69,7 @@ def put(store, source: str, sha: str, texts: list[str], chunking: str = "1200/15
     store.replace(source, sha, chunking, [(text, "Title", 0) for text in texts])
 
 
+@pytest.mark.slow
 def test_a_changed_file_replaces_its_passages_and_leaves_the_others(store):
     put(store, "a.txt", "sha-1", ["old one", "old two"])
     put(store, "b.txt", "sha-2", ["another file"])

@@ -215,6 +215,7 @@ def hostile_lists() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_hostile_articles_are_refused_unexecuted_in_little_memory(tmp_path):
     files = hostile_lists() | hostile.corpus()
     call = "articles.load(path, 1 << 40)"
@@ -225,6 +226,7 @@ def test_hostile_articles_are_refused_unexecuted_in_little_memory(tmp_path):
     assert peak_kb < 64 * 1024
 
 
+@pytest.mark.slow
 def test_flipped_bits_never_crash_the_reader(tmp_path):
     path = dump(tmp_path / "wikipedia.pkl", sample(40))
     whole, dice = path.read_bytes(), random.Random(2)

@@ -136,6 +136,7 @@ def read_in_a_cage(files: dict[str, bytes], folder: Path, module: str, call: str
     return {name: told[f"{number:03d}.pkl"] for number, name in numbered.items()}, peak, numpy
 
 
+@pytest.mark.slow
 def test_hostile_pickles_are_refused_unexecuted_in_little_memory(tmp_path):
     files = hostile.corpus()
     assert len(files) >= 60
@@ -168,6 +169,7 @@ def test_the_canary_of_the_hostile_pickles_sings_in_plain_pickle():
         Path(hostile.CANARY).unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_flipped_bits_never_crash_the_reader(tmp_path):
     path = shard(tmp_path / "cluster1_gpu0.pkl", vectors(3, 4), 0)
     whole, dice = path.read_bytes(), random.Random(1)

@@ -162,6 +162,7 @@ def test_no_finite_norm_is_null_in_json(work, capsys):
         assert np.isnan(pickle.load(f)["quality_metrics"]["mean_norm"])
 
 
+@pytest.mark.slow
 def test_without_clusters_all_credentials_files_are_used(cluster, work, capsys):  # noqa: F811
     there = cluster("tensor01")
     for path in (work / "one" / SHARDS).iterdir():
@@ -175,6 +176,7 @@ def test_without_clusters_all_credentials_files_are_used(cluster, work, capsys):
     assert code == 2 and "mode 0644 lets others read it; chmod 600" in err and out == ""
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_is_exit_code_1_with_its_ranges(cluster, work, capsys):  # noqa: F811
     first, second = cluster("tensor01"), cluster("tensor02")
     for there, name in ((first, "one"), (second, "two")):

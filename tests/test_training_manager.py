@@ -76,6 +76,7 @@ def test_training_needs_the_second_yes_in_the_configuration(work):
 
 
 @needs_local
+@pytest.mark.slow
 def test_each_stage_is_done_once_until_what_it_stands_on_changes(work, capsys):
     assert prepare(work) == 0
     began = state_of(work)["stages"]["data_prep"]["ended"]
@@ -131,6 +132,7 @@ def test_a_collection_counts_as_changed_only_when_its_passages_change(work, caps
 
 
 @needs_local
+@pytest.mark.slow
 def test_a_failed_stage_names_the_cause_and_the_same_command_goes_on_once_it_is_mended(
     work,
 ):

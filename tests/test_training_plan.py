@@ -31,6 +31,7 @@ def work(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_dry_run_plans_without_torch_and_trains_nothing(work, command):
     done = command("lora_trainer.py", "--json", *miniature.options())
     assert done.returncode == 0, done.stderr

@@ -410,6 +410,7 @@ def test_an_rsync_without_the_options_of_a_transfer_fails(validate, programs):
     assert code == 1 and "lacks options" in checks["rsync"]["found"]
 
 
+@pytest.mark.slow
 def test_a_program_that_hangs_does_not_hold_the_report_up(validate, programs, kit):
     text = (kit.root / "scripts" / "validate_environment.py").read_text()
     short = re.sub(r"^TIMEOUT = .*$", "TIMEOUT = 1.5", text, flags=re.M)
