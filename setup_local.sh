@@ -80,7 +80,7 @@ step "Python version"
 find_python
 ok "python  $PYTHON_VERSION ($PYTHON, $PYTHON_MACHINE)"
 step "Disk space"
-"$PYTHON" "$KIT_ROOT/scripts/check_storage.py" >&2
+"$PYTHON" "$KIT_ROOT/scripts/check_storage.py" --brief >&2
 step "Folders"
 make_folders
 ok "folders  ${FOLDERS[*]}"

@@ -145,7 +145,7 @@ step "NVIDIA driver and GPU"
 check_gpu >&2 || exit 1
 if [ "$ALLOW_CPU" = no ]; then GPU=gpu; else GPU=cpu; fi
 step "Disk space"
-"$PYTHON" "$KIT_ROOT/scripts/check_storage.py" >&2
+"$PYTHON" "$KIT_ROOT/scripts/check_storage.py" --brief >&2
 # A host's other disks may be gone after a stop, whatever room they have.
 if [ "$GPU" = gpu ]; then place_caches 1000000; else place_caches 20; fi
 step "Packages ($BACKEND)"

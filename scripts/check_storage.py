@@ -3,6 +3,7 @@
 
     python scripts/check_storage.py                   this checkout and the caches
     python scripts/check_storage.py --path /workspace would a checkout fit there?
+    python scripts/check_storage.py --brief           the verdict, without counting what is there
     python scripts/check_storage.py --json            one object on stdout
 
 Looks at every mount that matters (checkout, models, Hugging Face, uv and pip caches, TMPDIR):
@@ -88,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--path", type=Path, metavar="DIR", help="a checkout here (default: this)")
     parser.add_argument("--warn-below", type=float, default=storage.WARN_BELOW, metavar="GB")
     parser.add_argument("--fail-below", type=float, default=storage.FAIL_BELOW, metavar="GB")
+    parser.add_argument("--brief", action="store_true", help="only whether there is room")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
     if args.path and not args.path.is_dir():
@@ -95,8 +97,10 @@ def main(argv: list[str] | None = None) -> int:
     root = (args.path or paths.ROOT).resolve()
     base = (args.path or paths.workdir()).resolve()
     folders = {name: base / where for name, where in paths.load()["folders"].items()}
-    rows, use = breakdown(folders), in_use(root, folders)
     checks = storage.checks(root, folders, args.warn_below, args.fail_below)
+    if args.brief:
+        return report(checks, args.json)
+    rows, use = breakdown(folders), in_use(root, folders)
     if not args.json:
         print_breakdown(rows)
         print_use({n: place for n, place in use.items() if n not in folders})

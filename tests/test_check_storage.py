@@ -64,6 +64,13 @@ def test_each_folder_says_what_it_holds_now(command, tmp_path):
     assert body["use"]["data_raw"]["path"] == str((tmp_path / "data" / "raw").resolve())
 
 
+def test_brief_gives_the_verdict_and_counts_nothing(command):
+    words = ("check_storage.py", "--brief", "--warn-below", 0)
+    brief = command(*words, "--fail-below", 0)
+    assert brief.returncode == 0 and "needed" not in brief.stdout and "ok" in brief.stdout
+    assert command(*words, "--fail-below", 10**6).returncode == 1
+
+
 def test_below_the_failing_limit_it_exits_1_and_says_how_much_to_free(command, tmp_path):
     result = command("check_storage.py", "--json", "--fail-below", 10**6, "--path", tmp_path)
     assert result.returncode == 1
