@@ -74,6 +74,15 @@ def test_unpack_gives_the_version_back_and_a_second_time_changes_nothing(manage,
     assert again == {"ok": True, "reference": "mapper-lora@v1.0.0", "new": False}
 
 
+def test_what_a_killed_unpack_left_goes_once_it_is_old(manage, archive, tmp_path):
+    old, new = (tmp_path / "adapters" / f".unpack.{name}.part" for name in ("old", "new"))
+    for left in (old, new):
+        left.mkdir()
+    os.utime(old, (1, 1))
+    manage("unpack", archive)
+    assert new.exists() and not old.exists()
+
+
 def test_a_tampered_version_is_not_packed(manage, archive, tmp_path):
     shutil.copytree(tmp_path / "original", tmp_path / "adapters" / "mapper-lora")
     file = tmp_path / "adapters" / "mapper-lora" / "v1.0.0" / "tokenizer_config.json"

@@ -161,3 +161,15 @@ def test_a_miniature_never_replaces_a_real_model(work, command):
     done = command("build_miniature.py", "--data", rows, "--out", work / "models" / "miniature")
     assert done.returncode == 2 and "is not a miniature" in done.stderr
     assert (work / "models" / "miniature" / "config.json").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_the_run(monkeypatch):
+    here = {"torch", "tensorboard"}
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: name in here or None)
+    assert plan.tracker("none") == plan.tracker("tensorboard") == []
+    (check,) = plan.tracker("wandb")
+    assert check.status == "fail" and "uv pip install" in check.fix
+    here.clear()  # a laptop, which plans for its host
+    assert plan.tracker("trackio") == []
+    (check,) = plan.tracker("wandb")
+    assert check.status == "warn"

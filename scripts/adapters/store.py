@@ -147,14 +147,14 @@ def latest_number(root: Path, name: str) -> names.Number | None:
     return max(filter(None, map(names.number, taken)), default=None)
 
 
-def sweep(root: Path, name: str) -> None:
-    """Delete what a killed registration left behind, once it is older than an hour."""
-    for left in (root / name).glob(".v*.part"):
+def sweep(folder: Path, pattern: str) -> None:
+    """Delete what a killed command left behind, once it is older than an hour."""
+    for left in folder.glob(pattern):
         with contextlib.suppress(OSError):
             newest = max(p.stat().st_mtime for p in (left, *left.rglob("*")))
             if time.time() - newest > STALE:
                 shutil.rmtree(left, ignore_errors=True)
-                console.note(f"removed {paths.show(left)}, left by an interrupted registration")
+                console.note(f"removed {paths.show(left)}, left by an interrupted command")
 
 
 def publish_version(
@@ -165,7 +165,7 @@ def publish_version(
     The rename to vX.Y.Z is the lock: of two that want the same number, one finds it taken and
     goes on to the next. A kill at any point leaves a hidden staging folder and no version.
     """
-    sweep(root, name)
+    sweep(root / name, ".v*.part")
     while True:
         chosen = number()
         with contextlib.suppress(FileExistsError):
@@ -193,6 +193,7 @@ def staging(root: Path) -> Iterator[Path]:
     import tempfile
 
     root.mkdir(parents=True, exist_ok=True)
+    sweep(root, ".unpack.*.part")
     folder = Path(tempfile.mkdtemp(prefix=".unpack.", suffix=".part", dir=root))
     try:
         yield folder

@@ -35,7 +35,7 @@ def make(kind: str, settings) -> sft.Plan:
         facts["reward_model"] = job.reward_run.name if job.reward_run else None
         _data(job, facts, checks)
         _memory(job, facts, checks)
-    checks.append(sft.disk(settings))
+    checks += [sft.disk(settings), *sft.tracker(settings.training.report_to)]
     return sft.Plan(facts, checks)
 
 

@@ -6,6 +6,7 @@ Needs the tokenizer and config.json, not torch: a laptop can plan for its host.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import os
 import shutil
@@ -81,7 +82,7 @@ def make(settings, world_size: int | None = None) -> Plan:
             if coded:
                 checks += _describe(coded, settings, facts, world_size)
                 facts["estimate"]["time"] = _times(config, settings, facts)
-    checks.append(disk(settings))
+    checks += [disk(settings), *tracker(settings.training.report_to)]
     return Plan(facts, checks)
 
 
@@ -173,6 +174,18 @@ def disk(settings) -> Check:
         fix = "free space there, or lower safety.min_free_disk_gb"
         return Check("disk", "fail", f"{found}, {needed:g} GB wanted", fix)
     return Check("disk", "ok", found)
+
+
+def tracker(name: str) -> list[Check]:
+    """Whether the package that `report_to` names is there. wandb is in no lock of ours."""
+    if name == "none" or importlib.util.find_spec(name):
+        return []
+    training_stack = importlib.util.find_spec("torch") is not None
+    if not training_stack and name != "wandb":
+        return []  # a laptop that plans: the host has it
+    fix = f"uv pip install --python .venv-remote/bin/python {name} there, or report_to: trackio"
+    found = f"{name} is not installed" if training_stack else f"{name} must be added on the host"
+    return [Check("report_to", "fail" if training_stack else "warn", found, fix)]
 
 
 def lines(plan: Plan) -> list[str]:
