@@ -9,6 +9,7 @@ import pickletools
 import random
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,39 @@ def test_rows_of_every_type_order_and_protocol_are_those_that_numpy_wrote(
     assert (found.start, found.end, found.dim, found.dtype) == (7, 107, 12, f"<{dtype}")
     assert found.model == "bge-base"
     assert found.about == {"cluster": "tensor01", "gpu": 0, "timestamp": "2026-11-01T12:00:00"}
+
+
+ZONES = (None, timezone.utc, timezone(timedelta(hours=-5, minutes=-30)))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_times_become_iso_text(tmp_path, protocol):
+    for zone in ZONES:
+        for when in (
+            datetime(2026, 11, 1, 12, 0, 5, 250_000, zone),
+            datetime(1, 1, 1, 0, 0, 0, 0, zone),
+            datetime(2025, 10, 26, 2, 30, tzinfo=zone, fold=1),
+        ):
+            path = shard(tmp_path / "cluster1_gpu0.pkl", vectors(3), 0, protocol, timestamp=when)
+            assert shards.read(path).about["timestamp"] == when.isoformat()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        hostile.Calls(datetime, b"\x07\xea\x0d" + bytes(7)),  # a thirteenth month
+        hostile.Calls(datetime, b"\x07\xea\x01\x01" + bytes(5)),
+        hostile.Calls(datetime, 2026, 11, 1),
+        hostile.Calls(timedelta, 10**9, 0, 0),
+        hostile.Calls(timezone, 5),
+        hostile.Calls(timezone, timedelta(0), "name"),
+    ],
+)
+def test_times_that_python_does_not_write_are_refused(tmp_path, call):
+    path = tmp_path / "cluster1_gpu0.pkl"
+    path.write_bytes(pickle.dumps({"timestamp": call}))
+    with pytest.raises(console.Problem, match="not readable as a plain pickle"):
+        shards.read(path)
 
 
 WRITE = """

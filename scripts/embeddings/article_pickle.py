@@ -16,7 +16,7 @@ from typing import Any
 
 from embeddings import pickle_reader
 from embeddings.articles import KEYS
-from embeddings.pickle_reader import Refused
+from embeddings.pickle_values import Refused
 
 SHORT_TEXT, TEXT, GET, LONG_GET, SIGNED = 0x8C, ord("X"), ord("h"), ord("j"), ord("J")
 FRAME = 0x95

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embeddings import pickle_reader
+from embeddings import pickle_reader, pickle_values
 from kit import console
 
 PATTERN = "cluster*_gpu*.pkl"
@@ -32,7 +32,7 @@ class Shard:
     dim: int
     dtype: str
     model: str | None
-    data: pickle_reader.Bytes
+    data: pickle_values.Bytes
     fortran: bool
     about: dict[str, Any]  # cluster, gpu, timestamp as the file gives them
     size: int
@@ -57,7 +57,7 @@ def read(path: Path) -> Shard:
     stat = path.stat()
     found = pickle_reader.read(path)
     array = found.get("embeddings")
-    if not isinstance(array, pickle_reader.Array):
+    if not isinstance(array, pickle_values.Array):
         raise bad(path, f"its 'embeddings' {absent(found, 'embeddings')}")
     code, order = array.dtype.code, array.dtype.order
     if len(array.shape) != 2 or 0 in array.shape:
