@@ -142,17 +142,27 @@ def merge(args: argparse.Namespace) -> tuple[list[Check], dict[str, Any]]:
         from embeddings import index
 
         console.say(f"loading the vectors into {args.index}")
-        where = index.load(args.index, args.output, manifest, options, args.index_dir)
-        checks.append(Check(args.index, "ok", f"{rows} vectors in {paths.show(where)}"))
+        try:
+            where = index.load(args.index, args.output, manifest, options, args.index_dir)
+            checks.append(Check(args.index, "ok", f"{rows} vectors in {paths.show(where)}"))
+        except console.Problem as problem:  # the merged file stands all the same
+            checks.append(failed(args.index, problem))
     files = {name: file["segments"] for name, file in manifest.pop("files").items()}
     merged = {"output": str(args.output), "files": sorted(files)} | manifest
     return checks, merged
 
 
+def failed(name: str, problem: console.Problem) -> Check:
+    """A check for what failed after something else had succeeded."""
+    found, _, fix = str(problem).partition("; ")
+    return Check(name, "fail", found, fix or "see the message")
+
+
 def complete(args: argparse.Namespace) -> None:
     """Fill in the places that were not given; a Misuse if they do not fit together."""
-    from embeddings import articles, formats
+    from embeddings import articles, formats, shards
 
+    shards.check_pattern(args.pattern)
     args.embeddings_dir = args.embeddings_dir or paths.folder("embeddings")
     args.articles = args.articles or paths.folder("data_raw") / "wikipedia.pkl"
     suffix = formats.SUFFIXES[args.format or "pickle"]
@@ -163,6 +173,8 @@ def complete(args: argparse.Namespace) -> None:
         raise console.Misuse(f"--embeddings-dir {args.embeddings_dir} is a file", "name a folder")
     if not args.sync_only:
         articles.kind_of(args.articles)  # before an hour of fetching, not after it
+    if any(0xDC80 <= ord(c) <= 0xDCFF for c in str(args.output)):
+        raise console.Misuse(f"--output {str(args.output)!a} is not UTF-8", "name it otherwise")
     if args.output.is_dir():
         raise console.Misuse(f"--output {output} is a folder", "name a file")
     if args.output.match(args.pattern) and args.output.parent == args.embeddings_dir.resolve():
@@ -183,7 +195,12 @@ def main(argv: list[str] | None = None) -> int:
     if not args.merge_only:
         checks, extra["clusters"] = fetch(args)
     if not args.sync_only and all(c.status != "fail" for c in checks):
-        more, extra["merged"] = merge(args)
+        try:
+            more, extra["merged"] = merge(args)
+        except console.Problem as problem:
+            if not checks:
+                raise
+            more = [failed("merged", problem)]  # what was fetched is told all the same
         checks += more
     return report(checks, args.json, **extra)
 

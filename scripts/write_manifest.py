@@ -18,6 +18,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -47,8 +48,9 @@ def known_files(path):
     """The entries of an earlier manifest; none if there is no readable one."""
     try:
         with open(path, "rb") as f:
-            return dict(json.loads(f.read().decode("utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+            files = json.loads(f.read().decode("utf-8"))["files"]
+        return {n: e for n, e in files.items() if re.match("[0-9a-f]{64}$", e["sha256"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

@@ -163,6 +163,23 @@ def test_parquet_without_the_columns_or_broken_is_named(tmp_path):
     assert "not readable as Parquet" in refused(path, 1)
 
 
+def test_numbers_and_pages_that_no_reader_takes_are_named(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "wikipedia.jsonl"
+    path.write_text('{"id": %s, "title": "A", "url": "u"}\n' % ("9" * 30))
+    assert "the article's id is beyond 64 bits" in refused(path, 1)
+    path = tmp_path / "wikipedia.parquet"
+    rows = {"id": ["1", "2"], "title": ["long " * 500, "b"], "url": ["u", "v"]}
+    pq.write_table(pa.table(rows), path, compression="zstd")
+    whole = bytearray(path.read_bytes())
+    for at in range(4, 120):
+        whole[at] ^= 0x55
+    path.write_bytes(whole)
+    assert "not readable as Parquet: " in refused(path, 2)
+
+
 def test_a_missing_file_or_unknown_kind_is_a_misuse(tmp_path):
     for path in (tmp_path / "wikipedia.pkl", tmp_path / "wikipedia.csv"):
         with pytest.raises(console.Misuse):

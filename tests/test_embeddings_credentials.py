@@ -71,6 +71,7 @@ def test_a_file_that_others_can_read_is_refused_with_the_command_that_mends_it(f
         ("", "broken JSON"),
         ("[1]", "not a JSON object"),
         ('{"password": "a", "password": "b"}', "a field stands twice"),
+        ("[" * 100_000, "broken JSON"),
         ("\ud800".encode("utf-16", "surrogatepass").hex(), "broken JSON"),
         ({**GOOD, "adress": "x"}, "unknown field 'adress'; did you mean address?"),
         ({"password": SECRET}, "missing: address, username"),
@@ -89,7 +90,10 @@ def test_a_file_that_others_can_read_is_refused_with_the_command_that_mends_it(f
         ({**GOOD, "remote_dir": "/a/../b"}, "cannot be passed on safely"),
         ({**GOOD, "remote_dir": "$(id)"}, "cannot be passed on safely"),
         ({"address": "a", "username": "b", "key_file": "gone"}, "gone does not exist"),
-        ({"address": "a", "username": "b", "key_file": 'k"\n'}, "holds a quote or a line break"),
+        (
+            {"address": "a", "username": "b", "key_file": 'k"\n'},
+            "key_file holds a quote, a line",
+        ),
     ],
 )
 def test_a_wrong_file_is_a_misuse_that_names_the_file_and_not_the_secret(folder, values, message):

@@ -442,6 +442,27 @@ def test_what_a_killed_rsync_left_is_used_again(cluster, here, monkeypatch):  # 
     same(here, there.folder)
 
 
+def test_a_shard_that_may_not_be_read_is_said_to_be_so(cluster, here):  # noqa: F811
+    there = cluster("tensor01", "a password")  # an account of its own, which is not root
+    shards(there.folder, vectors(30), 2)[0].chmod(0)
+    found = [credentials.find("tensor01", there.credentials(here.parent / ".credentials").parent)]
+    assert "tensor01: not readable there" in str(one(here, found).problem)
+    there.folder.chmod(0)
+    assert "tensor01: this user may not enter the folder" in str(one(here, found).problem)
+    there.folder.chmod(0o755)
+
+
+def test_a_name_that_was_not_asked_for_is_not_fetched(cluster, here):  # noqa: F811
+    there = cluster("tensor01")
+    (path,) = shards(there.folder, vectors(30), 1)
+    path.with_name("wikipedia_merged.pkl").write_bytes(path.read_bytes())
+    stat = shutil.which("stat")
+    there.tools(stat=f"{stat} \"$@\"; {stat} -L -c 'file %s %Y %n' wikipedia_merged.pkl")
+    problem = str(one(here, find("tensor01")).problem)
+    assert "'wikipedia_merged.pkl' cannot be fetched safely" in problem
+    assert not list(here.glob("*.pkl"))
+
+
 def test_more_shards_than_transfers_are_shared_out(cluster, here, monkeypatch):  # noqa: F811
     there = cluster("tensor01")
     shards(there.folder, vectors(900), 9)

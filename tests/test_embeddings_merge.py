@@ -495,6 +495,16 @@ def test_resume_with_nothing_to_resume_merges_from_the_beginning(options, capsys
     assert all_ok(options.output)
 
 
+def test_resume_starts_over_when_a_producer_said_more_since(options, monkeypatch):
+    interrupted(options, monkeypatch)
+    listed = {
+        p.name: {"size": p.stat().st_size, "sha256": "0" * 64} for p in options.folder.glob("*.pkl")
+    }
+    (options.folder / "shards.manifest.json").write_text(json.dumps({"files": listed}))
+    with pytest.raises(console.Problem, match="not what its producer wrote"):
+        merge.merge(options)
+
+
 def test_without_resume_an_interrupted_merge_starts_over(options, monkeypatch):
     interrupted(options, monkeypatch)
     options.resume = False
@@ -540,6 +550,33 @@ def test_a_publication_that_was_cut_short_is_ended_by_the_next_command(
     got, _ = read_back(options.output, name)
     assert (got == array[:ITEMS]).all()
     assert not staging.folder_of(options.output).exists()
+
+
+def test_what_stands_in_the_way_of_a_publication_is_said_before_it_begins(options):
+    merge.merge(options)
+    before, manifest = options.output.read_bytes(), formats.manifest_of(options.output)
+    manifest.unlink()
+    manifest.mkdir()
+    shards(options.folder, vectors(ITEMS + 10, seed=3))
+    with pytest.raises(console.Problem, match="a folder stands in the way; move it away"):
+        merge.merge(options)
+    assert options.output.read_bytes() == before and left_behind(options) == []
+
+
+def test_a_publication_that_an_error_cut_short_is_kept_for_the_next_command(options, monkeypatch):
+    merge.merge(options)
+    array = vectors(ITEMS + 10, seed=9)
+    shards(options.folder, array)
+
+    def full(self, staged, final):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(staging.Stage, "_replace", full)
+    with pytest.raises(OSError):
+        merge.merge(options)
+    monkeypatch.undo()
+    assert all_ok(options.output)  # ends it first
+    assert (loaded(options.output)["embeddings"] == array[:ITEMS]).all()
 
 
 def test_two_merges_into_one_output_do_not_mix(options):
@@ -624,9 +661,19 @@ def test_a_folder_with_other_files_is_not_taken_for_a_dataset(options, tmp_path)
     manifest = merge.merge(options)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("do not delete")
-    with pytest.raises(console.Misuse, match="holds other files"):
+    with pytest.raises(console.Misuse, match="is not ours to replace"):
         index.load("parquet-shards", options.output, manifest, options, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_parquet_of_the_users_own_is_not_taken_for_a_dataset(options, tmp_path):
+    manifest = merge.merge(options)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "measurements.parquet").write_bytes(b"years of work")
+    for where in (tmp_path / "mine", tmp_path / "mine" / "measurements.parquet"):
+        with pytest.raises(console.Misuse, match="is not ours to replace"):
+            index.load("parquet-shards", options.output, manifest, options, where)
+    assert (tmp_path / "mine" / "measurements.parquet").read_bytes() == b"years of work"
 
 
 @pytest.mark.slow
@@ -645,6 +692,22 @@ def test_chroma_finds_an_article_by_its_vector(options, tmp_path):
     assert answer["metadatas"][0][0] == {
         "title": article["title"], "url": article["url"], "row": 123,
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_collection_that_no_merge_made_stays(options, tmp_path):
+    chromadb = pytest.importorskip("chromadb")
+    options.output = options.output.with_name("日本.pkl")
+    manifest = merge.merge(options)
+    folder = tmp_path / "chroma"
+    index.load("chroma", options.output, manifest, options, folder)
+    client = chromadb.PersistentClient(str(folder))
+    assert [c.name for c in client.list_collections()] == ["vectors"]
+    client.create_collection("documents", embedding_function=None)
+    with pytest.raises(console.Problem, match="a collection documents that no merge made"):
+        output = options.output.rename(options.output.with_name("documents.pkl"))
+        index.load("chroma", output, manifest, options, folder)
+    assert {c.name for c in client.list_collections()} == {"vectors", "documents"}
 
 
 def test_vectors_with_nan_go_into_no_index(options, tmp_path):

@@ -138,6 +138,11 @@ def test_index_loads_the_merged_vectors_into_sharded_parquet(work, capsys):
         (["--clusters", "./one ../one/../one"], "one stands twice"),
         (["--clusters", "./one", "--remote-dir", "/a b"], "cannot be passed on safely"),
         (["--clusters", "./one", "--pattern", "$(id)"], "cannot be passed on safely"),
+        (["--merge-only", "--pattern", ""], "cannot be passed on safely"),
+        (["--merge-only", "--pattern", "../*"], "cannot be passed on safely"),
+        (["--merge-only", "--pattern", "a**b"], "cannot be passed on safely"),
+        (["--clusters", "/"], "has no name to go by"),
+        (["--merge-only", "--output", "\udcff.pkl"], "is not UTF-8"),
         (["--credentials-dir", "none"], "no clusters: none holds no *.credentials"),
         (["--clusters", "./one", "--articles", "x.csv"], "articles come as .pkl"),
         (["--clusters", "./one", "--articles", "x.pkl"], "there are no articles"),
@@ -149,6 +154,49 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(work, capsys, words, message):
     last = err.strip().splitlines()[-1]
     assert code == 2 and out == "" and message in last, err
     assert "Traceback" not in err and not list(work.glob("data/embeddings/*"))
+
+
+def test_a_folder_is_called_after_its_real_name_and_nothing_else_is_touched(work, capsys):
+    (work / "data/embeddings").mkdir()
+    (work / "data/embeddings/notes.txt").write_text("mine")
+    (work / "one/deep").mkdir()
+    code, out, _ = run(capsys, "--sync-only", "--clusters", "./one/deep/..")
+    assert code == 0 and "ok    one" in out
+    assert (work / "data/embeddings/notes.txt").read_text() == "mine"
+    assert len(list(work.glob("data/embeddings/*.pkl"))) == 2
+
+
+def test_a_narrower_pattern_leaves_out_what_the_manifest_lists_too(work, capsys):
+    write_manifest.write(str(work / "one" / SHARDS), "cluster*_gpu*.pkl")
+    words = ["--clusters", "./one", "--pattern", "cluster_one_gpu0.pkl", "--items", "15"]
+    (work / "data/raw/wikipedia.pkl").unlink()
+    wikipedia(work / "data/raw/wikipedia.pkl", 15)
+    code, out, err = run(capsys, *words)
+    assert code == 0, err
+    assert "1 shards fetched" in out and "15 x 8 <f4" in out
+
+
+def test_what_was_fetched_is_told_though_the_merge_fails(work, capsys):
+    code, out, _ = run(capsys, "--clusters", "./one", "--items", "50", "--json")
+    told = json.loads(out)
+    assert code == 1 and told["clusters"][0]["fetched"] and told["status"] == "fail"
+    assert "items 30-50 are missing" in told["checks"][-1]["found"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digest": None}, {"digest": "md5"}, {"files": {"../x": {"segments": []}}},
+        {"files": {"": {"segments": []}}}, {"files": {}}, {"files": 3}, {"format": "other"},
+    ],
+)  # fmt: skip
+def test_a_damaged_manifest_is_one_line(work, capsys, change):
+    assert run(capsys, *BOTH)[0] == 0
+    merged = work / "data/embeddings/wikipedia_merged.pkl"
+    path = merged.with_name(f"{merged.name}.manifest.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    code, out, err = run(capsys, "--verify", merged)
+    assert code == 1 and len(err.strip().splitlines()) == 1, err
 
 
 def test_no_finite_norm_is_null_in_json(work, capsys):
@@ -223,6 +271,15 @@ def test_the_manifest_lists_finished_shards_and_reads_unchanged_ones_once(tmp_pa
     os.utime(tmp_path / "cluster1_gpu0.pkl", ns=(0, told["cluster1_gpu0.pkl"]["mtime_ns"]))
     assert write_manifest.write(str(tmp_path), "cluster*_gpu*.pkl") == 4
     assert len(read) == 3  # the first has its old size and time
+
+
+def test_an_earlier_manifest_that_is_damaged_is_made_anew(tmp_path):
+    shards(tmp_path, vectors(30), 3)
+    for files in ({"cluster1_gpu0.pkl": 5}, {"cluster1_gpu0.pkl": {"size": 1}}, [], None):
+        (tmp_path / "shards.manifest.json").write_text(json.dumps({"files": files}))
+        assert write_manifest.main([str(tmp_path)]) == 0
+        told = json.loads((tmp_path / "shards.manifest.json").read_text())["files"]
+        assert all(len(entry["sha256"]) == 64 for entry in told.values()) and len(told) == 3
 
 
 def test_a_shard_without_its_end_is_not_listed(tmp_path, capsys):

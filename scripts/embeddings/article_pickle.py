@@ -59,6 +59,7 @@ class ListMachine(pickle_reader.Machine):
 
     max_opcodes = 1 << 62  # `step` limits what they can pile up
     window = 4 << 20
+    surrogates = "surrogatepass"  # its texts go into a pickle as they came
 
     def __init__(self, fd: int, keep: int):
         super().__init__(fd)

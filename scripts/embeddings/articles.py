@@ -137,9 +137,10 @@ def read_parquet(path: Path, keep: int) -> Articles:
                 if len(found.ids) >= keep:
                     break
             return found
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or ["no reason given"])[0]
         raise console.Problem(
-            f"{path}: not readable as Parquet: {str(error).splitlines()[0]}", "write it again"
+            f"{path}: not readable as Parquet: {reason}", "write it again"
         ) from None
 
 
@@ -149,10 +150,11 @@ def add(found: Articles, row: dict[str, Any], where: str) -> None:
         value = row.get(key)
         if type(value) is str:
             column.append(value.encode("utf-8", "surrogatepass"))
-        elif key == "id" and type(value) is int:
+        elif key == "id" and type(value) is int and -(1 << 63) <= value < 1 << 63:
             column.append(value)
         else:
             kind = "is missing" if key not in row else f"is a {type(value).__name__}"
+            kind = "is beyond 64 bits" if key == "id" and type(value) is int else kind
             raise console.Problem(f"{where}: the article's {key} {kind}", "mend that article")
 
 

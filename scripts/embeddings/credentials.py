@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import stat
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ SHARDS = "mapper_embeddings/embeddings"  # below the home folder on the host
 FIELDS = {"address": str, "username": str, "password": str, "key_file": str, "port": int,
           "remote_dir": str}  # fmt: skip
 HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?")
-ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*")
+ADDRESS = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:-]*")
 USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 SAFE = "letters, digits and . _ / + = @ ~ -, no '..', no space"
 REMOTE_PATH = re.compile(r"[A-Za-z0-9._/+=@~][A-Za-z0-9._/+=@~-]*")
@@ -56,7 +57,10 @@ def find(name: str, folder: Path, remote_dir: str | None = None) -> Cluster:
         if bad:
             raise console.Misuse(f"--remote-dir {bad}", SAFE)
     if name.startswith(("/", "./", "../")):
-        return Cluster(Path(name).name or "folder", remote_dir or SHARDS, folder=Path(name))
+        called = os.path.basename(os.path.abspath(name))
+        if not called or called.startswith("."):
+            raise console.Misuse(f"--clusters: {name} has no name to go by", "name it otherwise")
+        return Cluster(called, remote_dir or SHARDS, folder=Path(name))
     if not HOST.fullmatch(name):
         raise console.Misuse(
             f"--clusters: {name!a} is no host name", "letters, digits, dot, dash, user@host"
@@ -64,9 +68,11 @@ def find(name: str, folder: Path, remote_dir: str | None = None) -> Cluster:
     path = folder / f"{name}.credentials"
     if not path.exists():
         return Cluster(name, remote_dir or SHARDS)
+    if "@" in name:
+        raise console.Misuse(f"{path}: its username belongs into it", "rename it without @")
     values = load(path)
     where = remote_dir or values.get("remote_dir") or f"/home/{values['username']}/{SHARDS}"
-    key = Path(values["key_file"]).expanduser() if "key_file" in values else None
+    key = Path(os.path.expanduser(values["key_file"])) if "key_file" in values else None
     if key and not key.is_absolute():
         key = folder.parent / key
     if key and not key.is_file():
@@ -93,8 +99,10 @@ def load(path: Path) -> dict[str, Any]:
         reason = f"{path}:{error.lineno}: broken JSON: {error.msg}"
     except UnicodeDecodeError:
         reason = f"{path}: not UTF-8"
-    except (KeyError, RecursionError):
+    except KeyError:
         reason = f"{path}: a field stands twice"
+    except (ValueError, RecursionError):  # a number or a nesting beyond what Python reads
+        reason = f"{path}: broken JSON"
     else:
         reason = _wrong(values)
         if not reason:
@@ -136,8 +144,8 @@ def _malformed(values: dict[str, Any]) -> str:
         return "username is no user name"
     if not 0 < values.get("port", 22) < 65536:
         return "port must be 1 to 65535"
-    if re.search(r'["\n\r\0]', values.get("key_file", "")):
-        return "key_file holds a quote or a line break"
+    if re.search(r'["\n\r\0]|\$\{', values.get("key_file", "")):
+        return "key_file holds a quote, a line break or ${"
     if re.search(r"[\n\r\0]", values.get("password", "")):
         return "password holds a line break"
     bad = unsafe(values.get("remote_dir", SHARDS))

@@ -25,13 +25,13 @@ from typing import Any
 
 from embeddings import shards
 from embeddings.credentials import Cluster
-from embeddings.ssh import File, Link, Listing
+from embeddings.ssh import NAME, File, Link, Listing
 from kit import console, publish
 from transfer import host as transfer_host
 
 STATE = ".sync.json"
 INCOMING = ".incoming"
-PATTERN = re.compile(r"[A-Za-z0-9_*?\[][A-Za-z0-9._+=@*?\[\]-]*")
+LEFT = re.compile(r"\.(.+)\.[A-Za-z0-9]{6,10}")  # rsync's names for what it receives
 LOCK_SECONDS = 90  # a transfer without answer ends after 60
 
 
@@ -76,6 +76,12 @@ class FolderLink:
                 f"{self.cluster.name}: there is no folder {self.source}", "say --remote-dir"
             )
         found = {p.name: p.stat() for p in self.source.glob(self.pattern) if p.is_file()}
+        for name in found:
+            if not NAME.fullmatch(name):
+                raise console.Problem(
+                    f"{self.cluster.name}: its file {name[:80]!a} cannot be fetched safely",
+                    "rename it",
+                )
         manifest = self.source / shards.MANIFEST
         return Listing(
             {name: File(s.st_size, int(s.st_mtime)) for name, s in found.items()},
@@ -89,14 +95,13 @@ class FolderLink:
 
 def sync(clusters: list[Cluster], options: Options) -> list[Result]:
     """Fetch from every cluster; a Problem of one is in its Result and stops no other."""
-    if not PATTERN.fullmatch(options.pattern):
-        raise console.Misuse(
-            f"--pattern {options.pattern!a} cannot be passed on safely",
-            "letters, digits and . _ + = @ - * ? [ ]",
-        )
+    shards.check_pattern(options.pattern)
     twice = {c.name for c in clusters if [d.name for d in clusters].count(c.name) > 1}
     if twice:
-        raise console.Misuse(f"--clusters: {', '.join(sorted(twice))} stands twice", "name it once")
+        raise console.Misuse(
+            f"--clusters: {', '.join(sorted(twice))} stands twice",
+            "name each once; folders go by their last part: link to one under another name",
+        )
     options.folder.mkdir(parents=True, exist_ok=True)
     transfer_host._sweep()  # what a killed command left
     begin, folder = f"{Path(transfer_host.PRIVATE).name}{os.getpid()}.", "/tmp"
@@ -115,9 +120,9 @@ async def _sync(clusters: list[Cluster], options: Options, private: Path) -> lis
 def locked(folder: Path):
     """Exclusive use of .incoming. The transfers inherit it: one that outlives us keeps it."""
     (folder / INCOMING).mkdir(exist_ok=True)
-    fd = os.open(folder / INCOMING / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fd = os.open(folder / INCOMING / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        deadline = time.monotonic() + LOCK_SECONDS
+        deadline, said = time.monotonic() + LOCK_SECONDS, False
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -127,6 +132,9 @@ def locked(folder: Path):
                     raise console.Problem(
                         f"{folder}: another sync is going on", "wait until it has ended"
                     ) from None
+                if not said:
+                    console.note(f"waiting for another sync into {folder} to end")
+                    said = True
                 time.sleep(0.1)
         yield fd
     finally:
@@ -232,6 +240,7 @@ class Fetch:
             return {}
         where = f"{self.cluster.name}:{self.cluster.remote_dir}/{shards.MANIFEST}"
         entries = shards.parse_manifest(listing.manifest, where)
+        entries = shards.matching(entries, self.options.pattern)
         for name in entries.keys() - listing.files.keys():
             raise self.problem(f"{name} stands in its manifest and is not there", "write it again")
         for name, file in listing.files.items():
@@ -251,13 +260,14 @@ class Fetch:
         """Room on the disk; and what an interrupted run left goes where it is of use."""
         self.incoming.mkdir(parents=True, exist_ok=True)
         partial = self.incoming / ".rsync-partial"
-        for left in self.incoming.glob(".*.??????"):  # a killed rsync's: it resumes from partial
-            name = left.name[1:-7]
-            partial.mkdir(exist_ok=True)
-            if name in new and left.is_file():
-                os.replace(left, partial / name)
-            else:
-                left.unlink()
+        for left in self.incoming.iterdir():  # a killed rsync's: it resumes from partial
+            found = LEFT.fullmatch(left.name)
+            if found and left.is_file():
+                partial.mkdir(exist_ok=True)
+                if found[1] in new:
+                    os.replace(left, partial / found[1])
+                else:
+                    left.unlink()
         for name, file in new.items():
             if not self.arrived(name, file):  # of an earlier state of the shard
                 (self.incoming / name).unlink(missing_ok=True)
@@ -325,7 +335,10 @@ class Fetch:
         path = self.incoming / name
         try:
             if path.is_symlink() or not self.arrived(name, file):
-                raise self.problem(f"{name} did not arrive whole", "fetch again")
+                raise self.problem(
+                    f"{name} is still being written: it came otherwise than it was listed",
+                    "fetch again when its producer has ended",
+                )
             if sha256 and publish.sha256(path) != sha256:
                 raise self.problem(
                     f"{name} is not what its producer wrote (SHA-256)", "fetch again"

@@ -20,6 +20,8 @@ from embeddings import articles, staging, tables, worker
 from kit import console, publish
 
 PART_ROWS = 131_072  # of one Parquet file: about 400 MB of 768 float32
+PART = re.compile(r"part-\d{5}\.parquet")
+SOURCE = "tandem-embeddings"  # what we write into the metadata of a collection
 BATCH = 2000  # vectors that Chroma takes at once
 
 
@@ -44,8 +46,8 @@ def to_parquet_shards(
 ) -> Path:
     """One folder of Parquet files; it takes the place of an earlier one when it is whole."""
     target = Path(os.path.realpath(where or output.with_name(f"{output.name}.shards")))
-    if target.is_dir() and not all(p.suffix == ".parquet" for p in target.iterdir()):
-        raise console.Misuse(f"--index-dir {target} holds other files", "name another folder")
+    if target.exists() and not is_ours(target):
+        raise console.Misuse(f"--index-dir {target} is not ours to replace", "name another folder")
     table = worker.table(found)
     whole = tables.schema(table.schema, manifest["shape"][1], manifest["vectors"]["dtype"])
     with staging.Stage(target) as stage:
@@ -60,6 +62,11 @@ def to_parquet_shards(
         publish.fsync_folder(parts)
         stage.commit({"parts": target})
     return target
+
+
+def is_ours(target: Path) -> bool:
+    """Whether it is a folder that holds nothing but parts of an earlier index."""
+    return target.is_dir() and all(PART.fullmatch(p.name) for p in target.iterdir())
 
 
 def regroup(source: Iterator[Any], per_part: int) -> Iterator[tuple[int, int, Iterator[Any]]]:
@@ -97,15 +104,35 @@ def to_chroma(
     folder = Path(where or paths.folder("vector_store"))
     folder.mkdir(parents=True, exist_ok=True)
     settings = chromadb.Settings(anonymized_telemetry=False)
-    client = chromadb.PersistentClient(path=str(folder), settings=settings)
-    name = re.sub(r"[^A-Za-z0-9_]+", "-", output.stem).strip("-_")
-    name = name if len(name) > 2 else f"vectors-{name}"  # Chroma wants three characters
+    try:
+        client = chromadb.PersistentClient(path=str(folder), settings=settings)
+        build_collection(client, output, manifest, found)
+    except chromadb.errors.ChromaError as error:
+        raise console.Problem(
+            f"{folder}: Chroma says: {str(error).splitlines()[0][:200]}",
+            "name another --index-dir, or move that folder away",
+        ) from None
+    return folder
+
+
+def build_collection(
+    client: Any, output: Path, manifest: dict[str, Any], found: articles.Articles
+) -> None:
+    """Fill a collection beside the one of that name, then take its place."""
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", output.stem)[:60].strip("-_")
+    name = name if len(name) > 2 else f"vectors{name and '-'}{name}"  # Chroma wants three
     building = f"{name}-building"
+    for old in client.list_collections():
+        if old.name in (name, building) and (old.metadata or {}).get("source") != SOURCE:
+            raise console.Problem(
+                f"Chroma has a collection {old.name} that no merge made", "name --output otherwise"
+            )
     with contextlib.suppress(Exception):  # left by an interrupted run; absent otherwise
         client.delete_collection(building)
     collection = client.create_collection(
         building, embedding_function=None, configuration={"hnsw": {"space": "cosine"}},
-        metadata={"model": manifest["model"], "timestamp": manifest["timestamp"]},
+        metadata={"source": SOURCE, "model": manifest["model"],
+                  "timestamp": manifest["timestamp"]},
     )  # fmt: skip
     fill(collection, blocks(output, manifest, BATCH), found)
     if collection.count() != len(found.ids):
@@ -115,7 +142,6 @@ def to_chroma(
     with contextlib.suppress(Exception):
         client.delete_collection(name)
     collection.modify(name=name)
-    return folder
 
 
 def fill(collection: Any, source: Iterator[Any], found: articles.Articles) -> None:

@@ -50,10 +50,13 @@ def merge(options: Options) -> dict[str, Any]:
     found = shards.load(options.folder, options.pattern)
     shards.check(found, options.items, options.folder)
     listed = shards.manifests(options.folder)
+    listed = shards.matching(listed, options.pattern)
     shards.check_listed(found, listed)
     with staging.Stage(options.output) as stage:
         job = Job(options, [s for s in found if s.start < options.items], listed, stage)
-        job.left_out = found[-1].end - options.items
+        job.left_out = sum(
+            s.end - max(s.start, options.items) for s in found if s.end > options.items
+        )
         return job.run()
 
 
@@ -115,6 +118,7 @@ class Job:
         o = self.options
         plan = {
             "shards": shards.fingerprint(self.used), "items": o.items, "format": o.format,
+            "sha256": [self.listed.get(s.name, {}).get("sha256") for s in self.used],
             "dim": self.shape[1], "dtype": self.dtype, "model": self.model, "digest": self.digest,
         }  # fmt: skip
         done = self.stage.begin(plan, o.resume)

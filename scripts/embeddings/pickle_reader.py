@@ -65,6 +65,7 @@ class Machine:
 
     max_opcodes = MAX_OPCODES
     window = WINDOW
+    surrogates = "strict"  # what is decoded is written to JSON
 
     def __init__(self, fd: int):
         self.fd = fd
@@ -121,7 +122,7 @@ class Machine:
             raise Refused(f"{what} is longer than any that is needed")
         raw = os.pread(self.fd, value.length, value.offset)
         try:
-            return raw.decode("utf-8", "surrogatepass")
+            return raw.decode("utf-8", self.surrogates)
         except UnicodeDecodeError:
             raise Refused(f"{what} is not UTF-8") from None
 

@@ -145,8 +145,8 @@ class Statistics:
         finite = norms[np.isfinite(norms)]
         self.rows += len(block)
         if len(finite):
-            mean = float(finite.mean())
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
+                mean = float(finite.mean())
                 squares = float(((finite - mean) ** 2).sum())
             low, high = float(finite.min()), float(finite.max())
             self.join(Statistics(0, len(finite), mean, squares, low, high))

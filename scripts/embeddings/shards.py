@@ -8,8 +8,11 @@ A range `items 0-15626` begins at 0 and ends before 15626, as in Python.
 
 from __future__ import annotations
 
+import fnmatch
 import json
+import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from kit import console
 PATTERN = "cluster*_gpu*.pkl"
 MANIFEST = "shards.manifest.json"
 FLOATS = ("f2", "f4", "f8")
+NAMES = re.compile(r"[A-Za-z0-9_*?\[][A-Za-z0-9._+=@*?\[\]-]*")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,14 @@ def read(path: Path) -> Shard:
     about = {key: found.get(key) for key in ("cluster", "gpu", "timestamp")}
     return Shard(
         path, *numbers, array.shape[1], order + code, model, array.data, array.fortran,
-        {k: v for k, v in about.items() if type(v) in (str, int, float)},
+        {k: v for k, v in about.items() if type(v) is str or fits_json(v)},
         stat.st_size, stat.st_mtime_ns,
     )  # fmt: skip
+
+
+def fits_json(value: Any) -> bool:
+    """Whether it is a number that JSON can hold."""
+    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 def absent(found: dict[str, Any], key: str) -> str:
@@ -172,12 +182,27 @@ def parse_manifest(raw: bytes, where: str) -> dict[str, dict[str, Any]]:
     try:
         files = json.loads(raw)["files"]
         for entry in files.values():
-            if type(entry["size"]) is not int or len(bytes.fromhex(entry["sha256"])) != 32:
+            entry["sha256"] = entry["sha256"].lower()
+            if type(entry["size"]) is not int or not SHA256.fullmatch(entry["sha256"]):
                 raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise console.Problem(f"{where}: not a manifest of shards", "write it again with "
                               "write_manifest.py, or delete it") from None  # fmt: skip
     return files
+
+
+def check_pattern(pattern: str) -> None:
+    """A Misuse unless shells, rsyncs and Python agree on what the pattern means."""
+    if not NAMES.fullmatch(pattern) or "**" in pattern:
+        raise console.Misuse(
+            f"--pattern {pattern!a} cannot be passed on safely",
+            "letters, digits and . _ + = @ - * ? [ ]",
+        )
+
+
+def matching(entries: dict[str, dict[str, Any]], pattern: str) -> dict[str, dict[str, Any]]:
+    """The entries of a manifest whose names match."""
+    return {n: entry for n, entry in entries.items() if fnmatch.fnmatchcase(n, pattern)}
 
 
 def check_listed(shards: list[Shard], listed: dict[str, dict[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fnmatch
 import os
 import re
 import secrets
@@ -34,6 +35,10 @@ PROBE_SECONDS = 60
 MAX_MANIFEST = 16 << 20
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]*")
 HELPER = Path(__file__).with_name("askpass.py")
+NO_FOLDER = (
+    ("there is no folder", "say --remote-dir, or remote_dir in its credentials"),
+    ("this user may not enter the folder", "ask for its permissions there"),
+)
 
 PROBE = """LC_ALL=C; export LC_ALL
 echo TOKEN
@@ -51,7 +56,7 @@ if cd FOLDER 2>/dev/null; then
     n=$(wc -c <MANIFEST); n=$((n)); echo "manifest $n"; head -c "$n" MANIFEST; echo
   fi
 else
-  echo nofolder
+  [ -d FOLDER ] && echo nofolder closed || echo nofolder missing
 fi
 echo end TOKEN
 """
@@ -73,7 +78,7 @@ class Listing:
     files: dict[str, File] = field(default_factory=dict)
     rsync: bool = False
     manifest: bytes | None = None
-    folder: bool = True
+    no_folder: str = ""  # missing, or closed: not to be entered
 
 
 class Down(console.Problem):
@@ -89,7 +94,8 @@ def config(cluster: Cluster, socket: Path, accept_new: bool) -> str:
         own = [f"Host {cluster.name}", f"HostName {cluster.address}", f"User {cluster.username}",
                f"Port {cluster.port}"]  # fmt: skip
         if cluster.key_file:
-            own += [f'IdentityFile "{cluster.key_file}"', "IdentitiesOnly yes"]
+            key = str(cluster.key_file).replace("%", "%%")
+            own += [f'IdentityFile "{key}"', "IdentitiesOnly yes"]
         if cluster.secret:
             own += ["PreferredAuthentications password,keyboard-interactive"]
             own += ["PubkeyAuthentication no", "BatchMode no"]
@@ -107,10 +113,11 @@ def script(folder: str, pattern: str, token: str) -> str:
     return re.sub("|".join(values), lambda found: values[found[0]], PROBE)
 
 
-async def parse(stream: asyncio.StreamReader, token: str) -> Listing | str:
+async def parse(stream: asyncio.StreamReader, token: str, pattern: str) -> Listing | str:
     """The listing that the script printed after whatever a login prints.
 
-    If it broke off: the last line that came before it.
+    If it broke off: the last line that came before it. A name that does not match `pattern` was
+    not asked for: under it, something else here would be replaced.
     """
     listing, begun, said, links = Listing(), False, "", set()
     while raw := await stream.readline():
@@ -122,9 +129,10 @@ async def parse(stream: asyncio.StreamReader, token: str) -> Listing | str:
             said = line or said
         elif line == f"end {token}":
             return listing
-        elif kind in ("rsync", "nofolder"):
-            listing.rsync |= kind == "rsync"
-            listing.folder &= kind != "nofolder"
+        elif kind == "rsync":
+            listing.rsync = True
+        elif kind == "nofolder":
+            listing.no_folder = rest
         elif kind == "manifest":
             length = int(rest)
             if length > MAX_MANIFEST:
@@ -134,7 +142,7 @@ async def parse(stream: asyncio.StreamReader, token: str) -> Listing | str:
             links.add(rest)
         elif kind == "file":
             size, mtime, name = rest.split(" ", 2)
-            if not NAME.fullmatch(name):
+            if not NAME.fullmatch(name) or not fnmatch.fnmatchcase(name, pattern):
                 raise console.Problem(
                     f"its file {name[:80]!a} cannot be fetched safely", "rename it"
                 )
@@ -220,7 +228,9 @@ class Link:
                 with contextlib.suppress(ConnectionError):
                     process.stdin.write((text + "exec cat >/dev/null\n").encode())
                     await process.stdin.drain()
-                listing = await asyncio.wait_for(parse(process.stdout, token), PROBE_SECONDS)
+                listing = await asyncio.wait_for(
+                    parse(process.stdout, token, self.pattern), PROBE_SECONDS
+                )
             except (ValueError, asyncio.IncompleteReadError):
                 listing = "its listing broke off"
             except asyncio.TimeoutError:
@@ -235,11 +245,9 @@ class Link:
                 await end(process)
                 errors.seek(0)
                 raise self.down(errors.read().decode(errors="replace") or listing)
-        if not listing.folder:
-            raise console.Problem(
-                f"{self.cluster.name}: there is no folder {self.cluster.remote_dir}",
-                "say --remote-dir, or remote_dir in its credentials",
-            )
+        if listing.no_folder:
+            what, remedy = NO_FOLDER[listing.no_folder == "closed"]
+            raise console.Problem(f"{self.cluster.name}: {what} {self.cluster.remote_dir}", remedy)
         self.rsync_there = listing.rsync
         return listing
 
@@ -323,7 +331,10 @@ class Link:
         with contextlib.suppress(FileNotFoundError):
             os.replace(part, old)
             if old.stat().st_size <= size:
-                shutil.copyfile(old, part)
+                try:
+                    shutil.copyfile(old, part)
+                except OSError:  # no room for it twice
+                    part.unlink(missing_ok=True)
             old.unlink()
         return part.stat().st_size if part.exists() else 0
 
@@ -346,12 +357,13 @@ class Link:
             if code == 0:
                 return
             tries += 1
-            final = transfer_host.FINAL.search(stderr)
+            network = code in transfer_rsync.NETWORK
+            final = network and transfer_host.FINAL.search(stderr)
             if code == 11 or "No space left on device" in stderr:
                 raise console.Problem(f"{into}: no space left", "free space on that disk")
             if code in transfer_rsync.SOME_FILES and once_more:
                 once_more = False
-            elif code in transfer_rsync.NETWORK and tries <= transfer_rsync.TRIES and not final:
+            elif network and tries <= transfer_rsync.TRIES and not final:
                 pause = transfer_rsync.wait_before(tries)
                 console.warn(
                     f"{self.cluster.name}: connection lost ({last_line(stderr)}); again in "
@@ -359,8 +371,13 @@ class Link:
                 )
                 await asyncio.sleep(pause)
                 await self.alive()
-            elif code in transfer_rsync.NETWORK or final:
+            elif network:
                 raise self.down(stderr)
+            elif "Permission denied" in stderr:
+                raise console.Problem(
+                    f"{self.cluster.name}: not readable there ({last_line(stderr)})",
+                    "let this user read it: chmod a+r",
+                )
             else:
                 raise console.Problem(
                     f"{self.cluster.name}: the transfer ended with {code} ({last_line(stderr)})",
@@ -415,6 +432,6 @@ def shares(files: dict[str, File], n: int) -> list[list[str]]:
 
 
 def last_line(stderr: str) -> str:
-    """The last line that says something."""
+    """The last line that says something, without what would move a terminal's cursor."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip(" @\t")]
-    return lines[-1] if lines else "it said nothing"
+    return "".join(filter(str.isprintable, lines[-1])) if lines else "it said nothing"

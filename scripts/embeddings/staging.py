@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ class Stage:
             if kind is not None and not issubclass(kind, Exception) and self.progress:
                 done = len(self.progress.get("done", []))
                 console.note(f"interrupted after {done} whole shards; go on with --resume")
+            elif self.path(COMMIT).exists():
+                pass  # the next Stage ends the publication
             elif kind is not None or not self.path(PROGRESS).exists():
                 shutil.rmtree(self.folder, ignore_errors=True)
         finally:
@@ -69,6 +72,7 @@ class Stage:
 
     def _lock(self) -> int:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
+        until = time.monotonic() + 2  # a killed merge's other process ends in one second
         while True:
             self.folder.mkdir(exist_ok=True)
             try:
@@ -79,6 +83,9 @@ class Stage:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 os.close(fd)
+                if time.monotonic() < until:
+                    time.sleep(0.05)
+                    continue
                 raise console.Problem(
                     f"{self.output}: another merge is writing it", "wait until it has ended"
                 ) from None
@@ -122,6 +129,10 @@ class Stage:
 
         Final paths lie beside the output. Every staged file was flushed by its writer.
         """
+        for name, final in renames.items():
+            if final.exists() and final.is_dir() != self.path(name).is_dir():
+                kind = "folder" if final.is_dir() else "file"
+                raise console.Problem(f"{final}: a {kind} stands in the way", "move it away")
         publish.fsync_folder(self.folder)
         publish.json_file(self.path(COMMIT), [[name, path.name] for name, path in renames.items()])
         self._roll_forward()

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from embeddings import formats, staging
+from embeddings import formats, rows, staging
 from embeddings.merge import VERSION, segment_is_good
 from kit import console
 from kit.report import Check
@@ -27,17 +27,27 @@ def manifest(output: Path) -> dict[str, Any]:
         raise console.Problem(f"{path}: there is no manifest beside {output.name}", AGAIN)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["format"] != VERSION or not found["files"]:
+        if found["format"] != VERSION or output.name not in found["files"]:
             raise ValueError
-        for file in found["files"].values():
-            end = 0
-            for part in file["segments"]:
-                if part["offset"] != end or part["length"] < 0:
-                    raise ValueError
-                end += part["length"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        rows.digest(found["digest"])
+        for name, file in found["files"].items():
+            check_segments(file["segments"])
+            if Path(name).name != name:
+                raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise console.Problem(f"{path}: not the manifest of a merged file", AGAIN) from None
     return found
+
+
+def check_segments(segments: list[dict[str, Any]]) -> None:
+    """A ValueError, KeyError or TypeError unless they follow each other from the first byte on."""
+    end = 0
+    for part in segments:
+        if part["offset"] != end or type(part["length"]) is not int or part["length"] < 0:
+            raise ValueError
+        if not all(isinstance(part[key], str) for key in ("what", "digest")):
+            raise ValueError
+        end += part["length"]
 
 
 def verify(output: Path) -> list[Check]:

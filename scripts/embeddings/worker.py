@@ -13,6 +13,9 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,10 @@ class Worker:
     """
 
     def __init__(self, plan: dict[str, Any]):
-        self.answer, theirs = multiprocessing.Pipe(duplex=False)
-        self.process = multiprocessing.Process(target=main, args=(theirs, plan), daemon=True)
+        how = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self.answer, theirs = how.Pipe(duplex=False)
+        plan = plan | {"parent": os.getpid()}
+        self.process = how.Process(target=main, args=(theirs, plan), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -64,19 +69,34 @@ def main(answer: Any, plan: dict[str, Any]) -> None:
     """The child. A Ctrl-C is its parent's affair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=end_with, args=(plan["parent"],), daemon=True).start()
     told: dict[str, Any] = {}
     try:
         told = work(plan)
     except console.Problem as problem:
         told = {"problem": str(problem), "code": problem.code}
     except OSError as error:
-        told = {"problem": f"{error.filename or plan['articles']}: {error.strerror}", "code": 1}
+        reason = error.strerror or " ".join(str(error).split())[:200]
+        told = {"problem": f"{error.filename or plan['articles']}: {reason}", "code": 1}
+    except (ValueError, OverflowError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        told = {
+            "problem": f"{plan['articles']}: not readable ({reason}); write it again",
+            "code": 1,
+        }
     except ModuleNotFoundError as error:
         told = {"problem": f"the package {error.name} is missing; make setup-local", "code": 1}
     answer.send_bytes(json.dumps(told).encode())
     answer.close()
     if "problem" in told:
         os._exit(1)
+
+
+def end_with(parent: int) -> None:
+    """End when the parent has been killed: what this process holds open keeps the output locked."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def work(plan: dict[str, Any]) -> dict[str, Any]:

@@ -344,6 +344,7 @@ def ssh_config(private: Path, accept_new: bool, password: bool) -> str:
             f"ControlPath {private}/c.%C",
             "ControlPersist 60",
             "RequestTTY no",
+            "RemoteCommand none",
             "LogLevel ERROR",
             *(f'Include "{path}"' if " " in path else f"Include {path}" for path in included),
             "",
