@@ -178,6 +178,17 @@ def test_loss_is_the_mean_over_tokens_not_over_rows():
     assert found["value"] == pytest.approx(11 / 12)
 
 
+@pytest.mark.remote_env
+@pytest.mark.filterwarnings("error")
+def test_rows_without_a_supervised_token_leave_the_loss_a_number_or_unknown():
+    one = column([0.0, 1.0], totals=[6.0, 0.0], tokens=[3, 0])
+    none = column([0.0, 1.0], totals=[0.0, 0.0], tokens=[0, 0])
+    (known, unknown), difference = intervals.summarise([one, none], intervals.Settings())
+    assert known["loss"] == {"value": 2.0, "low": 2.0, "high": 2.0}
+    assert unknown["loss"] == difference["loss"] == {"value": None, "low": None, "high": None}
+    json.dumps([known, unknown, difference], allow_nan=False)
+
+
 def test_a_loss_that_is_no_number_ends_the_evaluation_and_a_missing_one_is_left_out(capsys):
     from evaluation import session
     from kit import console

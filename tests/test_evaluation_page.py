@@ -150,3 +150,14 @@ def test_two_reports_of_the_same_second_are_both_kept(tmp_path):
     stems = ("eval_a-b-c_20261121-081530", "eval_a-b-c_20261121-081530-2")
     wanted = {stem + suffix for stem in stems for suffix in (".json", ".html")}
     assert {path.name for path in tmp_path.iterdir()} == wanted
+
+
+def test_what_is_not_known_or_was_not_measured_of_the_base_is_a_dash():
+    """A base that answers with another tokenizer may have no loss where the model has one."""
+    base = {k: v for k, v in body()["base"].items() if k != "loss"}
+    difference = body()["difference"] | {"bleu": {"value": 0.1, "low": None, "high": None}}
+    made = body(base=base, difference={k: v for k, v in difference.items() if k != "loss"})
+    text = page.render(made, None)
+    assert "<td>-</td><td>-</td>" in text and "+0.10 [-, -]" in text and "not known" in text
+    assert report.table(made).splitlines()[-1].split() == ["Loss", "0.5000", "[0.5000,", "0.5000]",
+                                                           "-", "-"]  # fmt: skip

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from evaluation import metrics
 
 CHUNK = 50  # resamples at once: 50 x rows integers in memory
+Interval = dict[str, float | None]  # value, low, high; None: nothing is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Losses:
 
 def summarise(
     columns: Sequence[tuple[metrics.Scores, Losses | None]], settings: Settings
-) -> tuple[list[dict[str, dict[str, float]]], dict[str, dict[str, float]]]:
+) -> tuple[list[dict[str, Interval]], dict[str, Interval]]:
     """({metric: {value, low, high}} of each column, and of the difference first - second).
 
     All columns are of the same rows. The difference is empty for a single column. Its interval is
@@ -71,7 +73,12 @@ def _table(scores: metrics.Scores, losses: Losses | None):
 
 
 def _measure(sums, rows: int) -> dict[str, list[float]]:
-    """{metric: one value for each line of `sums` [resamples, 13 or 15]}."""
+    """{metric: one value for each line of `sums` [resamples, 13 or 15]}; NaN: not known.
+
+    Rows without a supervised token may make up a whole resample: that one has no loss.
+    """
+    import numpy as np
+
     result = {
         "exact_match": list(sums[:, 0] / rows),
         "f1": list(sums[:, 1] / rows),
@@ -79,13 +86,18 @@ def _measure(sums, rows: int) -> dict[str, list[float]]:
         "bleu": [metrics.bleu(line.round()) for line in sums[:, 3:13]],
     }
     if sums.shape[1] > 13:
-        result["loss"] = list(sums[:, 13] / sums[:, 14])
+        total, tokens = sums[:, 13], sums[:, 14]
+        result["loss"] = list(
+            np.divide(total, tokens, out=np.full(len(sums), np.nan), where=tokens > 0)
+        )
     return result
 
 
-def _interval(value: float, drawn, settings: Settings) -> dict[str, float]:
+def _interval(value: float, drawn, settings: Settings) -> Interval:
     import numpy as np
 
     tail = (1 - settings.confidence) / 2 * 100
-    low, high = np.percentile(drawn, [tail, 100 - tail])
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    known = [n for n in drawn if not math.isnan(n)]
+    low, high = np.percentile(known, [tail, 100 - tail]) if known else (math.nan, math.nan)
+    found = {"value": value, "low": low, "high": high}
+    return {name: None if math.isnan(n) else float(n) for name, n in found.items()}

@@ -73,8 +73,10 @@ def render(body: dict[str, Any], run: Path | None) -> str:
     )
 
 
-def verdict(name: str, cell: dict[str, float]) -> str:
+def verdict(name: str, cell: dict[str, float | None] | None) -> str:
     """'better', 'worse', or 'no clear difference' where the interval of the difference holds 0."""
+    if cell is None or None in cell.values():
+        return "not known"
     if cell["low"] <= 0 <= cell["high"]:
         return "no clear difference"
     return "better" if (cell["value"] > 0) != (name in LOWER_IS_BETTER) else "worse"
@@ -120,9 +122,9 @@ def _metrics(body: dict[str, Any]) -> str:
     for name, cell in body["metrics"].items():
         cells = [report.cell(name, cell)]
         if base:
-            gap = body["difference"][name]
+            gap = body["difference"].get(name)
             words = verdict(name, gap)
-            cells += [report.cell(name, base[name]), report.cell(name, gap, sign=True)]
+            cells += [report.cell(name, base.get(name)), report.cell(name, gap, sign=True)]
             kind = {"better": "good", "worse": "bad"}.get(words, "soft")
             cells.append(f'<span class="{kind}">{words}</span>')
         lines.append(f"<tr><th scope=row>{report.LABELS[name]}</th>{_cells(cells)}</tr>")

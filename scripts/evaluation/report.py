@@ -57,13 +57,17 @@ def now() -> str:
     return f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%d-%H%M%S}"
 
 
-def number(name: str, value: float) -> str:
-    """A metric's value with the digits that reports print."""
+def number(name: str, value: float | None) -> str:
+    """A metric's value with the digits that reports print; '-' where it is not known."""
+    if value is None:
+        return "-"
     return f"{value:.2f}" if name == "bleu" else f"{value:.4f}"
 
 
-def cell(name: str, value: dict[str, float], sign: bool = False) -> str:
-    """'0.3002 [0.2432, 0.3636]', with a plus where `sign` is wanted."""
+def cell(name: str, value: dict[str, float | None] | None, sign: bool = False) -> str:
+    """'0.3002 [0.2432, 0.3636]', with a plus where `sign` is wanted; '-' for what is missing."""
+    if value is None or value["value"] is None:
+        return "-"
     plus = "+" if sign and value["value"] >= 0 else ""
     low, high = number(name, value["low"]), number(name, value["high"])
     return f"{plus}{number(name, value['value'])} [{low}, {high}]"
@@ -78,8 +82,8 @@ def table(report: dict[str, Any]) -> str:
     for name, value in report["metrics"].items():
         line = [LABELS[name], cell(name, value)]
         if report["base"]:
-            line.append(cell(name, report["base"][name]))
-            line.append(cell(name, report["difference"][name], sign=True))
+            line.append(cell(name, report["base"].get(name)))
+            line.append(cell(name, report["difference"].get(name), sign=True))
         lines.append(line)
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     text = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
