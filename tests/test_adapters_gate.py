@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 import adapter_runs
+from adapters import gate
 
 
 @pytest.fixture
@@ -106,6 +108,48 @@ def test_a_report_without_metrics_or_with_damage_is_said(register, manage, tmp_p
     (run / "report.json").write_text("{")
     done = manage("register", run, "--name", "m", fails=1)
     assert "report.json: not a JSON object" in done.stderr
+
+
+def test_a_bound_that_is_no_number_is_unknown_and_does_not_keep_the_gate_open(register, manage):
+    nan = adapter_runs.report(0.60, loss=1.0)
+    nan["metrics"]["loss"] |= {"low": float("nan"), "high": float("inf")}
+    nan["metrics"]["bleu"] = {"value": float("nan"), "low": None, "high": None}
+    register(nan)
+    card = json.loads(manage("show", "m", "--json").stdout)
+    assert card["evaluation"]["metrics"]["loss"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert "bleu" not in card["evaluation"]["metrics"]
+    worse = register(adapter_runs.report(0.60, loss=1.2), fails=1)
+    assert "loss 1.2 (best 1, at most 1 needed)" in worse["error"]
+
+
+def test_a_card_that_holds_nan_sets_a_bar_all_the_same():
+    nan = {"value": 1.0, "low": float("nan"), "high": float("nan")}
+    old = SimpleNamespace(reference="m@v1.0.0", card={"evaluation": {
+        "dataset": {"sha256": "d" * 64}, "metrics": {"f1": {"value": 0.6, "low": 0.5, "high": 0.7},
+                                                     "loss": nan}, "base": {}}})  # fmt: skip
+    new = old.card["evaluation"] | {"metrics": {"f1": {"value": 0.6}, "loss": {"value": 1.2}}}
+    _, metrics = gate.best(new, [old])
+    assert [drop["metric"] for drop in gate.drops(new["metrics"], metrics)] == ["loss"]
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        ({"metrics": {"f1": {"value": 0.5, "low": "b"}}}, "metrics.f1.low is no number"),
+        ({"metrics": {"f1": 0.5}, "dataset": ["rows"]}, "its dataset is damaged"),
+    ],
+)
+def test_a_damaged_report_is_refused_before_a_version_exists(register, tmp_path, report, said):
+    assert f"report.json: {said}; measure it again" in register(report, fails=1)["error"]
+    assert not (tmp_path / "adapters" / "m").exists()
+
+
+def test_a_card_that_nobody_could_read_is_not_published(manage, tmp_path):
+    run = adapter_runs.run(tmp_path)
+    (run / "status.json").write_text(json.dumps({"run_id": 5, "state": "completed"}))
+    done = manage("register", run, "--name", "m", fails=1)
+    assert "card.json would not be readable" in done.stderr
+    assert not list((tmp_path / "adapters" / "m").iterdir())
 
 
 def test_another_report_than_the_runs_own_can_be_given(register, manage, tmp_path):

@@ -14,6 +14,7 @@ best one's bootstrap interval. Outcomes, kept in the card:
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,24 @@ PASSED = ("passed", "first", "forced")  # what model_registry.py select accepts
 def evaluation(file: Path) -> dict[str, Any] | None:
     """What a report.json measured: dataset, settings, metrics, base; None where there is none.
 
-    metrics and base: {name: {"value", "low", "high"}}; a bare number is its own interval.
+    metrics and base: {name: {"value", "low", "high"}}; a bare number is its own interval, and a
+    value that is not known (null, NaN) is no measurement. Problem for a damaged report.
     """
     report = read_json(file)
-    metrics = _metrics(report.get("metrics"))
+    sections = {key: report.get(key) for key in ("metrics", "base", "difference")}
+    dataset = report.get("dataset") or {}
+    wrong = _damage(sections, dataset)
+    if wrong:
+        raise console.Problem(
+            f"{paths.show(file)}: {wrong}", "measure it again: python scripts/eval.py"
+        )
+    metrics = _metrics(sections["metrics"])
     if not metrics:
         if report:
             console.warn(
                 f"{paths.show(file)}: no metrics in it; the gate takes it as no evaluation"
             )
         return None
-    dataset = report.get("dataset") or {}
     dataset = {k: dataset[k] for k in ("path", "sha256", "rows") if k in dataset}
     if dataset.get("path"):
         dataset["path"] = Path(dataset["path"]).name
@@ -48,26 +56,48 @@ def evaluation(file: Path) -> dict[str, Any] | None:
         "dataset": dataset,
         "settings": {k: report[k] for k in ("rag", "generation") if report.get(k)},
         "metrics": metrics,
-        "base": _metrics(report.get("base")),
-        "difference": _metrics(report.get("difference")),  # model - base, paired
+        "base": _metrics(sections["base"]),
+        "difference": _metrics(sections["difference"]),  # model - base, paired
     }
 
 
-def _metrics(section: Any) -> dict[str, dict[str, float]]:
-    found = {}
+def _damage(sections: dict[str, Any], dataset: Any) -> str | None:
+    """What in a report no eval.py wrote: a data set that is no object, a bound that is a text."""
+    if not isinstance(dataset, dict) or not isinstance(dataset.get("path", ""), str):
+        return "its dataset is damaged"
+    for section, entries in sections.items():
+        for name, entry in _entries(entries):
+            for key in ("low", "high"):
+                if not isinstance(entry.get(key), int | float | None):
+                    return f"{section}.{name}.{key} is no number"
+    return None
+
+
+def _entries(section: Any) -> list[tuple[str, dict[str, Any]]]:
+    """(name, {"value", ...}) of each metric in a section of a report."""
     section = section if isinstance(section, dict) else {}
     section = section.get("metrics") if isinstance(section.get("metrics"), dict) else section
-    for name, entry in section.items():
-        entry = entry if isinstance(entry, dict) else {"value": entry}
-        value = entry.get("value")
-        if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
-            low, high = entry.get("low"), entry.get("high")
+    return [(k, v if isinstance(v, dict) else {"value": v}) for k, v in section.items()]
+
+
+def _metrics(section: Any) -> dict[str, dict[str, float]]:
+    """The metrics whose value is known; a bound that is not known is the value itself."""
+    found = {}
+    for name, entry in _entries(section):
+        value, low, high = (_finite(entry.get(key)) for key in ("value", "low", "high"))
+        if value is not None:
             found[name] = {
                 "value": value,
                 "low": value if low is None else low,
                 "high": value if high is None else high,
             }
     return found
+
+
+def _finite(value: Any) -> float | None:
+    """A number that comparisons can use; None for NaN, the infinities, and what is no number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if number and abs(value) <= sys.float_info.max else None
 
 
 def same_evaluation(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -91,7 +121,7 @@ def best(evaluated: dict[str, Any], versions: list[Version]) -> tuple[str, dict]
     for version in versions:
         other = version.card.get("evaluation")
         if other and same_evaluation(evaluated, other):
-            found.append((version.reference, other["metrics"]))
+            found.append((version.reference, _metrics(other["metrics"])))
     shared = (m for m in METRICS if m in evaluated["metrics"] and any(m in f[1] for f in found))
     decisive = next(shared, None)
     known = [f for f in found if decisive in f[1]]

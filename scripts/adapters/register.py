@@ -96,6 +96,12 @@ def register(
         copied = files.copy(files.sources(final, report), version.folder, card["base"]["name"])
         warn_of_twin(chosen.pop("there"), copied)
         whole = {"name": name, "version": version.version} | card | chosen | {"files": copied}
+        wrong = cards.problem(whole)
+        if wrong:  # nobody could read the version, and its number would be taken
+            raise console.Problem(
+                f"{paths.show(folder)}: its card.json would not be readable: {wrong}",
+                "copy the run again, or mend its report.json",
+            )
         publish.json_file(version.folder / cards.FILE, whole)
 
     return store.publish_version(root, name, number, fill)
