@@ -101,3 +101,40 @@ def test_a_row_that_the_template_refuses_is_named_with_file_and_line():
         generate.fill_references(tokenizer, [example])
     with pytest.raises(console.Problem, match="val.jsonl:3: .*--no-loss"):
         generate.encode_losses(tokenizer, [example], 512)
+
+
+def test_a_row_that_is_trained_turn_by_turn_has_the_loss_of_all_its_turns():
+    """Mistral v0.3 writes the tools before the last question: earlier turns change."""
+    import torch
+    from transformers import AutoModelForCausalLM, set_seed
+
+    import build_miniature
+    from evaluation import rows
+
+    set_seed(3)
+    tokenizer = build_miniature.build_tokenizer(["One? First. Two? Second."], "mistral")
+    tokenizer.chat_template = (
+        "{{- bos_token }}{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}"
+        "{%- for m in messages %}{%- if m['role'] == 'user' %}"
+        "{%- if tools and m == users[-1] %}{{- '[AVAILABLE_TOOLS]' }}{%- endif %}"
+        "{{- '[INST] ' + m['content'] + '[/INST]' }}"
+        "{%- elif m['role'] == 'assistant' %}{{- m['content'] + eos_token }}{%- endif %}"
+        "{%- endfor %}"
+    )
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    first = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "First."}]
+    second = [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Second."}]
+    examples = [
+        rows.Example(1, [*first, second[0]], second[1], ["Second."], tools),
+        rows.Example(2, first[:1], first[1], ["First."], tools),
+    ]
+    coded = generate.encode_losses(tokenizer, examples, 512)
+    assert [len(row) for row in coded] == [2, 1]
+    config = build_miniature.build_config("mistral", tokenizer)
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    torch.set_num_threads(1)
+    both = generate.losses(model, tokenizer, coded, 2)
+    alone = generate.losses(model, tokenizer, [[sample] for sample in coded[0]], 1)
+    assert both.tokens[0] == sum(alone.tokens)
+    assert both.total[0] == pytest.approx(sum(alone.total), rel=1e-5)
+    assert both.total[1] == pytest.approx(alone.total[0], rel=1e-5)  # the same first turn

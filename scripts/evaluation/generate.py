@@ -71,10 +71,10 @@ def answers(
 
 
 def losses(
-    model, tokenizer, encoded: list[dict[str, list[int]]], batch_size: int,
+    model, tokenizer, encoded: list[list[dict[str, list[int]]]], batch_size: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> intervals.Losses:  # fmt: skip
-    """Summed loss and count of the supervised tokens of each row of {"input_ids", "labels"}."""
+    """Summed loss and count of the supervised tokens of each row, a list of encoded samples."""
 
     def batch(part: list[dict[str, list[int]]]) -> list[tuple[float, int]]:
         import torch
@@ -95,17 +95,24 @@ def losses(
             sums.append((float(loss), int((target != encoding.IGNORED).sum())))
         return sums
 
-    found = _in_batches(encoded, lambda r: len(r["input_ids"]), batch, batch_size, advance)
-    return intervals.Losses([total for total, _ in found], [tokens for _, tokens in found])
+    samples = [sample for row in encoded for sample in row]
+    found = iter(_in_batches(samples, lambda s: len(s["input_ids"]), batch, batch_size, advance))
+    sums = [[next(found) for _ in row] for row in encoded]
+    return intervals.Losses(
+        [sum(total for total, _ in row) for row in sums],
+        [sum(tokens for _, tokens in row) for row in sums],
+    )
 
 
-def encode_losses(tokenizer, examples: Sequence[rows.Example], max_length: int) -> list[dict]:
-    """Rows as training would see them: the same tokens bear the loss, the same cut."""
+def encode_losses(
+    tokenizer, examples: Sequence[rows.Example], max_length: int
+) -> list[list[dict[str, list[int]]]]:
+    """The samples of each row as training sees them: the same turns, loss tokens and cut."""
     found = []
     for example in examples:
         with _templated(example, "mend or delete that row, or leave the loss out: --no-loss"):
-            row = encoding.encode(tokenizer, example.conversation, max_length)
-        found.append({name: ids[:max_length] for name, ids in row.items()})
+            samples = encoding.encode_turns(tokenizer, example.conversation, max_length)
+        found.append([{k: ids[:max_length] for k, ids in s.items()} for s in samples])
     return found
 
 

@@ -141,15 +141,16 @@ def _column(what: str, loaded, tokenizer, examples, settings) -> Column:
     """Answers, losses where they are wanted, and scores of one model."""
     from evaluation import generate
 
-    size, losses = settings.generation.batch_size, None
-    many = len(examples) * (2 if settings.metrics.loss else 1)
+    size, losses, coded = settings.generation.batch_size, None, []
+    if settings.metrics.loss:
+        coded = generate.encode_losses(tokenizer, examples, settings.data.max_length)
+    many = len(examples) + sum(map(len, coded))  # a row may be several samples
     loaded.eval()
     with console.progress(many, what, "row") as bar:
         encoded = generate.prompts(tokenizer, examples)
         longest = settings.generation.max_new_tokens
         texts = generate.answers(loaded, tokenizer, encoded, size, longest, bar.update)
-        if settings.metrics.loss:
-            coded = generate.encode_losses(tokenizer, examples, settings.data.max_length)
+        if coded:
             losses = generate.losses(loaded, tokenizer, coded, size, bar.update)
             losses = _sound(losses, what)
     return _scored(texts, examples, settings, losses)
