@@ -1,10 +1,11 @@
 # Tandem's menu: one line a target; the work is in scripts/. `make` alone lists the targets.
-# HOST=gpu1 (ssh) or HOST=./folder   RAW=path   DRY_RUN=1   CONFIRM=1   ARGS="--any --flags"
+# HOST=gpu1 (ssh) or HOST=./folder   REMOTE_DIR=dir   RAW=path   DRY_RUN=1   CONFIRM=1   ARGS="--any --flags"
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-export HOST RAW DRY_RUN CHECKPOINT
+export HOST RAW DRY_RUN CHECKPOINT REMOTE_DIR
 RUN := scripts/kit/run.sh
-YES = $(if $(CONFIRM),--confirm)
+CONFIRMED = $(filter-out 0 no No NO n false False off,$(CONFIRM))
+YES = $(if $(CONFIRMED),--confirm)
 .PHONY: help setup-local setup-remote lock validate storage gpu verify-model sync-up sync-down data ingest adapters train eval rlhf serve panel notebook pipeline rehearse embeddings drill-embeddings test test-fast lint bench
 
 help: ## list the targets
@@ -38,9 +39,9 @@ sync-down: ## adapters and reports from HOST (DRY_RUN=1 plans)
 data: ## RAW, or generated examples, to data/processed/train_sft.jsonl and val_sft.jsonl
 	@$(RUN) either data_prep.py $(if $(RAW),--input "$$RAW") $(YES) $(ARGS)
 ingest: ## documents in RAW to a Chroma collection
-	@$(RUN) local ingest_documents.py "$$RAW" $(ARGS)
+	@$(RUN) local ingest_documents.py $(if $(RAW),"$$RAW") $(ARGS)
 train: ## a LoRA adapter from data/processed (CONFIRM=1 and dry_run: false)
-	@$(RUN) $(if $(CONFIRM),remote,either) lora_trainer.py $(if $(CONFIRM),--confirm-run) $(ARGS)
+	@$(RUN) $(if $(CONFIRMED),remote,either) lora_trainer.py $(if $(CONFIRMED),--confirm-run) $(ARGS)
 eval: ## base and adapter side by side: make eval ARGS="--model mapper-lora --dataset FILE"
 	@$(RUN) remote eval.py $(ARGS)
 rlhf: ## reward model and PPO, RLOO, GRPO or DPO (off unless rlhf.yaml says enabled: true)

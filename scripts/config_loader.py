@@ -14,6 +14,7 @@ Exit codes: 0 good, 2 the configuration is wrong.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import json
@@ -71,8 +72,9 @@ def load(config: str | os.PathLike = "training_config.yaml", overrides: Sequence
     schema = schema_of(kind or kind_of(path))
     errors: list[str] = []
     values, origins = _read_yaml(path, errors)
-    _apply_environment_section(values, origins, path, errors)
-    _apply_variables(values, origins, schema)
+    errors += _errors_elsewhere(values, origins, schema, path)
+    _apply_environment_section(values, origins, path, errors, paths.environment())
+    _apply_variables(values, origins, schema, errors)
     _apply_overrides(values, origins, overrides, errors)
     result = _validate(schema, values, origins, errors, path)
     if errors:
@@ -100,15 +102,17 @@ def _loader():
         """SafeLoader that reads 2e-4 as a number, as YAML 1.2 and everybody does."""
 
     Loader.yaml_implicit_resolvers = {
-        first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:float"]
+        first: [pair for pair in pairs if pair[0].rpartition(":")[2] not in ("float", "int")]
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     number = (
         r"^[-+]?(\d[\d_]*\.?\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\.(inf|Inf|INF)|\.(nan|NaN))$"
     )
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(number), list("-+0123456789.")
-    )
+    whole = r"^[-+]?(0|[1-9][\d_]*|0x[\da-fA-F]+)$"  # not 010 (8) nor 12:30 (750), as YAML 1.1
+    for kind, form in (("int", whole), ("float", number)):
+        Loader.add_implicit_resolver(
+            f"tag:yaml.org,2002:{kind}", re.compile(form), list("-+0123456789.")
+        )
     return yaml, Loader
 
 
@@ -119,20 +123,30 @@ def scalar(text: str) -> Any:
 
 
 def _read_yaml(path: Path, errors: list[str]) -> tuple[dict[str, Any], dict[Key, str]]:
-    """The file's values, and where each key stands ('file:line')."""
-    yaml, loader = _loader()
-    origins: dict[Key, str] = {}
+    """The file's values, and where each key stands ('file:line'); a ConfigError if no YAML."""
+    yaml, _ = _loader()
     shown = paths.show(path)
     try:
-        reader = loader(path.read_text(encoding="utf-8-sig"))
-        root = reader.get_single_node()
+        return _build_yaml(path, shown, errors)
     except UnicodeDecodeError as error:
         raise ConfigError([f"{shown}: not UTF-8 ({error.reason}); save it as UTF-8"]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         what = getattr(error, "problem", None) or str(error)
+        what = " ".join(what.split())
         raise ConfigError([f"{shown}{line}: not YAML: {what}; mend that line"]) from None
+    except RecursionError:
+        raise ConfigError([f"{shown}: nested without end; write it flat"]) from None
+    except ValueError as error:  # a date or a number that is none
+        raise ConfigError([f"{shown}: a value is not YAML: {error}; quote it"]) from None
+
+
+def _build_yaml(path: Path, shown: str, errors: list[str]) -> tuple[dict[str, Any], dict[Key, str]]:
+    yaml, loader = _loader()
+    origins: dict[Key, str] = {}
+    reader = loader(path.read_text(encoding="utf-8-sig"))
+    root = reader.get_single_node()
     if root is None:
         return {}, origins
 
@@ -180,7 +194,23 @@ def _merge(values: dict, origins: dict[Key, str], layer: dict, where, key: Key =
             values[name] = value
 
 
-def _apply_environment_section(values, origins, path: Path, errors: list[str]) -> None:
+def _errors_elsewhere(values, origins, schema, path: Path) -> list[str]:
+    """What only the other machine's section does wrong: better said here than there."""
+    (other,) = {"local", "remote"} - {paths.environment()}
+    sections = values.get("environments")
+    if not isinstance(sections, dict) or not isinstance(sections.get(other), dict):
+        return []
+    found: dict[str | None, list[str]] = {other: [], None: []}
+    for name, errors in found.items():
+        trial, places = copy.deepcopy(values), dict(origins)
+        _apply_environment_section(trial, places, path, [], name)
+        _validate(schema, trial, places, errors, path)
+    return [line for line in found[other] if line not in found[None]]
+
+
+def _apply_environment_section(
+    values, origins, path: Path, errors: list[str], chosen: str | None
+) -> None:
     sections = values.pop("environments", None) or {}
     if not isinstance(sections, dict):
         errors.append(f"{origins[('environments',)]}: environments holds `local:` and `remote:`")
@@ -189,7 +219,10 @@ def _apply_environment_section(values, origins, path: Path, errors: list[str]) -
         near = difflib.get_close_matches(name, ("local", "remote"), 1, 0)[0]
         where = origins[("environments", name)]
         errors.append(f"{where}: environments.{name}: unknown key; did you mean {near}?")
-    chosen = paths.environment()
+    for name, section in sections.items():
+        if not isinstance(section, dict | None):
+            where = origins[("environments", name)]
+            errors.append(f"{where}: environments.{name} holds sections, such as `training:`")
     inside = ("environments", chosen)
     if isinstance(sections.get(chosen), dict):
         file_origins = dict(origins)
@@ -198,13 +231,18 @@ def _apply_environment_section(values, origins, path: Path, errors: list[str]) -
         )
 
 
-def _apply_variables(values, origins, schema) -> None:
+def _apply_variables(values, origins, schema, errors: list[str]) -> None:
     for variable, text in sorted(os.environ.items()):
         if not variable.startswith("TANDEM_") or "__" not in variable:
             continue
         key = tuple(variable[len("TANDEM_") :].lower().split("__"))
         if key[0] in schema.model_fields:
-            _merge(values, origins, _nest(key, scalar(text)), lambda k, v=variable: v)
+            try:
+                layer = _nest(key, scalar(text))
+            except Exception:
+                errors.append(f"{variable}: the value is not YAML; quote it")
+                continue
+            _merge(values, origins, layer, lambda k, v=variable: v)
 
 
 def _apply_overrides(values, origins, overrides: Sequence[str], errors: list[str]) -> None:

@@ -6,7 +6,8 @@
     python scripts/paths.py --json       one object
 
 Reads configs/paths_config.json. TANDEM_WORKDIR moves all relative folders under another root
-(a rehearsal does that); TANDEM_HOST and TANDEM_REMOTE_DIR replace the file's host and remote_dir.
+(a rehearsal does that); TANDEM_HOST and TANDEM_REMOTE_DIR (or REMOTE_DIR) replace the file's host
+and remote_dir.
 
 Exit codes: 0 good, 2 unknown name or a broken configuration file.
 """
@@ -57,8 +58,15 @@ def load(config: Path | None = None) -> dict[str, Any]:
         raw = json.loads(config.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise console.Misuse(f"{config}:{error.lineno}: {error.msg}", "mend the JSON") from None
+    except (ValueError, RecursionError):
+        raise console.Misuse(f"{config}: not JSON in UTF-8", "mend it") from None
     known = {"folders": dict, "host": str, "remote_dir": str, "environments": dict}
-    for section in (raw, *raw.get("environments", {}).values()):
+    sections = [("the file", raw)]
+    if isinstance(raw, dict) and isinstance(raw.get("environments"), dict):
+        sections += raw["environments"].items()
+    for name, section in sections:
+        if not isinstance(section, dict):
+            raise console.Misuse(f"{config}: {name} must be an object", "mend that value")
         for key, value in section.items():
             if key not in known:
                 near = difflib.get_close_matches(key, known, 1, 0)[0]
@@ -66,11 +74,15 @@ def load(config: Path | None = None) -> dict[str, Any]:
             if not isinstance(value, known[key]):
                 kind = {dict: "an object", str: "a string"}[known[key]]
                 raise console.Misuse(f"{config}: {key} must be {kind}", "mend that value")
+        for key, value in section.get("folders", {}).items():
+            if not isinstance(value, str):
+                raise console.Misuse(f"{config}: {key} must be a string", "mend that value")
     here = raw.get("environments", {}).get(environment(), {})
     return {
         "folders": raw.get("folders", {}) | here.get("folders", {}),
         "host": os.environ.get("TANDEM_HOST") or here.get("host") or raw.get("host", ""),
         "remote_dir": os.environ.get("TANDEM_REMOTE_DIR")
+        or os.environ.get("REMOTE_DIR")
         or here.get("remote_dir")
         or raw.get("remote_dir", "tandem"),
     }

@@ -19,6 +19,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -278,7 +279,7 @@ def finish(trip: Trip, seconds: float) -> None:
     if trip.rehearsal:
         trip.result |= {"seconds": seconds, "stages": trip.stages.done}
         (REHEARSAL / "report.json").write_text(json.dumps(trip.result, indent=2) + "\n")
-        raw = f" RAW={trip.raw}" if trip.raw else ""
+        raw = f" RAW={shlex.quote(str(trip.raw))}" if trip.raw else ""
         host = "gpu1" if trip.local_folder else trip.host
         print("\nOn a real host, with the configured model:")
         print(f"  make pipeline HOST={host}{raw} CONFIRM=1")
@@ -309,6 +310,9 @@ def refuse_early(args) -> None:
     """What is wrong with the call is said before any work."""
     if args.raw and not Path(args.raw).exists():
         raise console.Misuse(f"RAW={args.raw}: no such file or folder", "give a path that exists")
+    for tool in ("rsync", "ssh"):
+        if not (shutil.which(tool) or (tool == "rsync" and os.environ.get("RSYNC"))):
+            raise console.Problem(f"{tool} is not installed here", f"install {tool}, then again")
     if args.host is None and not args.rehearse:
         args.host = paths.load()["host"]
         if not args.host:

@@ -77,3 +77,12 @@ def test_no_module_has_the_name_of_another_package():
     assert not ours & set(sys.stdlib_module_names)
     assert not ours & pinned
     assert not mine, f"installed packages have these names too: {mine}"
+
+
+@pytest.mark.parametrize("no", ["", "0", "no", "false"])
+def test_only_a_yes_confirms(no):
+    for target in ("data", "train", "rlhf", "pipeline"):
+        for word, confirms in ((no, False), ("1", True)):
+            words = ["make", "-n", target, f"CONFIRM={word}", "HOST=x"]
+            said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+            assert ("--confirm" in said.stdout) == confirms

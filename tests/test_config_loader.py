@@ -96,10 +96,18 @@ def test_a_rule_between_two_keys_is_said_in_one_line(write):
     assert len(errors) == 1 and "multiple of eval_steps (30)" in errors[0]
 
 
+def test_what_is_wrong_for_the_other_machine_is_said_on_this_one(write):
+    text = "environments: {remote: {training: {max_stepz: 3}}, local: {training: {max_steps: 5}}}"
+    (error,) = errors_of(write(text))
+    assert "training.max_stepz: unknown key; did you mean max_steps?" in error
+
+
 def test_a_wrong_variable_and_a_wrong_set_are_named(write, monkeypatch):
+    monkeypatch.setenv("TANDEM_TRAINING__MAX_STEPS", "[3")
     monkeypatch.setenv("TANDEM_TRAINING__LERNING_RATE", "1e-4")
     errors = errors_of(write(GOOD), "lora.rank=8", "nonsense")
     assert any(e.startswith("TANDEM_TRAINING__LERNING_RATE: ") for e in errors)
+    assert "TANDEM_TRAINING__MAX_STEPS: the value is not YAML; quote it" in errors
     assert any(e.startswith("--set lora.rank=8: lora.rank: unknown key") for e in errors)
     assert any(e.startswith("--set nonsense: not KEY=VALUE") for e in errors)
 
@@ -111,6 +119,14 @@ def test_a_wrong_variable_and_a_wrong_set_are_named(write, monkeypatch):
         ("- 1\n- 2\n", "sections expected"),
         ("training:\n\tlearning_rate: 1\n", "training_config.yaml:2: not YAML"),
         ("environments: {lokal: {}}", "did you mean local?"),
+        ("environments: {local: 3}", "environments.local holds sections"),
+        ("training: !foo bar", "training_config.yaml:1: not YAML"),
+        ("c: &c {a: 1}\ntraining:\n  <<: *c\n", "training_config.yaml:3: not YAML"),
+        ("training: {max_steps: 2026-99-99}", "a value is not YAML: month must be in"),
+        ("training: &x [*x]", "nested without end"),
+        ("training: " + "[" * 3000, "nested without end"),
+        ("training: {max_steps: 12:30:45}", "is not a valid integer"),
+        ("training: {max_steps: 010}", "is not a valid integer"),
     ],
 )
 def test_broken_files_are_one_line(write, command, text, said):

@@ -21,6 +21,9 @@ def test_an_unknown_name_says_the_nearest(command):
 
 
 def test_variables_replace_host_and_remote_dir(command):
+    assert command("paths.py", "remote_dir", env={"REMOTE_DIR": "work"}).stdout == "work\n"
+    both = {"REMOTE_DIR": "work", "TANDEM_REMOTE_DIR": "own"}
+    assert command("paths.py", "remote_dir", env=both).stdout == "own\n"
     done = command("paths.py", "host", env={"TANDEM_HOST": "gpu7"})
     assert done.stdout == "gpu7\n"
 
@@ -32,13 +35,20 @@ def test_variables_replace_host_and_remote_dir(command):
         ('{"fodlers": {}}', "did you mean 'folders'?"),
         ('{"host": 3}', "host must be a string"),
         ('{"host": "a",', ":1: "),
+        ("[]", "the file must be an object"),
+        ("null", "the file must be an object"),
+        ('{"environments": []}', "environments must be an object"),
+        ('{"environments": {"local": 3}}', "local must be an object"),
+        ('{"folders": {"models": 3}}', "models must be a string"),
+        ("[" * 100_000, "not JSON in UTF-8"),
+        ('{"host": "\udcff"}', "not JSON in UTF-8"),
     ],
 )
 def test_a_broken_configuration_is_one_line(tmp_path, text, said):
     from kit import console
 
     path = tmp_path / "paths_config.json"
-    path.write_text(text)
+    path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(console.Misuse, match=said.replace("?", r"\?")):
         paths.load(path)
 

@@ -320,12 +320,13 @@ fail_line() {
 summary() {
   local site names
   for site in "$LINK"/lib/python3*/site-packages; do break; done
-  names=$(sed -n 's/^\([A-Za-z0-9._-]\{1,\}\).*/\1/p' "$KIT_ROOT/configs/requirements-$ENV_NAME.in")
+  names=$(sed -n 's/^\([A-Za-z0-9._-]\{1,\}\).*/\1/p' "$KIT_ROOT/configs/requirements-$ENV_NAME.in" |
+    tr '\n' ' ') # BSD awk takes no line breaks in -v
   printf 'ok    .venv-%s  Python %s, %s packages, %s\n' "$ENV_NAME" "${STAMPED_PYTHON%% *}" \
     "$(find "$site" -maxdepth 1 -name '*.dist-info' | wc -l | tr -d ' ')" \
     "$(du -sh "$LINK/" | cut -f 1)"
   find "$site" -maxdepth 1 -name '*.dist-info' | awk -v wanted="$names" '
-    BEGIN { n = split(wanted, w, "\n"); while (n) { gsub("_", "-", w[n]); want[w[n--]] } }
+    BEGIN { n = split(wanted, w, " "); while (n) { gsub("_", "-", w[n]); want[w[n--]] } }
     { sub(".*/", ""); sub("\\.dist-info$", ""); at = match($0, /-[^-]*$/)
       name = tolower(substr($0, 1, at - 1)); gsub("_", "-", name)
       if (name in want) printf "      %-24s %s\n", name, substr($0, at + 1) }' | sort
