@@ -82,8 +82,13 @@ def check_arguments(parser, args) -> None:
     if not file.is_file():
         raise console.Misuse(f"{file}: no such file", "make data writes data/processed/*.jsonl")
     args.run = args.run and targets.run_folder(args.run)
-    if args.run and not args.run.is_dir():
-        raise console.Misuse(f"{args.run}: no such run folder", "adapters/runs/ holds the runs")
+    if args.run and not targets.is_run(args.run):
+        what = (
+            "no run (it has status.json, config.yaml)"
+            if args.run.is_dir()
+            else "no such run folder"
+        )
+        raise console.Misuse(f"{args.run}: {what}", "adapters/runs/ holds the runs")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -95,6 +95,19 @@ def test_a_run_that_is_not_completed_is_refused(manage, tmp_path, state):
     assert not (tmp_path / "adapters" / "mapper-lora").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("config.yaml", "model: ["), ("config.yaml", "- 1"), ("config.yaml", "model: 3"),
+     ("run.json", "[]"), ("run.json", '{"base_model": 3}'), ("status.json", "{")],
+)  # fmt: skip
+def test_a_damaged_file_of_a_run_is_named_and_no_version_made(manage, tmp_path, file, text):
+    run = adapter_runs.run(tmp_path)
+    (run / file).write_text(text)
+    done = manage("register", run, "--name", "m", fails=1)
+    assert f"{run}/{file}: " in done.stderr and "copy the run again" in done.stderr
+    assert not (tmp_path / "adapters" / "m").exists()
+
+
 def test_an_unknown_run_is_answered_with_the_nearest_one(manage, tmp_path):
     adapter_runs.run(tmp_path, "20261121-081530-3f2a")
     done = manage("register", "20261121-081530-3f2b", "--name", "m", fails=2)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import adapter_runs
 import miniature
 from conftest import ROOT
 
@@ -32,6 +33,7 @@ def test_help_needs_no_package_at_all():
         (("--model", "x", "--dataset", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
         (("--predictions", __file__, "--rag", "docs"), "leave out --dataset, --rag and --base"),
         (("--predictions", __file__, "--run", "nowhere"), "nowhere: no such run folder"),
+        (("--predictions", __file__, "--run", "."), "no run (it has status.json, config.yaml)"),
         (("--predictions", __file__, "--batch-size", "0"), "generation.batch_size: 0 is not"),
     ],
 )
@@ -62,6 +64,32 @@ def test_predictions_are_scored_without_torch_and_equal_the_references(samples, 
     assert report["bleu_signature"] == wanted["bleu_signature"]
     assert (report["model"], report["base"], report["dataset"]["rows"]) == (None, None, 80)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".html"}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("config.yaml", "model: [", "config.yaml: not YAML"),
+        ("config.yaml", "- 1", "config.yaml: no sections in its configuration"),
+        ("config.yaml", "model: 3", "config.yaml: model: "),
+        ("config.yaml", "model: {dtype: 3}", "config.yaml: model.dtype: "),
+        ("run.json", "[]", "run.json: not a JSON object"),
+        ("run.json", '{"base_identity": 3}', "run.json: base_identity is no object"),
+        ("final/adapter_config.json", "[]", "adapter_config.json: not a JSON object"),
+        ("final/adapter_config.json", "{}", "adapter_config.json: names no base model"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(tmp_path, monkeypatch, file, text, said):
+    import config_loader
+    from evaluation import targets
+    from kit import console
+
+    monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
+    run = adapter_runs.run(tmp_path)
+    (run / file).write_text(text)
+    with pytest.raises(console.Problem) as problem:
+        targets.resolve("r1", None, config_loader.load("eval.yaml"))
+    assert said in str(problem.value) and str(problem.value).endswith("; restore that file")
 
 
 # --- with the miniature -------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from kit import console
 
 FILE = "card.json"
 FORMAT = 1
-
+LOADING = ("model", "quantization")  # sections of a configuration that say how to load the base
 
 SHAPE: dict[str, Any] = {  # what every reader of a card may count on
     "name": str, "version": str, "created": str, "config": dict,
@@ -78,6 +78,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_facts(run: Path) -> dict[str, Any]:
+    """run.json; Problem where what it says about the base cannot be read."""
+    facts = read_json(run / "run.json")
+    for key, kind in {"base_model": str, "base_revision": str, "base_identity": dict}.items():
+        if not isinstance(facts.get(key), kind | None):
+            file = paths.show(run / "run.json")
+            raise console.Problem(f"{file}: {key} is damaged", "copy the run again")
+    return facts
+
+
 def read_config(run: Path) -> dict[str, Any]:
     """The run's effective config.yaml, without paths of this machine; {} where there is none."""
     file = run / "config.yaml"
@@ -87,9 +97,12 @@ def read_config(run: Path) -> dict[str, Any]:
 
     try:
         value = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError):
         raise console.Problem(f"{paths.show(file)}: not YAML", "copy the run again") from None
-    return _portable(value) if isinstance(value, dict) else {}
+    value = {} if value is None else value
+    if not isinstance(value, dict) or not all(isinstance(value.get(k, {}), dict) for k in LOADING):
+        raise console.Problem(f"{paths.show(file)}: its sections are damaged", "copy the run again")
+    return _portable(value)
 
 
 def _portable(value: Any) -> Any:
@@ -120,7 +133,7 @@ def build(run: Path, final: Path, evaluation: dict[str, Any] | None) -> dict[str
     """A run's card, but for name, version, gate and files. Difference if final/ is not sound."""
     adapter = weights.inspect(final)
     config = weights.read_config(final)
-    facts, status = read_json(run / "run.json"), read_json(run / "status.json")
+    facts, status = read_facts(run), read_json(run / "status.json")
     template = checked_template(final, facts)
     if config.get("task_type") not in (None, "CAUSAL_LM"):
         found = f"task_type {config['task_type']}: an adapter that writes no text (a reward model?)"

@@ -43,7 +43,7 @@ def find_run(run: str | os.PathLike, runs: Path) -> tuple[Path, Path]:
 def check_state(run: Path) -> None:
     """Problem unless the run is completed, or has no status.json (an adapter from elsewhere)."""
     state = cards.read_json(run / "status.json").get("state")
-    if state in STATES:
+    if isinstance(state, str) and state in STATES:
         raise console.Problem(f"the run {run.name} is {state}, not completed", STATES[state])
 
 

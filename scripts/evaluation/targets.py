@@ -38,7 +38,7 @@ def resolve(named: str, base: str | None, settings) -> Target:
         return _adapter(*_version(named), base, settings)
     if (folder / "adapter_config.json").is_file():
         return _adapter(_short(folder), folder, base, settings)
-    if (folder / "config.yaml").is_file() and (folder / "status.json").is_file():
+    if is_run(folder):
         if not (folder / "final" / "adapter_config.json").is_file():
             raise console.Problem(
                 f"{paths.show(folder)}: the run has no final adapter yet",
@@ -106,9 +106,9 @@ def _adapter(name: str, folder: Path, base: str | None, settings) -> Target:
 
     folder = folder.resolve()
     config = _json(folder / "adapter_config.json")
-    run = next((p for p in (folder.parent, folder.parent.parent) if _is_run(p)), None)
+    run = next((p for p in (folder.parent, folder.parent.parent) if is_run(p)), None)
     began = _training_config(folder, run)
-    model = began.model if began else _section(config["base_model_name_or_path"], settings)
+    model = began.model if began else _section(_base_name(folder, config), settings)
     if base:
         where, revision = _base_folder(base), None
     else:
@@ -128,7 +128,8 @@ def _adapter(name: str, folder: Path, base: str | None, settings) -> Target:
     return target
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether a trainer made that folder for a run."""
     return (folder / "status.json").is_file() and (folder / "config.yaml").is_file()
 
 
@@ -137,16 +138,25 @@ def _training_config(folder: Path, run: Path | None):
 
     A TrainingConfig whose other sections are defaults: those of an RLHF run have other keys.
     """
+    import pydantic
+
     from kit.schemas.training import TrainingConfig
 
     if run:
-        values = config_loader.scalar((run / "config.yaml").read_text(encoding="utf-8"))
-    elif (folder / "card.json").is_file():
-        values = _json(folder / "card.json").get("config")
+        file = run / "config.yaml"
+        values = _yaml(file)
     else:
-        values = None
-    known = {name: values[name] for name in ("model", "quantization") if name in (values or {})}
-    return TrainingConfig.model_validate(known) if known else None
+        file = folder / "card.json"
+        values = (_json(file) if file.is_file() else {}).get("config") or {}
+    if not isinstance(values, dict):
+        raise _damaged(file, "no sections in its configuration")
+    known = {name: values[name] for name in ("model", "quantization") if name in values}
+    try:
+        return TrainingConfig.model_validate(known) if known else None
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise _damaged(file, f"{key}: {first['msg']}") from None
 
 
 def _identity(folder: Path, run: Path | None, config: dict[str, Any]) -> dict[str, Any]:
@@ -155,10 +165,10 @@ def _identity(folder: Path, run: Path | None, config: dict[str, Any]) -> dict[st
 
     if run and (run / "run.json").is_file():
         facts = _json(run / "run.json")
-        return {"name": facts.get("base_model")} | (facts.get("base_identity") or {})
+        return {"name": facts.get("base_model")} | _object(run / "run.json", facts, "base_identity")
     if (folder / "card.json").is_file():
-        return _json(folder / "card.json").get("base") or {}
-    trained_on = base.find(config["base_model_name_or_path"], config.get("revision"))
+        return _object(folder / "card.json", _json(folder / "card.json"), "base")
+    trained_on = base.find(_base_name(folder, config), config.get("revision"))
     return {"name": str(trained_on)} | base.identity(trained_on) if trained_on else {}
 
 
@@ -192,11 +202,44 @@ def _short(folder: Path) -> str:
     return folder.name
 
 
+def _base_name(folder: Path, config: dict[str, Any]) -> str:
+    """The base that a PEFT configuration names; Problem where it names none."""
+    name = config.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise _damaged(folder / "adapter_config.json", "names no base model")
+    return name
+
+
+def _damaged(path: Path, what: str) -> console.Problem:
+    return console.Problem(f"{paths.show(path)}: {what}", "restore that file")
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise console.Problem(f"{path}: not JSON ({error})", "restore that file") from None
+        raise _damaged(path, f"not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise _damaged(path, "not a JSON object")
+    return value
+
+
+def _object(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object at `key` of a JSON file, {} where it is null or missing; Problem for others."""
+    value = values.get(key) or {}
+    if not isinstance(value, dict):
+        raise _damaged(path, f"{key} is no object")
+    return value
+
+
+def _yaml(path: Path) -> Any:
+    """What a YAML file holds; {} for an empty one."""
+    import yaml
+
+    try:
+        return config_loader.scalar(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, ValueError):
+        raise _damaged(path, "not YAML") from None
 
 
 def tokenizer(target: Target):
