@@ -33,6 +33,20 @@ file_of() { printf '%s\n' .venv-"$1"/lib/python3*/site-packages/"$2"; }
   assert_output --partial 'packages match'
 }
 
+@test "the summary needs no awk that takes line breaks in -v, which BSD's does not" {
+  mkdir bin
+  cat >bin/awk <<END
+#!/bin/bash
+[ "\$1" != -v ] || [ "\${2/\$'\n'/}" = "\$2" ] || exit 2
+exec "$(command -v awk)" "\$@"
+END
+  chmod +x bin/awk
+  run bin/awk -v $'x=a\nb' '{ print x }' </dev/null
+  assert_failure 2
+  PATH=$PWD/bin:$PATH run ./setup_local.sh
+  assert_success
+}
+
 @test "--check without an environment says so and makes nothing" {
   run ./setup_local.sh --check
   assert_failure 1
