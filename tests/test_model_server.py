@@ -221,11 +221,15 @@ def test_bad_requests_get_one_answer_in_the_apis_own_form(server):
         ask(server, max_tokens=5000)
     assert long.value.code == "context_length_exceeded"
     lone = b'{"model": "weather-lora", "messages": [{"role": "user", "content": "\\ud800"}]}'
+    nameless = b'{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}'
+    odd_key = b'{"model": "m", "\\ud800": 1, "messages": [{"role": "user", "content": "x"}]}'
     path = f"{server.url}/chat/completions"
     json_type = {"content-type": "application/json"}
     for status, code, answer in (
         (400, "invalid_messages", httpx.post(path, content=lone, headers=json_type)),
         (400, "invalid_json", httpx.post(path, content=b"{", headers=json_type)),
+        (404, "model_not_found", httpx.post(path, content=nameless, headers=json_type)),
+        (400, "invalid_value", httpx.post(path, content=odd_key, headers=json_type)),
         (413, "request_too_large", httpx.post(path, content=b" " * (2 << 20), headers=json_type)),
         (415, "unsupported_media_type", httpx.post(path, content=b"{}")),
         (404, "unknown_url", httpx.get(f"{server.url}/nothing")),
@@ -233,6 +237,8 @@ def test_bad_requests_get_one_answer_in_the_apis_own_form(server):
         (403, "host_not_allowed", httpx.get(f"{server.url}/models", headers={"host": "a.example"})),
         (403, "origin_not_allowed",
          httpx.get(f"{server.url}/models", headers={"origin": "http://a.example"})),
+        (403, "origin_not_allowed",
+         httpx.get(f"{server.url}/models", headers={"origin": "http://["})),
     ):  # fmt: skip
         error = answer.json()["error"]
         assert (answer.status_code, error["code"]) == (status, code)
@@ -241,6 +247,22 @@ def test_bad_requests_get_one_answer_in_the_apis_own_form(server):
     chunks = iter([b" " * (1 << 19)] * 4)
     with pytest.raises((httpx.HTTPStatusError, httpx.TransportError)):
         httpx.post(path, content=chunks, headers=json_type).raise_for_status()
+
+
+@remote
+def test_requests_that_are_refused_are_counted_by_their_status(server):
+    import httpx
+
+    def counts():
+        labels = (("", "400"), ("", "404"), (WEATHER, "400"))
+        return [server.metric(f'tandem_requests_total{{model="{model}",status="{status}"}}')
+                for model, status in labels]  # fmt: skip
+
+    before = counts()
+    asked = {"messages": QUESTION, "max_tokens": 5000}
+    for body in ({}, asked | {"model": "nobody"}, asked | {"model": WEATHER}):
+        assert httpx.post(f"{server.url}/chat/completions", json=body).status_code in (400, 404)
+    assert counts() == [n + 1 for n in before]
 
 
 @remote
@@ -257,6 +279,7 @@ def test_too_many_requests_get_429_and_those_let_in_are_answered(server):
     wait_for(lambda: server.metric("tandem_answers_waiting") == 4)
     with pytest.raises(openai.RateLimitError) as refused:
         ask(server, max_tokens=1)
+    assert server.metric(f'tandem_requests_total{{model="{WEATHER}",status="429"}}') == 1
     assert int(refused.value.response.headers["retry-after"]) >= 1
     for stream in streams[:4]:
         stream.close()

@@ -41,7 +41,7 @@ class Guard:
             raise ApiError(403, f"this server does not answer to the name {host[:100]!r}",
                            "host_not_allowed")  # fmt: skip
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin.decode("latin-1")).netloc.lower() != host.lower():
+        if origin is not None and _place(origin.decode("latin-1")) != host.lower():
             raise ApiError(403, "requests from other web pages are not answered",
                            "origin_not_allowed")  # fmt: skip
         if self.token and path not in OPEN:
@@ -78,6 +78,14 @@ def _name(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
+
+
+def _place(origin: str) -> str | None:
+    """'http://LOCALHOST:8000' -> 'localhost:8000'; None for what is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 class _Guarded:

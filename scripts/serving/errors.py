@@ -12,10 +12,14 @@ KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 
 
 class ApiError(Exception):
-    """Ends a request with a status and OpenAI's error object."""
+    """Ends a request with a status and OpenAI's error object.
+
+    What a request said may be no Unicode (half of a surrogate pair): it is shown escaped.
+    """
 
     def __init__(self, status: int, message: str, code: str | None = None,
                  param: str | None = None, retry_after: int | None = None):  # fmt: skip
+        message, param = _printable(message), param and _printable(param)
         super().__init__(message)
         self.status = status
         self.headers: dict[str, str] = {}
@@ -29,6 +33,10 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """The error as an HTTP answer."""
         return JSONResponse(self.body, self.status, self.headers)
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def answer_in_form(app) -> None:

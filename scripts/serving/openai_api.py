@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from serving import metrics, schemas, tool_calls
 from serving.errors import ApiError
@@ -81,6 +82,20 @@ async def one_model(request: Request, name: str) -> dict[str, Any]:
 async def chat(request: Request) -> Response:
     """One request: whole, or as a stream of events."""
     service = service_of(request)
+    request.state.model = ""  # what the request is counted under, once that is known
+    try:
+        exchange = await _begin(request, service)
+    except Exception as error:
+        status = 499 if isinstance(error, ClientDisconnect) else getattr(error, "status", 500)
+        service.count(request.state.model, str(status))
+        raise
+    if exchange.asked.stream:
+        return Events(exchange)
+    return await _whole(request, exchange)
+
+
+async def _begin(request: Request, service: Service) -> Exchange:
+    """Read the request and let it in; ApiError for one that is not answered."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # what a foreign web page cannot send without asking first
         raise ApiError(415, "send Content-Type: application/json", "unsupported_media_type")
@@ -90,15 +105,13 @@ async def chat(request: Request) -> Response:
         raise ApiError(408, f"the body did not arrive within {READING} s", "timeout") from None
     asked = schemas.read(body)
     served = service.find(asked.model)
+    request.state.model = served.id
     service.check_open()
     if len(body) > LARGE:
         prompt = await asyncio.to_thread(service.encode, asked, served)
     else:
         prompt = service.encode(asked, served)
-    exchange = service.begin(asked, served, prompt)
-    if asked.stream:
-        return Events(exchange)
-    return await _whole(request, exchange)
+    return service.begin(asked, served, prompt)
 
 
 # --- whole --------------------------------------------------------------------------------
@@ -116,6 +129,9 @@ async def _whole(request: Request, exchange: Exchange) -> Response:
         except ApiError as error:
             exchange.end(str(error.status))
             error.headers["x-should-retry"] = "false"  # OpenAI's client would ask twice more
+            raise
+        except Exception:
+            exchange.end("500")
             raise
         exchange.end()
         return JSONResponse(_object(exchange, "chat.completion", choices, usage=exchange.usage))

@@ -100,6 +100,10 @@ class Service:
         if pieces:
             self._loop.call_soon_threadsafe(_hand_over, pieces)
 
+    def count(self, model: str, status: str) -> None:
+        """Count a request under its HTTP status (499: the client went away); model '': unknown."""
+        self.metrics.count("tandem_requests_total", model=model, status=status)
+
     # --- one request ----------------------------------------------------------------------
     def begin(self, asked: ChatRequest, served: models.Served, prompt: list[int]) -> Exchange:
         """Let a request in. ApiError 429 when too many wait, 503 while loading or draining."""
@@ -134,7 +138,6 @@ class Service:
             self.engine.submit(exchange.answers)
         except Refused as refused:
             wait = math.ceil(self.usual * (1 + self.engine.waiting / limits.rows))
-            exchange.count("429" if refused.full else "503")
             raise ApiError(429 if refused.full else 503, f"{refused}; try again later",
                            "overloaded", retry_after=max(1, min(wait, 60))) from None  # fmt: skip
         return exchange
@@ -226,7 +229,7 @@ class Exchange:
         if self.open:
             self.service.engine.cancel([a for a in self.answers if a not in self.finished])
         now, metrics = time.monotonic(), self.service.metrics
-        self.count(status)
+        self.service.count(self.served.id, status)
         metrics.count("tandem_completion_tokens_total", self.usage["completion_tokens"],
                       model=self.served.id)  # fmt: skip
         if status == "200":
@@ -235,10 +238,6 @@ class Exchange:
             first = min(answer.first for answer in self.answers) - self._began
             metrics.observe("tandem_first_token_seconds", first, model=self.served.id)
             self.service.usual += 0.1 * (now - self._began - self.service.usual)
-
-    def count(self, status: str) -> None:
-        """Count the request under this HTTP status; 499: the client went away."""
-        self.service.metrics.count("tandem_requests_total", model=self.served.id, status=status)
 
 
 def _given(*values: float | None) -> float:
