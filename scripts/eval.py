@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import config_loader
@@ -94,6 +95,16 @@ def check_arguments(parser, args) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser, args = parse(argv)
     check_arguments(parser, args)
+    try:
+        return evaluate(args)
+    except ModuleNotFoundError as error:  # the local environment has not all that scores need
+        what = f"the package {error.name} is missing in {sys.executable}"
+        remedy = "run it with .venv-remote/bin/python (make setup-remote)"
+        raise console.Problem(what, remedy) from error
+
+
+def evaluate(args) -> int:
+    """Measure, write the reports, and print what was asked for."""
     flags = [f"{key}={json.dumps(getattr(args, name))}"
              for name, key in FLAGS.items() if getattr(args, name) is not None]  # fmt: skip
     settings = config_loader.load(args.config, [*args.overrides, *flags], kind="eval")

@@ -44,6 +44,23 @@ def test_wrong_calls_end_with_one_line_and_exit_2(command, arguments, message):
     assert done.stdout == ""
 
 
+def test_a_missing_package_is_said_with_the_environment_that_has_it(tmp_path):
+    """A module that is None in sys.modules cannot be imported."""
+    program = (
+        "import sys; sys.modules['rouge_score'] = None; "
+        f"sys.path.insert(0, {str(ROOT / 'scripts')!r}); "
+        "import eval; eval.console.run(eval.main)"
+    )
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prediction": "a", "reference": "b"}\n')
+    words = [sys.executable, "-c", program, "--predictions", file]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "rouge_score is missing" in done.stderr and ".venv-local" not in done.stderr.partition(
+        "; ")[2]  # fmt: skip
+    assert "run it with .venv-remote/bin/python" in done.stderr
+
+
 @pytest.mark.remote_env
 def test_predictions_are_scored_without_torch_and_equal_the_references(samples, tmp_path):
     """A module that is None in sys.modules cannot be imported."""
