@@ -147,13 +147,17 @@ def test_a_second_version_with_the_same_weights_is_said(manage, version):
     assert "mapper-lora@v1.0.0 has the same weights" in done.stderr
 
 
-def test_list_and_show_give_versions_for_people_and_programs(manage, version):
+def test_list_and_show_give_versions_for_people_and_programs(
+    manage, version, tmp_path, monkeypatch
+):
     assert "mapper-lora@v1.0.0" in manage("list").stdout
     rows = json.loads(manage("list", "mapper-lora", "--json").stdout)["versions"]
     assert [row["reference"] for row in rows] == ["mapper-lora@v1.0.0"]
     card = json.loads(manage("show", "mapper-lora", "--json").stdout)
     assert card["folder"] == str(version) and card["adapter"]["r"] == 4
-    assert "--max-lora-rank 8" in manage("show", "mapper-lora").stdout
+    monkeypatch.chdir(tmp_path)
+    shown = manage("show", "mapper-lora").stdout
+    assert "--max-lora-rank 8" in shown and "  folder    adapters/mapper-lora/v1.0.0\n" in shown
 
 
 def test_an_unknown_version_is_answered_with_those_that_there_are(manage, version):

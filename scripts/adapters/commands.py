@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import paths
 from adapters.names import BUMPS
 from kit import console
 
@@ -143,7 +144,7 @@ def show(manager, args) -> Result:
     run, base, lora, outcome = card["run"], card["base"], card["adapter"], card["gate"]
     lines = [
         f"{version.reference}  {'RETIRED' if version.retired else outcome['status']}",
-        f"  folder    {version.folder}",
+        f"  folder    {paths.show(version.folder)}",
         f"  created   {card['created']} from run {run['id']} ({run.get('step', '?')} steps)",
         f"  base      {base['name']}  revision {base.get('revision') or 'not recorded'}",
         f"  adapter   r {lora['r']}, alpha {lora['lora_alpha']}, {lora['parameters']:,} parameters",
