@@ -278,7 +278,8 @@ def _validate(schema, values, origins, errors: list[str], path: Path):
         seen = set()
         for error in failed.errors():
             key, where = _locate(error["loc"], origins, path)
-            line = f"{where}: {_dotted(key)}: {_say(error, key, schema)}"
+            named = f"{_dotted(key)}: " if key else ""  # a rule of the whole file has no key
+            line = f"{where}: {named}{_say(error, key, schema)}"
             if (where, key) not in seen:  # one line a key, though a union has one error a branch
                 seen.add((where, key))
                 errors.append(line)

@@ -96,6 +96,11 @@ def test_a_rule_between_two_keys_is_said_in_one_line(write):
     assert len(errors) == 1 and "multiple of eval_steps (30)" in errors[0]
 
 
+def test_a_rule_between_two_sections_names_the_file_alone():
+    errors = errors_of("rlhf.yaml", "data.max_prompt_length=100000")
+    assert len(errors) == 1 and "rlhf.yaml: data.max_prompt_length (100000) leaves" in errors[0]
+
+
 def test_what_is_wrong_for_the_other_machine_is_said_on_this_one(write):
     text = "environments: {remote: {training: {max_stepz: 3}}, local: {training: {max_steps: 5}}}"
     (error,) = errors_of(write(text))
