@@ -12,7 +12,7 @@ set -euo pipefail
 # shellcheck source=scripts/kit/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/kit/common.sh"
 
-case "${1-}" in -h | --help) usage && exit 0 ;; esac
+case " ${*-} " in *" -h "* | *" --help "*) usage && exit 0 ;; esac
 python=$KIT_ROOT/.venv-local/bin/python # without asking it for its version: that takes as long
 [ -x "$python" ] || python=$(any_python)
 exec "$python" -S "$KIT_ROOT/scripts/transfer/__main__.py" probe "$@"
