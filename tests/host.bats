@@ -30,6 +30,9 @@ for kind in folder ssh; do
   bats_test_function "${tag[@]}" --description "$kind: Ctrl-C here ends the command there" -- interrupts "$kind"
   bats_test_function "${tag[@]}" --description "$kind: a detached job runs on and is watched to its end" \
     -- detaches "$kind"
+  bats_test_function "${tag[@]}" --description "$kind: a job that was killed there is over, and that is said" \
+    -- killed_there "$kind"
+  bats_test_function "${tag[@]}" --description "$kind: any exit code is the command's own" -- own_code "$kind"
   bats_test_function "${tag[@]}" --description "$kind: watch follows a training run by its status and log" \
     -- watches_run "$kind"
 done
@@ -44,6 +47,28 @@ runs() {
   expect 7
   [ "$output" = "$THERE"$'\n'"<a  b><\$(x)><it's><*>" ]
   says oops
+}
+
+own_code() {
+  there "$1"
+  for code in 96 97 98 255; do
+    run_there -- sh -c "exit $code"
+    expect "$code"
+    [ -z "$output$stderr" ]
+  done
+  [ -z "$(ls -A "$THERE/.jobs")" ]
+}
+
+# bats test_tags=slow
+@test "a connection lost under a command is told from the command's own 255" {
+  there ssh
+  "$KIT/scripts/host_run.sh" "$HOST_NAME" -- sh -c ': >began; exec sleep 300' \
+    </dev/null >/dev/null 2>"$WORK/stderr" 3>&- &
+  CHILD=$!
+  until_true test -e "$THERE/began"
+  pkill -9 -P "$(cat "$SSHD/sshd.pid")"
+  ends_with 1
+  grep -q 'the connection failed or was lost' "$WORK/stderr"
 }
 
 @test "folder: variables of the command here do not leak into the command there" {
@@ -83,6 +108,39 @@ detaches() {
   says "ended with 3"
 }
 
+killed_there() {
+  there "$1"
+  run_there --detach "$JOB" -- sh -c 'echo up; exec sleep 300'
+  expect 0
+  until_true grep -q up "$THERE/.jobs/$JOB/log.txt"
+  leader=$(cat "$THERE/.jobs/$JOB/pid")
+  pids="$leader $(below "$leader")"
+  # shellcheck disable=SC2086
+  kill -9 $pids
+  watch "$JOB" --once
+  expect 1
+  says "$JOB  was killed there" "log.txt, then start it again"
+  watch "$JOB"
+  expect 1
+  one_line
+  [ "$output" = up ]
+  says "$JOB was killed there"
+  echo $$ >"$THERE/.jobs/$JOB/pid" # the pid is another's by now
+  watch "$JOB"
+  expect 1
+  run_there --detach "$JOB" -- true
+  expect 0
+  watch "$JOB"
+  expect 0
+}
+below() { # PID: every process below it
+  local child
+  for child in $(pgrep -P "$1"); do
+    printf '%s ' "$child"
+    below "$child"
+  done
+}
+
 watches_run() {
   there "$1"
   run="$THERE/adapters/runs/20261121-081530-3f2a"
@@ -106,7 +164,16 @@ watches_run() {
   for name in run watch probe; do
     run -0 "$KIT/scripts/host_$name.sh" --help
     says "Exit codes" "scripts/host_$name.sh [HOST]"
+    run -0 "$KIT/scripts/host_$name.sh" gpu1 --help
+    says "Exit codes"
   done
+}
+
+@test "--help after -- is the command's" {
+  there folder
+  run_there -- echo --help
+  expect 0
+  [ "$output" = --help ]
 }
 
 @test "called wrongly: one line and exit 2" {

@@ -161,6 +161,11 @@ class Host:
         return f"{self.name.rstrip('/')}{'/' if self.folder else ':'}{self.remote_dir}"
 
     @property
+    def connected(self) -> bool:
+        """Whether the connection that this command's sessions share is up."""
+        return bool(self.folder or any(self.private.glob("c.*")))
+
+    @property
     def ident(self) -> str:
         """One word for file names, another for each host and folder there."""
         import hashlib
@@ -301,7 +306,10 @@ class Host:
                 f"{self.name}: the connection failed ({_last(stderr)})",
                 f"try: ssh {self.name} true",
             )
-        return console.Problem(f"{self.name}: {_last(stderr)} (exit {code})", "see the line above")
+        return console.Problem(
+            f"{self.name}: {_last(stderr)} (exit {code})",
+            "mend that there, then run the same command again",
+        )
 
     def rsync_target(self, below: str = "") -> str:
         """The kit's folder there (or a folder below it) as rsync names it, ending with /."""

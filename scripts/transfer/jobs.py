@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sys
 
@@ -19,12 +21,31 @@ exec 3<&0
 exec 3<&-
 wait "$pid"; code=$?
 kill "$guard" 2>/dev/null
+case $code in (97 | 255) {{ mkdir -p .jobs && echo "$code" >{note}; }} 2>/dev/null;; esac
 exit "$code"
+"""
+# alive JOB-FOLDER: whether its run.sh still runs. Its pid alone says little: after a restart of the
+# host it is another's, and a killed process that nobody waits for keeps it.
+ALIVE = """
+alive() {
+  pid=$(cat "$1/pid" 2>/dev/null); [ -n "$pid" ] || return 1
+  if [ -r /proc/self/cmdline ]; then words=$(tr '\\0' ' ' <"/proc/$pid/cmdline")
+  elif command -v ps >/dev/null; then words=$(ps -ww -o args= -p "$pid")
+  else kill -0 "$pid"; return; fi 2>/dev/null
+  case $words in (*"$1/run.sh"*) return 0;; esac
+  return 1
+}
+# The job writes its pid at once, but not before it is started.
+started() {
+  tries=0
+  while [ ! -s "$1/pid" ] && [ $tries -lt 50 ]; do tries=$((tries + 1)); sleep 0.1; done
+  [ -s "$1/pid" ]
+}
 """
 DETACHED = """
 cd {root} 2>/dev/null || exit 97
 job=.jobs/{name}
-if [ -f "$job/pid" ] && [ ! -f "$job/exit" ] && kill -0 "$(cat "$job/pid")" 2>/dev/null; then
+if [ ! -f "$job/exit" ] && alive "$job"; then
   echo "{name} is running already" >&2; exit 98
 fi
 mkdir -p "$job" && rm -f "$job/exit" "$job/pid" && : >"$job/log.txt" || exit 1
@@ -32,9 +53,7 @@ cat >"$job/run.sh"
 if command -v tmux >/dev/null 2>&1 && tmux new-session -d -s {session} "sh $job/run.sh" 2>/dev/null
 then echo tmux
 else nohup sh "$job/run.sh" </dev/null >/dev/null 2>&1 & echo nohup; fi
-tries=0
-while [ ! -s "$job/pid" ] && [ $tries -lt 50 ]; do tries=$((tries + 1)); sleep 0.1; done
-[ -s "$job/pid" ]
+started "$job"
 """
 JOB_SCRIPT = """trap '' HUP
 echo $$ >.jobs/{name}/pid
@@ -45,27 +64,37 @@ mv .jobs/{name}/exit.part .jobs/{name}/exit
 
 def foreground(host: Host, command: list[str]) -> int:
     """Run `command` in the kit's folder there; its output is ours. Returns its exit code."""
-    words = " ".join(map(quote, command))
-    script = FOREGROUND.format(root=quote(host.root), command=words)
+    words, note = " ".join(map(quote, command)), f".jobs/.ended-{os.urandom(6).hex()}"
+    script = FOREGROUND.format(root=quote(host.root), command=words, note=note)
     running = host.start(script, stdout=None, stderr=None)
     try:
         code = running.process.wait()
     finally:
         running.process.stdin.close()  # ends the command there if it still runs
-    if code == 255 and not host.folder:
-        raise console.Problem(
-            f"{host.name}: the connection failed or was lost", f"try: ssh {host.name} true"
-        )
+    if code not in (97, 255) or _noted(host, note):
+        return code
     if code == 97:
         raise no_kit(host)
-    return code
+    raise console.Problem(
+        f"{host.name}: the connection failed or was lost", f"try: ssh {host.name} true"
+    )
+
+
+def _noted(host: Host, note: str) -> bool:
+    """Whether the command there ended by itself with a code that ssh or our script have too."""
+    if not host.connected:
+        return False
+    with contextlib.suppress(console.Problem):
+        where = f"{quote(host.root)}/{note}"
+        return bool(host.run(f"[ ! -f {where} ] || {{ cat {where}; rm -f {where}; }}"))
+    return False
 
 
 def detached(host: Host, name: str, command: list[str]) -> int:
     """Start `command` so that it outlives the connection: in tmux where there is one."""
     words = " ".join(map(quote, command))
     place = {"root": quote(host.root), "session": f"tandem-{name}"}
-    running = host.start(DETACHED.format(name=name, **place))
+    running = host.start(ALIVE + DETACHED.format(name=name, **place))
     try:
         how = host.finish(running, JOB_SCRIPT.format(name=name, command=words).encode())
     except console.Problem:

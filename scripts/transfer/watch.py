@@ -11,19 +11,25 @@ import time
 
 from kit import console
 from transfer.host import Host, open_host, quote
+from transfer.jobs import ALIVE
 from transfer.rsync import wait_before
 
 QUIET = 120  # seconds without a heartbeat after which a run is said to be silent
 LOOK = """
+killed=''
 cd {root} 2>/dev/null || exit 97
 name={name}
 if [ -z "$name" ]; then
   newest=$(ls -t adapters/runs/*/status.json 2>/dev/null | head -n 1)
   at=${{newest%/status.json}}
-elif [ -d ".jobs/$name" ]; then at=.jobs/$name; else at=adapters/runs/$name; fi
+elif [ -d ".jobs/$name" ]; then
+  at=.jobs/$name
+  [ -f "$at/exit" ] || {{ started "$at" && alive "$at"; }} || killed=yes
+else at=adapters/runs/$name; fi
 [ -n "$at" ] && [ -d "$at" ] || exit 96
 echo "at $at"
 echo "now $(date +%s)"
+echo "killed $killed"
 echo "exit $(cat "$at/exit" 2>/dev/null)"
 echo "status $(tr '\\n' ' ' <"$at/status.json" 2>/dev/null)"
 echo
@@ -39,7 +45,8 @@ class View:
         head, _, self.log = output.partition(b"\n\n")
         facts = dict(line.partition(" ")[::2] for line in head.decode().splitlines())
         self.name = facts["at"].rpartition("/")[2]
-        self.code = facts["exit"]
+        self.code = facts["exit"]  # read after the look at the process, which writes it last
+        self.killed = bool(facts["killed"]) and not self.code
         self.status: dict = {}
         with contextlib.suppress(ValueError):
             self.status = json.loads(facts["status"] or "{}")
@@ -49,13 +56,13 @@ class View:
     @property
     def over(self) -> bool:
         """Whether it has ended."""
-        return bool(self.code) or self.status.get("state", "running") != "running"
+        return self.killed or bool(self.code) or self.status.get("state", "running") != "running"
 
     def words(self) -> str:
         """`20261121-081530-3f2a  running  step 120/900  loss 1.234`"""
         if not self.status:
             ended = f"ended with {self.code}" if self.code else "running"
-            return f"{self.name}  {ended}"
+            return f"{self.name}  {'was killed there' if self.killed else ended}"
         step, of = self.status.get("step"), self.status.get("max_steps")
         parts = [self.name, str(self.status.get("state", "?"))]
         parts += [f"step {step}/{of}" if of else f"step {step}"] if step is not None else []
@@ -66,9 +73,18 @@ class View:
         return "  ".join(parts)
 
 
+def must_not_be_killed(host: Host, view: View) -> None:
+    """A Problem for a job that is gone and left no exit code."""
+    if view.killed:
+        raise console.Problem(
+            f"{view.name} was killed there, no exit code is left (a restart? memory full?)",
+            f"read the end of {host.place}/.jobs/{view.name}/log.txt, then start it again",
+        )
+
+
 def look(host: Host, name: str, seen: int) -> View:
     """One look at the job or run `name` ('' means the newest run), its log from byte `seen`."""
-    script = LOOK.format(root=quote(host.root), name=quote(name), after=seen + 1)
+    script = ALIVE + LOOK.format(root=quote(host.root), name=quote(name), after=seen + 1)
     running = host.start(script)
     try:
         return View(host.finish(running))
@@ -101,6 +117,7 @@ def follow(host: Host, name: str) -> int:
         sys.stdout.buffer.write(view.log)
         sys.stdout.flush()
         seen += len(view.log)
+        must_not_be_killed(host, view)
         words = view.words()
         if words != said:
             console.note(words)
@@ -121,6 +138,8 @@ def main(argv: list[str] | None = None) -> int:
         raise console.Misuse(f"{args.name!r} is no name of a job or run", "use its name alone")
     with open_host(args.host) as host:
         if args.once:
-            print(look(host, args.name, 1 << 60).words())
+            view = look(host, args.name, 1 << 60)
+            print(view.words(), flush=True)
+            must_not_be_killed(host, view)
             return console.GOOD
         return follow(host, args.name)
