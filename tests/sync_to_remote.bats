@@ -363,6 +363,51 @@ EOF
   says "nothing to send"
 }
 
+@test "a file that became a folder here, and the reverse: the other kind there goes to .replaced" {
+  use folder
+  mkdir -p "$WORK/data/processed/folder/deep"
+  printf 'first\n' | tee "$WORK/data/processed/file" >"$WORK/data/processed/folder/deep/row"
+  up
+  expect 0
+  mkdir "$THERE/data/processed/left" # empty: nothing lists it
+  mkdir "$THERE/data/processed/folder/__pycache__"
+  rm -r "$WORK/data/processed/file" "$WORK/data/processed/folder"
+  mkdir -p "$WORK/data/processed/file/deep"
+  printf 'second\n' | tee "$WORK/data/processed/file/deep/row" "$WORK/data/processed/left" \
+    >"$WORK/data/processed/folder"
+  up
+  expect 0
+  says "kept      data/processed/file, data/processed/folder: a file there, a folder here"
+  diff -r "$WORK/data/processed" "$THERE/data/processed"
+  [ "$(cat "$THERE"/.replaced/*/data/processed/file)" = first ]
+  [ "$(cat "$THERE"/.replaced/*/data/processed/folder/deep/row)" = first ]
+  [ -z "$(find "$THERE/.replaced" -name left)" ]
+  up
+  expect 0
+  says "nothing to send"
+}
+
+@test "a loop of links or a broken one in the kit there does not fail the sync" {
+  use folder
+  mkdir -p "$THERE/docs"
+  ln -s . "$THERE/docs/loop"
+  ln -s this "$THERE/docs/this"
+  up
+  expect 0
+  RSYNC=/nowhere/rsync up
+  expect 0
+  says "nothing to send"
+}
+
+@test "a symbolic link that git tracks is named as skipped" {
+  use folder
+  ln -s docs/GUIDE.md "$KIT/LINK.md"
+  git -C "$KIT" add LINK.md
+  up --dry-run
+  expect 0
+  says "skipped   LINK.md: a symbolic link"
+}
+
 # bats test_tags=slow
 @test "files gone here stay there, until --delete N moves at most N aside" {
   use folder

@@ -44,6 +44,8 @@ class Near:
                 self.skipped[path] = reason
             elif found := tree.look(f"{root}/{path}"):
                 self.files[path], self.place[path] = found, f"{root}/{path}"
+            elif os.path.islink(f"{root}/{path}"):
+                self.skipped[path] = tree.LINK
 
     def _everything(self) -> list[str]:
         """Without git: the named parts of the kit."""

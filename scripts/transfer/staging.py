@@ -13,10 +13,22 @@ from transfer.near import Near
 ROUNDS = 3
 SEED = 1 << 20  # above this size rsync gets the old file to build the new one on
 
-# put FOLDER/ FILE…: rename into FOLDER; onto another disk by way of a folder on that disk.
+# put FOLDER/ FILE…: rename into FOLDER; onto another disk by way of a folder on that disk. A file
+# where a folder has to be, or a folder where a file has to be, goes to $kept first.
 PUT = """
+away() {
+  rmdir "$1" 2>/dev/null || { mkdir -p "$kept${1%/*}" && mv "$1" "$kept${1%/*}/"; }
+}
 put() {
   to=$1; shift
+  above=${to%/}
+  while [ "$above" != . ] && [ ! -d "$above" ]; do
+    if [ -e "$above" ] || [ -L "$above" ]; then away "$above"; fi
+    above=${above%/*}
+  done
+  for file; do
+    if [ -d "$to${file##*/}" ]; then away "$to${file##*/}"; fi
+  done
   mkdir -p "$to"
   if ln "$1" "$to.tandem-link" 2>/dev/null; then rm -f "$to.tandem-link"; mv -f "$@" "$to"
   else
@@ -94,10 +106,11 @@ class Stage:
     def commit(self, names: list[str], aside: list[str], listing: str) -> tree.Far:
         """Move `names` into place, `aside` out of the way first; what lies there afterwards."""
         kept = f".replaced/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}/"
-        lines = ["set -e", f"cd {quote(self.host.root)}", PUT]
+        lines = ["set -e", f"cd {quote(self.host.root)}", f"kept={quote(f'./{kept}')}", PUT]
         lines += moves("", kept, aside) + moves(f"{self.folder}/", "", names)
         lines += [f"rm -rf {quote(self.folder)}", "rmdir .incoming 2>/dev/null || true"]
-        lines += [tree.LISTING, f"far_list {listing}"]
+        # find fails on a loop of links or a closed folder, too: what it could list is all the same
+        lines += [tree.LISTING, f"far_list {listing} || true"]
         return tree.Far(b"\n\n" + self.host.run_long(lines))
 
 

@@ -48,6 +48,7 @@ ENDS = {
 }
 _BEGINNINGS, _ENDS = tuple(BEGINNINGS), tuple(ENDS)
 LINE_BREAK = "a line break in its name; rename it"
+LINK = "a symbolic link; copy the file itself there"
 STAY = {
     "models": "base models stay where they are; hf download on each host",
     "data/raw": "raw data stays here",
@@ -122,7 +123,7 @@ def walk(root: str, skipped: dict[str, str], below: str = "") -> Iterator[tuple[
 
 def _odd(entry: os.DirEntry) -> str:
     if entry.is_symlink():
-        return "a symbolic link; copy the file itself there"
+        return LINK
     return LINE_BREAK if "\n" in entry.name or "\r" in entry.name else ""
 
 

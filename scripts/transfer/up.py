@@ -31,6 +31,7 @@ class Plan:
         self.unsure: list[str] = []  # size and time agree, contents not yet compared
         self.edited: list[str] = []
         self.gone: list[str] = []
+        self.blocking: list[str] = []  # a file there and a folder here, or the reverse
 
     def compare(self, near: Near, far: dict[str, File], record: tree.Record, verify: bool) -> None:
         """Give every file its fate, by size, time and signature."""
@@ -45,8 +46,14 @@ class Plan:
             else:
                 self.unsure.append(path)
         self.edited = [path for path in self.changed if not record.sent(path, far[path])]
+        self.blocking = _blocking(self.new, far)
+        moved = set(self.blocking)
         missing = [p for p in record.files if p not in near.files and near.covers(p)]
-        self.gone = [p for p in missing if p in far and record.sent(p, far[p])]
+        self.gone = [
+            p
+            for p in missing
+            if p in far and record.sent(p, far[p]) and moved.isdisjoint([p, *_above(p)])
+        ]
         for path in missing:
             if path not in far:
                 record.drop(path)
@@ -79,12 +86,27 @@ class Plan:
         if self.edited:
             names = ", ".join(map(tree.printable, sorted(self.edited)[:5]))
             emit(f"kept      {names}: not as we sent it; that version goes to .replaced/ there")
+        if self.blocking:
+            names = ", ".join(map(tree.printable, self.blocking[:5]))
+            emit(f"kept      {names}: a file there, a folder here, or the reverse; to .replaced/")
         word = "moved to .replaced/ there" if removing else "left there; --delete N moves them"
         if self.gone:
             tree.say_files(
                 "gone here", sorted(self.gone), far.files, lambda t: emit(f"{t} ({word})")
             )
         tree.say_skipped(near.skipped, emit)
+
+
+def _blocking(new: list[str], far: dict[str, File]) -> list[str]:
+    """What stands there as a file where `new` needs a folder, or the reverse."""
+    wanted = {folder for path in new for folder in _above(path)}
+    there = {folder for path in far for folder in _above(path)} if new else set()
+    return sorted((wanted & far.keys()) | (there & set(new)))
+
+
+def _above(path: str) -> list[str]:
+    """The folders that `path` lies in."""
+    return [path[:n] for n, letter in enumerate(path) if letter == "/"]
 
 
 def listing() -> str:
