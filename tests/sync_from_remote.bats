@@ -174,6 +174,16 @@ mends() {
   [ ! -e "$HOST_NAME" ]
 }
 
+@test "adapters that is a file there is named with the remedy" {
+  use folder
+  mkdir -p "$THERE"
+  : >"$THERE/adapters"
+  down
+  expect 1
+  one_line
+  says "/adapters is a file" "move it away"
+}
+
 @test "the same version already here, copied by other means, is recognised by its content" {
   use folder
   results

@@ -154,6 +154,9 @@ def sync(host: Host, args: argparse.Namespace) -> int:
             raise console.Problem(
                 f"{host.place} does not exist", "send the kit there first: make sync-up HOST=…"
             )
+        for top in ("adapters", "reports"):
+            if top in far.files:
+                raise console.Problem(f"{host.place}/{top} is a file", "move it away there")
         plan = Plan(host, far.files, record, args)
         if args.dry_run:
             plan.show(host, print)
