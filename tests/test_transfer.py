@@ -238,3 +238,19 @@ def test_rsync_is_asked_for_its_abilities_not_for_its_version(monkeypatch):
         pytest.skip("no rsync here; apt-get install rsync")
     monkeypatch.setenv("RSYNC", str(shim))
     assert rsync.find() == (str(shim), False)
+
+
+def test_an_rsync_that_never_answers_is_named_and_not_used(monkeypatch, tmp_path, capsys):
+    silent = tmp_path / "rsync"
+    silent.write_text("#!/bin/sh\nexec sleep 600\n")
+    silent.chmod(0o755)
+    monkeypatch.setenv("RSYNC", str(silent))
+    monkeypatch.setattr(rsync, "PROBE", 0.1)
+    with pytest.raises(console.Problem, match="RSYNC="):
+        rsync.find()
+    assert f"{silent} gives no answer" in capsys.readouterr().err
+
+
+def test_what_stands_in_the_way_there_is_a_file_above_or_a_folder_below():
+    far = dict.fromkeys(["a", "b/c/d", "e", "f/g"])
+    assert up._blocking(["a/new/x", "b/c", "f/h", "i"], far) == ["a", "b/c"]

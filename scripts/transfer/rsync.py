@@ -8,6 +8,7 @@ failed or vanished): once more; 11: the disk; everything else is final.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import re
@@ -26,6 +27,7 @@ COMMON = ["-rlt", "--partial-dir=.rsync-partial", "--timeout=60", "--from0"]
 NETWORK = {10, 12, 30, 35, 255}
 SOME_FILES = {23, 24}
 TRIES = 5
+PROBE = 10  # seconds in which an rsync has to say its version
 NO_RSYNC = "install rsync there (apt-get install rsync, conda install rsync, brew install rsync)"
 
 
@@ -46,11 +48,28 @@ def find() -> tuple[str, bool]:
     if not here:
         what = f"RSYNC={named} is no program" if named else "rsync is not installed here"
         raise console.Problem(what, "install it: apt-get install rsync, brew install rsync")
+    plain = ""
     for path in here:
-        probe = [path, "--info=progress2", "--version"]
-        if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
+        shows = _shows_progress(path)
+        if shows:
             return path, True
-    return here[0], False
+        if shows is not None:
+            plain = plain or path
+    if not plain:
+        raise console.Problem("no rsync here can be used", "install one, or name one in RSYNC=…")
+    return plain, False
+
+
+@functools.cache
+def _shows_progress(path: str) -> bool | None:
+    """Whether this rsync knows --info=progress2; None, and a warning, where it does not answer."""
+    quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    try:
+        probe = [path, "--info=progress2", "--version"]
+        return subprocess.run(probe, check=False, timeout=PROBE, **quiet).returncode == 0
+    except subprocess.TimeoutExpired:
+        console.warn(f"{path} gives no answer to --version within {PROBE} s: not used")
+        return None
 
 
 def copy(host: Host, names: list[str], source: str, target: str, total: int) -> None:
