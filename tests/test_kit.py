@@ -64,7 +64,7 @@ def test_lines_are_split_at_newlines_only(tmp_path):
     assert [r for _, r in jsonl.read(tmp_path / "x.jsonl")] == [row, row]
 
 
-@pytest.mark.parametrize("line", [b"{", b"[1]", b'{"a": "\xff"}', b"3"])
+@pytest.mark.parametrize("line", [b"{", b"[1]", b'{"a": "\xff"}', b"3", b"[" * 200_000])
 def test_a_broken_line_is_named(tmp_path, line):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"a": 1}\n' + line + b"\n")
@@ -102,6 +102,23 @@ def test_commands_end_with_one_line_and_the_right_code(body, code, said):
     assert done.returncode == code
     assert said in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("closed", "length", "code"), [("stdout", 9, 0), ("stdout", 99_999, 0), ("stderr", 9, 1)]
+)
+def test_only_a_reader_of_the_result_may_leave_early(closed, length, code):
+    from conftest import ROOT
+
+    body = f"print('x' * {length}, file=sys.{closed}, flush=True)"
+    text = PROGRAM.format(scripts=str(ROOT / "scripts"), body=body)
+    reader, end = os.pipe()
+    os.close(reader)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {closed: end}
+    done = subprocess.run([sys.executable, "-c", text], **streams)
+    os.close(end)
+    assert done.returncode == code
+    assert not done.stdout and not done.stderr
 
 
 def test_sizes_and_times_in_words():

@@ -12,7 +12,9 @@ Exit codes: 0 good, 1 a check or the work failed, 2 called or configured wrongly
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import select
 import signal
 import sys
 import time
@@ -145,14 +147,15 @@ def run(main) -> None:
         code = main()
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:  # the reader of our stdout went away (`| head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = GOOD
+    except BrokenPipeError:  # good where the reader of our stdout had enough (`| head`)
+        left_out, left_err = _unread(sys.stdout), _left(sys.stderr)
+        code = FAILED if left_err and not left_out else GOOD
     except (Problem, OSError) as error:
         if os.environ.get("TANDEM_DEBUG"):
             raise
         code = getattr(error, "code", FAILED)
-        print(f"{program()}: {_one_line(error)}", file=sys.stderr)
+        with contextlib.suppress(BrokenPipeError):
+            print(f"{program()}: {_one_line(error)}", file=sys.stderr)
     except ModuleNotFoundError as error:
         if os.environ.get("TANDEM_DEBUG"):
             raise
@@ -163,7 +166,28 @@ def run(main) -> None:
             f"(make setup-local, make setup-remote)",
             file=sys.stderr,
         )
+    _unread(sys.stderr)  # what nobody read must not change the exit code
     sys.exit(code)
+
+
+def _left(stream) -> bool:
+    """Whether the reader of a pipe went away."""
+    if stream is None:  # it was closed before the command began
+        return False
+    asked = select.poll()
+    asked.register(stream.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
+
+
+def _unread(stream) -> bool:
+    """Whether a stream holds what its reader, who went away, did not take; that is dropped."""
+    try:
+        if stream:
+            stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return True
+    return False
 
 
 def _one_line(error: Exception) -> str:

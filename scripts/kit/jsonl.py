@@ -23,7 +23,7 @@ def read(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
                 reason = getattr(error, "msg", None) or getattr(error, "reason", str(error))
                 raise console.Problem(
                     f"{path}:{number}: not a line of JSON ({reason})",
