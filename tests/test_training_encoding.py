@@ -142,3 +142,15 @@ def test_a_template_that_moves_the_tools_trains_each_turn_alone(tmp_path):
     assert (coded.read, coded.split) == (1, 1)
     assert [trained_text(tokenizer, row) for row in coded.rows] == ["First.</s>", "Second.</s>"]
     assert "Two?" not in tokenizer.decode(coded.rows[0]["input_ids"])
+
+
+def test_an_answer_of_null_is_refused_with_file_and_line(tokenizer, tmp_path):
+    asked = {"role": "user", "content": "Weather in Oslo?"}
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    empty = {"role": "assistant", "content": None}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"messages": [asked, called], "tools": TOOLS}) + "\n")
+    assert encoding.encode_file(file, tokenizer, 4096).read == 1
+    file.write_text(json.dumps({"messages": [asked, empty]}) + "\n")
+    with pytest.raises(console.Problem, match=r"rows\.jsonl:1: message 2, the assistant's, has n"):
+        encoding.encode_file(file, tokenizer, 4096)

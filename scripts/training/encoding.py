@@ -50,6 +50,18 @@ def conversation(row: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[s
     return prompt + completion, row.get("tools")
 
 
+class EmptyTurn(ValueError):
+    """An assistant turn that says nothing and calls nothing."""
+
+
+def refuse_empty(row: dict[str, Any]) -> None:
+    """EmptyTurn for an answer of null, which templates would write out as the word None."""
+    for i, message in enumerate(conversation(row)[0]):
+        null = message["role"] == "assistant" and message.get("content", "") is None
+        if null and not message.get("tool_calls"):
+            raise EmptyTurn(f"message {i + 1}, the assistant's, has neither content nor tool_calls")
+
+
 def render(tokenizer, messages, tools=None, prompt: bool = False) -> str:
     """The conversation as text; `prompt` adds the opening of the next assistant turn."""
     return tokenizer.apply_chat_template(
@@ -137,7 +149,13 @@ def encode_file(
             break
         result.read += 1
         try:
+            refuse_empty(row)
             samples = encode_turns(tokenizer, row, max_length, assistant_only)
+        except EmptyTurn as error:
+            raise console.Problem(
+                f"{path}:{number}: {error}",
+                "mend or delete that row; python scripts/data_prep.py checks rows",
+            ) from None
         except KeyError as missing:
             raise console.Problem(
                 f"{path}:{number}: the row has no {missing}",
