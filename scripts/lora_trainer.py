@@ -73,18 +73,23 @@ def show_plan(args, settings, why: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     settings = config_loader.load(args.config, args.overrides, kind="training_config")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded by itself
     why = "--estimate was given" if args.estimate else missing_opt_in(args, settings)
     if why:
         return show_plan(args, settings, why)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from training import lora, resume
+    from training import lora, plan, resume
 
+    plan.check(settings)
     rank_zero = os.environ.get("RANK", "0") == "0"
     run, checkpoint = (None, None)
     if rank_zero:
         run, checkpoint = resume.chosen(args.resume, args.run_id, settings)
-    code, run = lora.train(settings, run, checkpoint)
+    try:
+        code, run = lora.train(settings, run, checkpoint)
+    finally:
+        resume.leave(run)
     if rank_zero and code == console.GOOD:
         print(json.dumps({"run": str(run), "state": "completed"}) if args.json else run)
     return code

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,7 +142,7 @@ def test_the_multi_gpu_configurations_reach_the_libraries(tmp_path, monkeypatch)
     monkeypatch.setattr(loading, "device", lambda: "cpu")
     for name, sharded in (("training_config_ddp.yaml", False), ("training_config_fsdp.yaml", True)):
         settings = config_loader.load(name)
-        args = lora.sft_config(settings, tmp_path, 100)
+        args = lora.sft_config(settings, tmp_path)
         assert bool(args.fsdp) is sharded
         if sharded:
             assert args.fsdp_plugin_args["fsdp_version"] == 2
@@ -180,3 +181,55 @@ def test_mistral_and_mamba_train_with_their_own_layers(tmp_path):
         assert evaluations[-1] < evaluations[0]
         config = json.loads((run / "final" / "adapter_config.json").read_text())
         assert ("x_proj" in config["target_modules"]) == (work.name == "mamba")
+
+
+def test_a_reader_of_stderr_that_leaves_ends_no_training(work):
+    """Packed rows too: the warm-up is a share of the steps that are taken; and tf32 off CUDA."""
+    words = [sys.executable, TRAINER, *CONFIRMED, "--run-id", "unread", *miniature.options(
+        training__packing="true", training__max_steps=-1, training__num_train_epochs=1,
+        training__warmup_steps=0.3, training__logging_steps=1, training__tf32="true")]  # fmt: skip
+    reader, end = os.pipe()
+    os.close(reader)
+    env = os.environ | {"TANDEM_WORKDIR": str(work), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=end, env=env, timeout=300)
+    os.close(end)
+    run = work / "adapters" / "runs" / "unread"
+    assert done.returncode == 0 and done.stdout.decode().strip() == str(run)
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "completed" and status["max_steps"] < 60
+    rates = [m["learning_rate"] for m in metrics(run) if "learning_rate" in m]
+    assert max(rates) == pytest.approx(1e-2) and rates.index(max(rates)) < len(rates) / 2
+
+
+def test_a_full_disk_is_one_line_and_the_run_says_failed(work):
+    words = [sys.executable, TRAINER, *CONFIRMED, "--run-id", "full", *miniature.options()]
+    limited = ["bash", "-c", 'ulimit -f 100; exec "$@"', "limited", *words]
+    code, _, err = finish(launch(limited, work))
+    assert code == 1 and "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert "the disk is full" in last and "--resume goes on" in last
+    status = json.loads((work / "adapters" / "runs" / "full" / "status.json").read_text())
+    assert status["state"] == "failed" and "the disk is full" in status["error"]
+
+
+def test_a_run_is_seen_from_before_its_base_is_loaded(work, tmp_path):
+    """A base that cannot be loaded: the run that began says so."""
+    broken = tmp_path / "broken"
+    shutil.copytree(work / "models" / "miniature", broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    code, _, err = finish(
+        start(work, *CONFIRMED, "--run-id", "broken", model__model_name_or_path=broken)
+    )
+    assert code == 1 and "could not be loaded" in err and "Traceback" not in err
+    status = json.loads((work / "adapters" / "runs" / "broken" / "status.json").read_text())
+    assert status["state"] == "failed" and "could not be loaded" in status["error"]
+
+
+def test_every_optimizer_of_the_schema_is_one_of_transformers():
+    from typing import get_args
+
+    from transformers.training_args import OptimizerNames
+
+    from kit.schemas.training import Optimizer
+
+    assert set(get_args(Optimizer)) <= {o.value for o in OptimizerNames}

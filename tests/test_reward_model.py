@@ -127,7 +127,7 @@ def test_it_learns_to_rank_and_leaves_a_run_like_the_trainers(work):
     assert after["margin"] > before["margin"] + 0.5
     assert {p.name for p in folder.iterdir()} == {
         "checkpoints", "config.yaml", "final", "log.txt", "metrics.jsonl", "run.json",
-        "status.json",
+        "status.json", ".lock",
     }  # fmt: skip
     assert status["state"] == "completed" and status["kind"] == "reward"
     assert status["step"] == status["max_steps"] == 16 and status["heartbeat"]

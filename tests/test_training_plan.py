@@ -1,6 +1,7 @@
 """The dry run: what it counts, what it finds missing, and that nothing is trained by mistake."""
 
 import json
+import socket
 
 import pytest
 
@@ -173,3 +174,109 @@ def test_a_tracker_that_is_not_installed_is_named_before_the_run(monkeypatch):
     assert plan.tracker("trackio") == []
     (check,) = plan.tracker("wandb")
     assert check.status == "warn"
+
+
+CONFIRMED = ("--confirm-run", "--set", "safety.dry_run=false")
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_refused_before_there_is_a_run(work, command):
+    done = command("lora_trainer.py", *miniature.options(safety__min_free_disk_gb=1e6), *CONFIRMED)
+    assert done.returncode == 1 and "lower safety.min_free_disk_gb" in done.stderr
+    assert not (work / "adapters").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "training.optim=foo",
+        "training.seed=-1",
+        "training.seed=4294967296",
+        "lora.target_modules=[]",
+        "training.neftune_noise_alpha=-3",
+    ],
+)
+def test_what_the_libraries_would_refuse_later_is_refused_at_once(wrong):
+    key = wrong.partition("=")[0]
+    with pytest.raises(console.Misuse, match=key):
+        config_loader.load("training_config.yaml", [wrong])
+    if "neftune" not in key:
+        with pytest.raises(console.Misuse, match=key):
+            config_loader.load("rlhf.yaml", [wrong], kind="rlhf")
+
+
+@pytest.mark.parametrize(
+    ("family", "wrong"),
+    [
+        ("llama", "target_modules=[out_proj]"),
+        ("mamba", "target_modules=[in_proj, out_proj]"),
+        ("llama", "modules_to_save=[nope]"),
+        ("mamba", "modules_to_save=[embed_tokens]"),
+    ],
+)
+def test_modules_that_a_model_has_not_are_refused(family, wrong):
+    base = ["lora.target_modules=[in_proj, x_proj]"] if family == "mamba" else []
+    settings = config_loader.load("training_config.yaml", [*base, f"lora.{wrong}"])
+    with pytest.raises(
+        console.Misuse, match=rf"{wrong.partition('=')[0]}: a {family} model has no"
+    ):
+        loading.check_modules(family, settings.lora)
+    whole = {"llama": "[lm_head, embed_tokens]", "mamba": "[embeddings]"}[family]
+    right = config_loader.load("training_config.yaml", [*base, f"lora.modules_to_save={whole}"])
+    loading.check_modules(family, right.lora)
+
+
+def test_a_wrong_module_is_refused_before_there_is_a_run(work, command):
+    done = command(
+        "lora_trainer.py", *miniature.options(), *CONFIRMED, "--set", "lora.modules_to_save=[nope]"
+    )
+    assert done.returncode == 2 and "has no nope" in done.stderr
+    assert not (work / "adapters").exists()
+
+
+def test_packed_rows_make_fewer_steps(work):
+    words = miniature.options(training__max_steps=-1, training__num_train_epochs=1)[1::2]
+    loose = plan.make(config_loader.load("training_config.yaml", words)).facts
+    packed = plan.make(
+        config_loader.load("training_config.yaml", [*words, "training.packing=true"])
+    ).facts
+    assert loose["steps"] == 60
+    rows = -(-packed["data"]["train"]["tokens"] // 128)
+    assert packed["trained_rows"] == rows and packed["steps"] == -(-rows // 4) < 60
+    assert packed["tokens"] == pytest.approx(loose["tokens"], rel=0.1)
+
+
+@pytest.mark.parametrize("file", ["/nope", "models"])
+def test_a_chat_template_that_cannot_be_read_is_named(work, file):
+    words = [*miniature.options()[1::2], f"model.chat_template={work / file}"]
+    with pytest.raises(console.Misuse, match=r"model\.chat_template: .* cannot be read"):
+        plan.make(config_loader.load("training_config.yaml", words))
+
+
+def test_a_model_path_with_a_space_is_a_model_that_is_not_there():
+    with pytest.raises(console.Problem, match="no model at a b/c d"):
+        loading.model_config("a b/c d")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["lora_trainer.py", "reward_model.py"])
+def test_a_plan_asks_nobody_on_the_network(work, command, script, monkeypatch):
+    """A model that only the hub's cache knows: its config.json is there, its tokenizer is not."""
+    cached = work / "hub" / "models--some--tiny"
+    snapshot = cached / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(LLAMA_8B))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        options = miniature.options(model__model_name_or_path="some/tiny")
+        if script == "reward_model.py":
+            options = ["--set", "model.model_name_or_path=some/tiny"]
+        env = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_CACHE": str(work / "hub")}
+        done = command(script, *options, env=env)
+        assert done.returncode == 1 and "no tokenizer could be loaded" in done.stdout, done.stderr
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()

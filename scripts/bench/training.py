@@ -29,7 +29,7 @@ def bare(settings, run: Path, model, tokenizer, data) -> float:
 
     trainer = SFTTrainer(
         model,
-        args=lora.sft_config(settings, run, settings.training.max_steps),
+        args=lora.sft_config(settings, run),
         train_dataset=data["train"],
         processing_class=tokenizer,
         peft_config=lora.lora_config(settings, model.config.model_type),

@@ -88,9 +88,9 @@ def build(job: Job, run: Path, writer, world_size: int) -> Any:
     return trainer
 
 
-def _arguments(job: Job, run: Path, total: int, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
+def _arguments(job: Job, run: Path, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
     values = job.settings.training.model_dump() | job.section.model_dump()
-    return {k: v for k, v in lora.trainer_arguments(values, run, total).items()
+    return {k: v for k, v in lora.trainer_arguments(values, run).items()
             if k not in left_out}  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def _reward(job: Job, run: Path, total: int, world_size: int, callbacks: list) -
     columns = ("chosen_ids", "rejected_ids")
     return lora.resumable(RewardTrainer)(
         model,
-        args=RewardConfig(**_arguments(job, run, total), **_evaluated(job)),
+        args=RewardConfig(**_arguments(job, run), **_evaluated(job)),
         train_dataset=_dataset(job.coded["train"], *columns),
         eval_dataset=_dataset(job.coded.get("validation"), *columns),
         processing_class=job.tokenizer,
@@ -144,7 +144,7 @@ def _dpo(job: Job, run: Path, total: int, world_size: int, callbacks: list) -> A
     columns = ("prompt_ids", "chosen_ids", "rejected_ids")
     return Encoded(
         model,
-        args=DPOConfig(**_arguments(job, run, total), **_evaluated(job)),
+        args=DPOConfig(**_arguments(job, run), **_evaluated(job)),
         train_dataset=_dataset(job.coded["train"], *columns),
         eval_dataset=_dataset(job.coded.get("validation"), *columns),
         processing_class=job.tokenizer,
@@ -175,7 +175,7 @@ def _generating(trainer_class, config_class, job: Job, run: Path, total: int, ca
         args=config_class(
             reward_weights=settings.reward_weights,
             eval_strategy="no",
-            **_arguments(job, run, total, ("eval_steps", "per_device_eval_batch_size")),
+            **_arguments(job, run, ("eval_steps", "per_device_eval_batch_size")),
         ),
         train_dataset=_dataset(job.coded["train"], "prompt", "row"),
         processing_class=job.tokenizer,
@@ -211,7 +211,7 @@ def _ppo(job: Job, run: Path, total: int, world_size: int, callbacks: list) -> A
     value, _ = models.load_reward_model(job.reward_run, trainable=True)
     job.rewards = [rewards.RewardModel(scorer, tokenizer, job.rows["train"], 1)]
     rest = ("max_steps", "num_train_epochs", "eval_steps", "gradient_checkpointing")
-    arguments = _arguments(job, run, total, rest)
+    arguments = _arguments(job, run, rest)
     if job.settings.training.gradient_checkpointing:
         _checkpoint(policy, value)
     dataset = _dataset(job.coded["train"], "input_ids")

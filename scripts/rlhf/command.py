@@ -71,8 +71,6 @@ def _show_plan(kind: str, args, settings, why: str) -> int:
 
 
 def _train(kind: str, args, settings, rank_zero: bool) -> int:
-    import paths
-    from kit import report
     from rlhf import plan, session
     from training import plan as sft
     from training import resume, run_folder
@@ -86,16 +84,17 @@ def _train(kind: str, args, settings, rank_zero: bool) -> int:
     if args.resume == "latest":
         args.resume = run_folder.unfinished(kinds=(kind,)).name
     if args.resume:
-        began = paths.folder("runs") / args.resume
+        began = resume.folder(args.resume)
         run_folder.read_status(began)
         settings = session.keep_what_began(settings, began)
     job = plan.resolve(kind, settings)
-    disk = sft.disk(settings)
-    if report.exit_code([disk]):
-        raise console.Problem(disk.found, disk.fix)
+    sft.check_disk(settings)
     if rank_zero:
         run, checkpoint = resume.chosen(args.resume, args.run_id, job.settings, (kind,))
-    code, run = session.train(job, run, checkpoint)
+    try:
+        code, run = session.train(job, run, checkpoint)
+    finally:
+        resume.leave(run)
     if rank_zero and code == console.GOOD:
         print(json.dumps(session.result(run)) if args.json else run)
     return code

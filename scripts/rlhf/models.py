@@ -84,8 +84,7 @@ def reward_run(named: str) -> Path:
 
 
 def _reward_runs() -> list[Path]:
-    runs = run_folder.all_runs()
-    return [run for run in runs if run_folder.read_status(run).get("kind") == "reward"]
+    return [run for run, status in run_folder.read_all() if status.get("kind") == "reward"]
 
 
 def _latest_reward_run() -> Path:

@@ -58,7 +58,7 @@ def resolve(kind: str, settings, checks: list[Check] | None = None) -> Job:
     settings = models.with_base(settings, start)
     name = settings.model.model_name_or_path
     config = _found(checks, "base model", lambda: loading.model_config(name))
-    loading.check_target_modules(config.get("model_type", ""), settings.lora.target_modules)
+    loading.check_modules(config.get("model_type", ""), settings.lora)
     checks.append(Check("base model", "ok", f"{name} ({config.get('model_type')})"))
     return Job(kind, settings, start, run)
 

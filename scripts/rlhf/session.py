@@ -13,8 +13,8 @@ import paths
 from kit import console
 from rlhf import algorithms, data, measure, models
 from rlhf.algorithms import Job
-from training import loading, lora, plan
-from training.run_folder import RunFolder, read_status
+from training import loading, lora, plan, run_folder
+from training.run_folder import RunFolder
 
 DANGERS = (
     "RLHF optimises a reward, not quality: the reward can rise while the answers get worse.",
@@ -75,7 +75,6 @@ def run_facts(job: Job, world_size: int) -> dict[str, Any]:
 def train(job: Job, run: Path | None, checkpoint: Path | None) -> tuple[int, Path]:
     """Train; returns (exit code, run folder). Every rank calls it; rank 0 names the run."""
     loading.quiet()
-    import torch
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
     from transformers import set_seed
@@ -90,19 +89,16 @@ def train(job: Job, run: Path | None, checkpoint: Path | None) -> tuple[int, Pat
     if job.kind == "ppo":
         models.check_same_tokens(job.tokenizer, job.reward_run)
         _check_padding(job.tokenizer)
-    before = read_status(run).get("objective", {}).get("before") if checkpoint else None
+    before = run_folder.read_status(run).get("objective", {}).get("before") if checkpoint else None
     writer = _writer(job, run, checkpoint, state) if state.is_main_process else None
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # PPOTrainer prints
-            return _train(job, run, checkpoint, writer, state.num_processes, before), run
-    except torch.OutOfMemoryError:
-        order = "; ".join(f"{i}. {text}" for i, text in enumerate(REMEDIES, 1))
-        problem = console.Problem("out of GPU memory", f"lower, in this order: {order}")
-        lora.failed(writer, problem)
-        raise problem from None
-    except Exception as error:
-        lora.failed(writer, error)
-        raise
+    prints_aside = contextlib.redirect_stdout(sys.stderr)  # PPOTrainer prints
+    with lora.accounted(writer, _out_of_memory), prints_aside:
+        return _train(job, run, checkpoint, writer, state.num_processes, before), run
+
+
+def _out_of_memory() -> console.Problem:
+    order = "; ".join(f"{i}. {text}" for i, text in enumerate(REMEDIES, 1))
+    return console.Problem("out of GPU memory", f"lower, in this order: {order}")
 
 
 def _check_padding(tokenizer) -> None:
@@ -192,22 +188,16 @@ def _said(job: Job, before: dict[str, float], after: dict[str, float]) -> str:
 
 def keep_what_began(settings, run: Path):
     """The settings with the models that a resumed run began with, where they are left open."""
-    began = _yaml(run / "config.yaml")
+    began = run_folder.read_config(run)
     changes = {}
     if settings.sft_model_path is None:
-        changes["sft_model_path"] = began["sft_model_path"]
+        changes["sft_model_path"] = began.get("sft_model_path")
     if settings.reward_model_path == "latest":
-        changes["reward_model_path"] = began["reward_model_path"]
+        changes["reward_model_path"] = began.get("reward_model_path")
     if settings.model.model_name_or_path is None:
-        name = began["model"]["model_name_or_path"]
+        name = (began.get("model") or {}).get("model_name_or_path")
         changes["model"] = settings.model.model_copy(update={"model_name_or_path": name})
     return settings.model_copy(update=changes)
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    import config_loader
-
-    return config_loader.scalar(path.read_text(encoding="utf-8"))
 
 
 def result(run: Path) -> dict[str, Any]:
@@ -225,5 +215,6 @@ def result(run: Path) -> dict[str, Any]:
 def calm() -> None:
     """Variables that keep the libraries quiet and off the network."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded by itself
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # says at length that PPO may change

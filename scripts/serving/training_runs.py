@@ -3,7 +3,7 @@
 A run that an API started has two files more than its RunFolder: job.json (the process, as it was
 started) and output.txt (all that it printed).
 
-    starting     its process loads the model, and has written no status yet
+    starting     its process reads the data, and has written no status yet
     running      status.json is alive          stopping   it was told to end
     completed, stopped, failed                 as status.json says
     interrupted  status.json says running and no such process is left (a kill, a power cut)
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import socket
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ import paths
 from serving.training_errors import Refused
 from training import run_folder
 
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+RUN_ID = run_folder.RUN_ID
 ACTIVE = ("starting", "running", "stopping")
 UNFINISHED = ("stopped", "failed", "interrupted")
 TAIL = 32 << 10  # bytes at the end of a log that are looked at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -17,6 +18,12 @@ TARGET_MODULES = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "mistral": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "mamba": ["in_proj", "x_proj"],
+}
+# model_type -> the other modules there, which lora.modules_to_save may train as a whole
+WHOLE_MODULES = {
+    "llama": ["embed_tokens", "lm_head", "norm", "input_layernorm", "post_attention_layernorm"],
+    "mistral": ["embed_tokens", "lm_head", "norm", "input_layernorm", "post_attention_layernorm"],
+    "mamba": ["embeddings", "lm_head", "norm", "norm_f"],
 }
 
 
@@ -37,7 +44,8 @@ def model_config(name_or_path: str) -> dict[str, Any]:
 
         cached = None
         if "/" in where and not where.startswith((".", "/")) and where.count("/") == 1:
-            cached = try_to_load_from_cache(where, "config.json")
+            with contextlib.suppress(ValueError):  # no name that the hub could have
+                cached = try_to_load_from_cache(where, "config.json")
         if not isinstance(cached, str):
             raise console.Problem(
                 f"no model at {name_or_path} (no config.json there)",
@@ -67,7 +75,7 @@ def base_identity(folder: str | os.PathLike) -> dict[str, str]:
 
 
 def check_target_modules(model_type: str, wanted: list[str] | str) -> None:
-    """Problem with the right names when a target module does not exist in this architecture."""
+    """Misuse with the right names when a target module does not exist in this architecture."""
     known = TARGET_MODULES.get(model_type)
     if known is None:
         return
@@ -78,10 +86,22 @@ def check_target_modules(model_type: str, wanted: list[str] | str) -> None:
                 f"set it to [{', '.join(known)}]",
             )
         return
-    wrong = [name for name in wanted if name not in known and name not in ("lm_head", "out_proj")]
+    _refuse_unknown("target_modules", model_type, wanted, [*known, "lm_head"])
+
+
+def check_modules(model_type: str, lora) -> None:
+    """Misuse where a `lora` section names modules that this architecture has not."""
+    check_target_modules(model_type, lora.target_modules)
+    if model_type in WHOLE_MODULES:
+        known = [*WHOLE_MODULES[model_type], "score"]
+        _refuse_unknown("modules_to_save", model_type, lora.modules_to_save or [], known)
+
+
+def _refuse_unknown(key: str, model_type: str, wanted: list[str], known: list[str]) -> None:
+    wrong = [name for name in wanted if name not in known]
     if wrong:
         raise console.Misuse(
-            f"lora.target_modules: a {model_type} model has no {', '.join(wrong)}",
+            f"lora.{key}: a {model_type} model has no {', '.join(wrong)} that can be trained",
             f"choose from [{', '.join(known)}]",
         )
 
@@ -100,7 +120,7 @@ def load_tokenizer(model) -> Any:
             "download tokenizer.json and tokenizer_config.json again (docs/MODEL_DOWNLOAD.md)",
         ) from None
     if model.chat_template:
-        tokenizer.chat_template = Path(model.chat_template).read_text(encoding="utf-8")
+        tokenizer.chat_template = _template(model.chat_template)
     if not tokenizer.chat_template:
         raise console.Problem(
             f"{model.model_name_or_path}: its tokenizer has no chat template (a base model?)",
@@ -110,6 +130,17 @@ def load_tokenizer(model) -> Any:
         tokenizer.pad_token = _unused_token(tokenizer)
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _template(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise console.Misuse(
+            f"model.chat_template: {file} cannot be read ({why})",
+            "name a Jinja file in UTF-8, or null for the tokenizer's own",
+        ) from None
 
 
 def _unused_token(tokenizer) -> str:
@@ -180,6 +211,7 @@ def load_base(model, quantization, scores: bool = False, sharded: bool = False) 
     """
     quiet()
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     auto = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
@@ -198,7 +230,7 @@ def load_base(model, quantization, scores: bool = False, sharded: bool = False) 
             device_map=None if sharded else {"": place},
             **more,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise console.Problem(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
+import errno
 import os
 import shutil
 import signal
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from training.run_folder import RunFolder
 
 # sections of training_config.yaml whose keys are SFTConfig's, less those that the kit handles
 _OURS = ("early_stopping_patience", "assistant_only_loss", "completion_only_loss")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def sft_config(settings, run: Path, steps: int) -> Any:
+def sft_config(settings, run: Path) -> Any:
     """The SFTConfig for a run. Rows come encoded, so TRL masks and cuts nothing itself."""
     from trl import SFTConfig
 
@@ -29,20 +32,21 @@ def sft_config(settings, run: Path, steps: int) -> Any:
     if not settings.data.val_file:
         values |= {"eval_strategy": "no", "load_best_model_at_end": False}
     masks = {"completion_only_loss": False, "assistant_only_loss": False}
-    return SFTConfig(**trainer_arguments(values, run, steps), **masks)
+    return SFTConfig(**trainer_arguments(values, run), **masks)
 
 
-def trainer_arguments(values: dict[str, Any], run: Path, steps: int) -> dict[str, Any]:
-    """Arguments of any TRL config for `run` on this machine; `steps`: how many it will take."""
+def trainer_arguments(values: dict[str, Any], run: Path) -> dict[str, Any]:
+    """Arguments of any TRL config for `run` on this machine."""
     import torch
+    from transformers.utils import is_torch_tf32_available
 
     values = {k: v for k, v in values.items() if v is not None}
     if loading.device() == "cpu":
         values |= {"bf16": False, "fp16": False, "use_cpu": True, "dataloader_num_workers": 0}
     if not torch.cuda.is_available():
         values["dataloader_pin_memory"] = False
-    if values["warmup_steps"] < 1:
-        values["warmup_steps"] = math.ceil(values["warmup_steps"] * steps)
+    if not is_torch_tf32_available():
+        values.pop("tf32", None)
     values["report_to"] = [] if values["report_to"] == "none" else [values["report_to"]]
     ours = {"output_dir": str(run / "checkpoints"), "disable_tqdm": True}
     return values | ours | {"ddp_find_unused_parameters": False}
@@ -52,7 +56,7 @@ def lora_config(settings, model_type: str) -> Any:
     """The PEFT LoraConfig of the `lora` section."""
     from peft import LoraConfig
 
-    loading.check_target_modules(model_type, settings.lora.target_modules)
+    loading.check_modules(model_type, settings.lora)
     return LoraConfig(task_type="CAUSAL_LM", **settings.lora.model_dump())
 
 
@@ -95,7 +99,6 @@ def train(settings, run: Path | None, checkpoint: Path | None) -> tuple[int, Pat
     Raises Problem with what to lower when memory runs out.
     """
     loading.quiet()
-    import torch
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
     from transformers import set_seed
@@ -108,7 +111,6 @@ def train(settings, run: Path | None, checkpoint: Path | None) -> tuple[int, Pat
     set_seed(settings.training.seed)  # before model and adapter are built: resume is bit-identical
     tokenizer = loading.load_tokenizer(settings.model)
     data = datasets(settings, tokenizer)
-    model = loading.load_base(settings.model, settings.quantization, sharded=settings.training.fsdp)
     writer = None
     if state.is_main_process:
         writer = RunFolder(run)
@@ -119,8 +121,10 @@ def train(settings, run: Path | None, checkpoint: Path | None) -> tuple[int, Pat
         writer.log(
             f"{plan.method(settings)} on {facts['device']}, {state.num_processes} process(es)"
         )
-    try:
-        trainer = build_trainer(settings, run, model, tokenizer, data, writer, state.num_processes)
+    with accounted(writer, lambda: out_of_memory(settings)):
+        sharded = settings.training.fsdp
+        model = loading.load_base(settings.model, settings.quantization, sharded=sharded)
+        trainer = build_trainer(settings, run, model, tokenizer, data, writer)
         stop = stop_on_signals(trainer)
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if stop["signal"]:
@@ -131,14 +135,45 @@ def train(settings, run: Path | None, checkpoint: Path | None) -> tuple[int, Pat
                 f"completed: {trainer.state.global_step} steps, loss {result.training_loss:.4f}"
             )
             writer.end("completed", step=trainer.state.global_step, final="final")
-    except torch.OutOfMemoryError:
-        problem = out_of_memory(settings)
-        failed(writer, problem)
-        raise problem from None
-    except Exception as error:
-        failed(writer, error)
-        raise
     return console.GOOD, run
+
+
+@contextlib.contextmanager
+def accounted(
+    writer: RunFolder | None, out_of_memory: Callable[[], console.Problem]
+) -> Iterator[None]:
+    """However the work inside ends badly, status.json says so; full memory, full disk: Problem."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        problem = out_of_memory()
+    except (KeyboardInterrupt, SystemExit):
+        if writer:
+            with contextlib.suppress(OSError):
+                writer.end("stopped")
+        raise
+    except Exception as error:
+        if not disk_is_full(error):
+            failed(writer, error)
+            raise
+        problem = console.Problem(
+            f"the disk is full ({loading.first_line(error)})",
+            "free space there; --resume goes on (not ppo)",
+        )
+    else:
+        return
+    failed(writer, problem)
+    raise problem
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether an error says that there was no room for a file, in the words of any library."""
+    text = str(error)
+    named = any(f"(os error {number})" in text for number in _FULL)  # safetensors has no errno
+    torch_says = "PytorchStreamWriter failed" in text or "inline_container.cc" in text
+    return getattr(error, "errno", None) in _FULL or named or torch_says
 
 
 def refuse_other_world(processes: int, fsdp: bool = False) -> None:
@@ -156,18 +191,17 @@ def refuse_other_world(processes: int, fsdp: bool = False) -> None:
         )
 
 
-def build_trainer(settings, run, model, tokenizer, data, writer, world_size: int) -> Any:
+def build_trainer(settings, run, model, tokenizer, data, writer) -> Any:
     """TRL's SFTTrainer with the kit's callbacks."""
     from transformers import EarlyStoppingCallback
     from trl import SFTTrainer
 
-    steps, _ = plan.steps(len(data["train"]), settings.training, world_size)
     callbacks = [recorder(writer)] if writer else []
     if settings.training.early_stopping_patience and data.get("validation"):
         callbacks.append(EarlyStoppingCallback(settings.training.early_stopping_patience))
     trainer = resumable(SFTTrainer)(
         model,
-        args=sft_config(settings, run, steps),
+        args=sft_config(settings, run),
         train_dataset=data["train"],
         eval_dataset=data.get("validation"),
         processing_class=tokenizer,
@@ -256,7 +290,8 @@ def stop_on_signals(trainer) -> dict[str, int]:
         if stop["signal"]:
             return  # Ctrl-C reaches this process from the terminal, then TERM from its manager
         stop["signal"] = signum
-        console.note("stopping after this step, with a checkpoint; again to stop at once")
+        with contextlib.suppress(OSError):
+            console.note("stopping after this step, with a checkpoint; again to stop at once")
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, remember)
@@ -311,6 +346,10 @@ def stopped(writer: RunFolder | None, trainer, signum: int) -> int:
 
 
 def failed(writer: RunFolder | None, error: Exception) -> None:
+    """Write down that the run failed, as far as the disk has room for it."""
     if writer:
-        writer.log(f"failed: {loading.first_line(error)}")
-        writer.end("failed", error=loading.first_line(error))
+        why = loading.first_line(error)
+        with contextlib.suppress(OSError):
+            writer.end("failed", error=why)
+        with contextlib.suppress(OSError):
+            writer.log(f"failed: {why}")

@@ -44,6 +44,27 @@ def steps(rows: int, training, world_size: int = 1) -> tuple[int, int]:
     return math.ceil(total), epoch
 
 
+def trained_rows(encoded: encoding.Encoded, training) -> int:
+    """Rows that make the batches: those of the file, or about as many as packing makes of them."""
+    if not training.packing:
+        return len(encoded.rows)
+    return math.ceil(encoded.tokens / training.max_length)
+
+
+def check(settings) -> None:
+    """Problem or Misuse for what would end a training later: no base, other layers, a full disk."""
+    config = loading.model_config(settings.model.model_name_or_path)
+    loading.check_modules(config.get("model_type", ""), settings.lora)
+    check_disk(settings)
+
+
+def check_disk(settings) -> None:
+    """Problem where less space is free than safety.min_free_disk_gb."""
+    found = disk(settings)
+    if found.status == "fail":
+        raise console.Problem(f"disk: {found.found}", found.fix)
+
+
 def encode_all(settings, tokenizer) -> dict[str, encoding.Encoded]:
     """{'train': …, 'validation': …} of the configured files, checked."""
     training, data = settings.training, settings.data
@@ -73,7 +94,7 @@ def make(settings, world_size: int | None = None) -> Plan:
         checks, "base model", lambda: loading.model_config(settings.model.model_name_or_path)
     )
     if config:
-        loading.check_target_modules(config.get("model_type", ""), settings.lora.target_modules)
+        loading.check_modules(config.get("model_type", ""), settings.lora)
         checks.append(Check("base model", "ok", f"{facts['model']} ({config['model_type']})"))
         facts["estimate"] = estimate_facts(config, settings)
         tokenizer = attempt(checks, "tokenizer", lambda: loading.load_tokenizer(settings.model))
@@ -106,10 +127,12 @@ def attempt(checks: list[Check], name: str, action):
 
 def _describe(coded, settings, facts: dict[str, Any], world_size: int) -> list[Check]:
     train = coded["train"]
-    total, epoch = steps(len(train.rows), settings.training, world_size)
+    rows = trained_rows(train, settings.training)
+    total, epoch = steps(rows, settings.training, world_size)
     t = settings.training
     facts |= {
         "world_size": world_size,
+        "trained_rows": rows,
         "steps": total,
         "steps_per_epoch": epoch,
         "global_batch_size": t.per_device_train_batch_size
@@ -153,7 +176,7 @@ def estimate_facts(config: dict[str, Any], settings) -> dict[str, Any]:
 
 
 def _times(config, settings, facts: dict[str, Any]) -> dict[str, float]:
-    per_row = facts["data"]["train"]["tokens"] / facts["data"]["train"]["rows"]
+    per_row = facts["data"]["train"]["tokens"] / facts["trained_rows"]
     tokens = int(facts["steps"] * facts["global_batch_size"] * per_row)
     facts["tokens"] = tokens
     checkpointing = settings.training.gradient_checkpointing

@@ -1,14 +1,16 @@
 """A run's folder: who it is, how far it is, what it measured. Written by one process only.
 
 adapters/runs/<run-id>/  config.yaml  run.json  status.json  metrics.jsonl  log.txt
-                         checkpoints/  final/  report.json  report.html
+                         checkpoints/  final/  report.json  report.html  .lock (of who trains)
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -21,6 +23,7 @@ import paths
 from kit import console, jsonl, publish
 
 UNFINISHED = ("running", "stopped", "failed")
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def new_id() -> str:
@@ -36,12 +39,50 @@ def all_runs(root: Path | None = None) -> list[Path]:
 
 
 def read_status(run: Path) -> dict[str, Any]:
-    """status.json of a run; Problem where there is none."""
+    """status.json of a run; Problem where there is none, and where it is damaged."""
+    file = run / "status.json"
     try:
-        return json.loads((run / "status.json").read_text(encoding="utf-8"))
+        status = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(r.name for r in all_runs(run.parent)[-3:]) or "none"
         raise console.Problem(f"no run at {paths.show(run)}", f"the latest runs: {known}") from None
+    except ValueError:
+        status = None
+    if not isinstance(status, dict) or not isinstance(status.get("state"), str):
+        raise console.Problem(
+            f"{paths.show(file)}: damaged, it does not say the run's state",
+            "restore that file, or move the run's folder away",
+        )
+    return status
+
+
+def read_all(root: Path | None = None) -> list[tuple[Path, dict[str, Any]]]:
+    """(folder, status) of every run, oldest first; a damaged one is left out with a warning."""
+    found = []
+    for run in all_runs(root):
+        try:
+            found.append((run, read_status(run)))
+        except console.Problem as problem:
+            console.warn(str(problem))
+    return found
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The configuration that a run began with; Problem where config.yaml is not there, damaged."""
+    import yaml
+
+    file = run / "config.yaml"
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        config = None
+    if not isinstance(config, dict):
+        found = "damaged" if file.is_file() else "missing"
+        raise console.Problem(
+            f"{paths.show(file)}: {found}, so the run cannot go on",
+            "restore that file, or start a new run without --resume",
+        )
+    return config
 
 
 def alive(status: dict[str, Any]) -> bool:
@@ -50,13 +91,15 @@ def alive(status: dict[str, Any]) -> bool:
 
     if status.get("state") != "running" or status.get("host") != socket.gethostname():
         return False
+    if not isinstance(status.get("pid"), int):
+        return False
     try:
         os.kill(status["pid"], 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return time.time() - status["heartbeat"] < 60 and not _is_zombie(status["pid"])
+    return time.time() - status.get("heartbeat", 0) < 60 and not _is_zombie(status["pid"])
 
 
 def _is_zombie(pid: int) -> bool:
@@ -72,8 +115,7 @@ def _is_zombie(pid: int) -> bool:
 
 def unfinished(root: Path | None = None, kinds: tuple[str, ...] = ("lora",)) -> Path:
     """The latest run of these kinds that can be resumed; Problem where there is none."""
-    for run in reversed(all_runs(root)):
-        status = read_status(run)
+    for run, status in reversed(read_all(root)):
         if status["state"] in UNFINISHED and status.get("kind", "lora") in kinds:
             return run
     raise console.Problem("no unfinished run to resume", "start one without --resume")
@@ -134,7 +176,8 @@ class RunFolder:
 
     def _beat(self) -> None:
         while not self._ended.wait(self._beat_seconds):
-            self.update()
+            with contextlib.suppress(OSError):  # a full disk may have room at the next beat
+                self.update()
 
     def update(self, **changes: Any) -> None:
         """Replace status.json atomically, with `changes` and a new heartbeat (unix seconds)."""
@@ -146,11 +189,12 @@ class RunFolder:
             os.replace(part, self.file)
 
     def log(self, text: str) -> None:
-        """Append one line to log.txt and show it."""
+        """Append one line to log.txt and show it, if somebody still reads stderr."""
         stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         with (self.folder / "log.txt").open("a", encoding="utf-8") as f:
             f.write(f"{stamp} {text}\n")
-        console.note(text)
+        with contextlib.suppress(OSError):
+            console.note(text)
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Append one row to metrics.jsonl."""

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from kit.schemas import Section
 from kit.schemas import training as sft
-from kit.schemas.training import Positive, Quantization, Share
+from kit.schemas.training import Optimizer, Positive, Quantization, Seed, Share
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Above = Annotated[float, Field(gt=0)]
@@ -46,7 +46,7 @@ class Training(Section):
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "linear"
     warmup_steps: NotBelow = 0.1
     max_grad_norm: Above = 1.0
-    optim: str = "paged_adamw_8bit"
+    optim: Optimizer = "paged_adamw_8bit"
     bf16: bool = True
     fp16: bool = False
     gradient_checkpointing: bool = True
@@ -54,7 +54,7 @@ class Training(Section):
     eval_steps: Positive = 50
     save_steps: Positive = 50
     save_total_limit: Positive = 3
-    seed: int = 42
+    seed: Seed = 42
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
 
 

@@ -10,7 +10,16 @@ from kit.schemas import Section
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Dtype = Literal["bfloat16", "float16", "float32"]
+# transformers' optimizers that need torch and bitsandbytes alone
+Optimizer = Literal[
+    "adamw_torch", "adamw_torch_fused", "adafactor", "adagrad", "rmsprop", "sgd",
+    "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
+    "ademamix", "ademamix_8bit", "paged_ademamix_8bit", "paged_ademamix_32bit",
+    "lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit",
+    "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit",
+]  # fmt: skip
 
 LLAMA_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -27,7 +36,9 @@ class Lora(Section):
     r: Positive = 16
     lora_alpha: Positive = 32
     lora_dropout: Share = 0.05
-    target_modules: list[str] | Literal["all-linear"] = LLAMA_MODULES
+    target_modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = (
+        LLAMA_MODULES
+    )
     modules_to_save: list[str] | None = None
     bias: Literal["none", "all", "lora_only"] = "none"
     use_rslora: bool = False
@@ -75,7 +86,7 @@ class Training(Section):
     warmup_steps: Annotated[float, Field(ge=0)] = 0.03
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    optim: str = "paged_adamw_8bit"
+    optim: Optimizer = "paged_adamw_8bit"
     bf16: bool = True
     fp16: bool = False
     tf32: bool | None = None
@@ -84,7 +95,7 @@ class Training(Section):
     packing: bool = False
     completion_only_loss: bool | None = None
     assistant_only_loss: bool = True
-    neftune_noise_alpha: float | None = None
+    neftune_noise_alpha: Annotated[float, Field(ge=0)] | None = None
     logging_steps: Positive = 10
     eval_strategy: Literal["no", "steps", "epoch"] = "steps"
     eval_steps: Positive = 100
@@ -94,7 +105,7 @@ class Training(Section):
     load_best_model_at_end: bool = True
     early_stopping_patience: Positive | None = 3
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 2
-    seed: int = 42
+    seed: Seed = 42
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     fsdp: bool = False
     fsdp_config: FsdpConfig | None = None
