@@ -304,10 +304,11 @@ mends() {
   mkdir -p "$THERE/adapters/mapper/.v1.1.0.abc.part"
   printf 'half\n' >"$THERE/adapters/mapper/.v1.1.0.abc.part/adapter_model.safetensors"
   printf 'x\n' >"$THERE/adapters/runs/r1/.env"
+  : >"$THERE/adapters/runs/r1/.lock"
   ln -s /etc/passwd "$THERE/reports/link"
   down
   expect 0
-  [ -z "$(find "$WORK/adapters" "$WORK/reports" -name '*.part' -o -name .env -o -name link)" ]
+  [ -z "$(find "$WORK/adapters" "$WORK/reports" -name '*.part' -o -name .env -o -name .lock -o -name link)" ]
 }
 
 @test "runs on another disk, behind a link, come too" {

@@ -35,6 +35,7 @@ WHOLE = {
     ".ipynb_checkpoints": CACHE,
     **dict.fromkeys((".rsync-partial", ".incoming", ".replaced", ".jobs"), HALF_DONE),
     ".rehearsal": HALF_DONE,
+    ".lock": "a lock of this machine's processes",
 }
 BEGINNINGS = {
     ".env.": SECRET,
