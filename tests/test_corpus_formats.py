@@ -132,6 +132,11 @@ def test_every_preference_format_gives_prompt_chosen_and_rejected(record):
     assert row["rejected"] == [{"role": "assistant", "content": "bad"}]
 
 
+def test_a_paired_row_with_a_chosen_of_its_own_is_read_by_its_pair():
+    pair = {"question": "Q", "response_j": "good", "response_k": "bad"}
+    assert one(pair | {"chosen": "j"}).preference() == one(pair).preference()
+
+
 def test_a_user_who_says_the_same_twice_is_kept_twice_in_a_preference_prompt():
     shared = [{"role": "user", "content": "Again."}, {"role": "assistant", "content": "Hm."}] * 2
     end = {"role": "user", "content": "Again."}
@@ -143,7 +148,10 @@ def test_a_user_who_says_the_same_twice_is_kept_twice_in_a_preference_prompt():
 def test_kto_rows_with_a_false_label_are_not_wanted():
     talk = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
     assert formats.rows_of({"messages": talk, "label": True})[1] is True
-    assert formats.rows_of({"messages": talk, "label": False})[1] is False
+    for label in (False, 0, "False", " false", "0"):  # a table holds text
+        assert formats.rows_of({"messages": talk, "label": label})[1] is False
+    for label in (None, 1, "True", "weather"):
+        assert formats.rows_of({"messages": talk, "label": label})[1] is True
 
 
 U, A = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
@@ -174,6 +182,10 @@ U, A = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
         ({"messages": [U, {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}] * 2},
                        {"role": "tool", "content": "one result"}, A]}, "calls without results"),
         ({"messages": [U, A], "tools": "{"}, "tools are not JSON"),
+        ({"instruction": "Q", "history": [1, 2], "output": "A"}, "history is not a list of pairs"),
+        ({"instruction": "Q", "history": [["Q"]], "output": "A"}, "history is not a list of pairs"),
+        ({"instruction": "Q", "instances": 3}, "instances are not a list of objects"),
+        ({"instruction": "Q", "instances": ["A"]}, "instances are not a list of objects"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_on_is_refused_with_its_reason(record, reason):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -83,6 +84,89 @@ def test_a_csv_line_with_too_few_fields_is_named_with_its_number(prep, tmp_path)
     done = prep("--input", tmp_path / "in.csv")
     refused(done, 1)
     assert "in.csv:3: broken line (1 fields where the header has 2)" in done.stderr
+
+
+def table(path, replaced):
+    """A CSV of 40 rows, in which `replaced` stands for those at its keys (line numbers)."""
+    made = [f"{row['completion']},TheOnion" for row in distinct(40)]
+    made.insert(0, "title,subreddit")
+    for number, line in replaced.items():
+        made[number - 1] = line
+    path.write_text("\n".join(made) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    "line", ['"broken "quote" here",TheOnion', '"never closed,TheOnion', 'x,"closed late"r']
+)
+def test_after_a_broken_quote_the_other_lines_of_a_table_are_read(prep, tmp_path, line):
+    source = table(tmp_path / "in.csv", {7: line, 20: line})
+    done = prep("--input", source, "--set", "deduplication.near=false")
+    assert "bad rows: 2" in refused(done, 1)
+    assert "in.csv:7: broken line" in done.stderr and "in.csv:20: broken line" in done.stderr
+    done = prep("--input", source, "--confirm", "--set", "bad_rows=drop",
+                "--set", "deduplication.near=false")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    counts = read_out(tmp_path)[2]["sources"]["in.csv"]
+    assert (counts["read"], counts["kept"], counts["dropped"]) == (40, 38, {"broken line": 2})
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        {5: '"a cell\nof two lines",TheOnion', 9: '"a "quote" here",TheOnion'},
+        {9: '"a "quote"\nthen, a piece\nand the end",TheOnion'},
+    ],
+)
+def test_a_broken_quote_among_cells_with_line_breaks_stops_even_where_bad_rows_are_dropped(
+    prep, tmp_path, lines
+):
+    done = prep("--input", table(tmp_path / "in.csv", lines), "--set", "bad_rows=drop", "--confirm")
+    assert "where the next row begins is unclear; mend the quotes" in refused(done, 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_whose_header_is_broken_is_unreadable_as_a_whole(prep, tmp_path):
+    source = table(tmp_path / "in.csv", {1: '"title"s,subreddit'})
+    done = prep("--input", source, "--recipe", "table")
+    refused(done, 1)
+    assert "in.csv: unreadable (the header: " in done.stderr
+
+
+def test_a_table_with_the_line_ends_of_an_old_mac_finds_its_recipe(prep, tmp_path):
+    source = table(tmp_path / "in.csv", {})
+    source.write_bytes(source.read_bytes().replace(b"\n", b"\r"))
+    done = prep("--input", source, "--set", "deduplication.near=false")
+    assert done.returncode == 0, done.stderr
+    assert "in.csv: 40 read" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("deep.json", "[" * 100_000),
+        ("deep.jsonl", '{"prompt": ' + "[" * 100_000),
+        ("long.json", '[{"prompt": ' + "9" * 5000 + ', "completion": "x"}]'),
+        ("long.jsonl", '{"prompt": ' + "9" * 5000 + ', "completion": "x"}\n'),
+        ("tools.jsonl", json.dumps({"messages": TALK, "tools": "[" * 100_000}) + "\n"),
+    ],
+)
+def test_json_that_python_cannot_hold_is_one_bad_row_beside_the_others(prep, tmp_path, name, text):
+    if name.startswith("long") and not hasattr(sys, "get_int_max_str_digits"):
+        pytest.skip("this Python reads numbers of any length")
+    write(tmp_path / "raw" / "good.jsonl", distinct(20))
+    (tmp_path / "raw" / name).write_text(text)
+    assert "bad rows: 1" in refused(prep("--input", tmp_path / "raw"), 1)
+    done = prep("--input", tmp_path / "raw", "--set", "bad_rows=drop")
+    assert done.returncode == 0 and "good.jsonl: 20 read, 20 kept" in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["nope", "hex"])
+def test_an_encoding_that_does_not_exist_is_said_in_one_line(prep, tmp_path, encoding):
+    source = table(tmp_path / "in.csv", {})
+    done = prep("--input", source, "--set", f"recipes.headlines.encoding={encoding}")
+    refused(done, 1)
+    assert f"no encoding of text is named '{encoding}'" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import string
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from corpus.readers import loads
 from corpus.rows import BadRow, Message, Row
 
 Record = dict[str, Any]
@@ -65,7 +66,7 @@ def tools_of(value: Any) -> list[dict] | None:
     """The tools of a row, from a list or its JSON text, each as {"type", "function"}."""
     if isinstance(value, str):
         try:
-            value = json.loads(value) if value.strip() else None
+            value = loads(value) if value.strip() else None
         except json.JSONDecodeError:
             raise BadRow("tools are not JSON", value[:60]) from None
     if not value:
@@ -101,7 +102,7 @@ def messages_of(turns: Any) -> list[Message]:
 
 def _json(text: str, turn: int) -> Any:
     try:
-        return json.loads(text)
+        return loads(text)
     except json.JSONDecodeError:
         raise BadRow("tool call is not JSON", f"turn {turn + 1}: {text[:60]}") from None
 
@@ -187,14 +188,24 @@ def _from_alpaca(r: Record) -> Iterator[Row]:
     prompt = _join(text_of(r["instruction"]), text_of(r.get("input", r.get("context"))))
     answer = next(r[k] for k in ("output", "response", "completion", "answer") if k in r)
     messages = _ask(prompt, text_of(answer), text_of(r.get("system")))
-    for before in reversed(r.get("history") or []):  # LLaMA-Factory: [[question, answer], …]
+    for before in reversed(_history(r.get("history") or [])):
         at = int(messages[0]["role"] == "system")
         messages[at:at] = _ask(text_of(before[0]), text_of(before[1]))
     yield Row(messages)
 
 
+def _history(value: Any) -> list:
+    """LLaMA-Factory's earlier turns: [[question, answer], …]."""
+    if isinstance(value, list) and all(isinstance(p, list) and len(p) == 2 for p in value):
+        return value
+    raise BadRow("history is not a list of pairs", str(value)[:60])
+
+
 def _from_self_instruct(r: Record) -> Iterator[Row]:
-    for instance in r["instances"]:
+    instances = r["instances"]
+    if not isinstance(instances, list) or not all(isinstance(i, dict) for i in instances):
+        raise BadRow("instances are not a list of objects", str(instances)[:60])
+    for instance in instances:
         prompt = _join(text_of(r["instruction"]), text_of(instance.get("input")))
         yield Row(_ask(prompt, text_of(instance.get("output"))))
 
@@ -228,7 +239,9 @@ def _from_preference(r: Record) -> Iterator[Row]:
 
 
 def _answers(r: Record) -> tuple[list[Message], list[Message]]:
-    pair = ("chosen", "rejected") if "chosen" in r else ("response_j", "response_k")
+    pair = (
+        ("chosen", "rejected") if {"chosen", "rejected"} <= set(r) else ("response_j", "response_k")
+    )
     result = []
     for key in pair:
         value = r[key]
@@ -260,10 +273,10 @@ def format_of(record: Record) -> str | None:
 
 
 def rows_of(record: Record) -> tuple[list[Row], bool]:
-    """The rows of one record, and whether they are wanted (KTO's `label: false` is not)."""
+    """The rows of one record, and whether they are wanted (KTO's `label` false or 0 is not)."""
     for _, fits, convert in FORMATS:
         if fits(record):
-            wanted = record.get("label") is not False
-            return list(convert(record)), wanted
+            label = str(record.get("label")).strip().lower()  # of a table: "False"
+            return list(convert(record)), label not in ("false", "0")
     keys = ", ".join(map(str, list(record)[:8]))
     raise BadRow("unknown row format", f"keys {keys}")

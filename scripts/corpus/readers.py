@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus.rows import Reject
+from kit import console
 
 SNIFF = 1 << 16
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -55,11 +56,17 @@ def text_of_file(path: Path, encoding: str | None = None, guess: bool = False) -
                 f"line {line} is not {encoding.removesuffix('-sig').upper()}; save the file as "
                 f"UTF-8, or give the encoding to its recipe: encoding: cp1252"
             ) from None
-    except LookupError:
-        raise Unreadable(
-            f"no encoding is named {encoding!r}; cp1252 and utf-16 are names"
-        ) from None
+    except (LookupError, ValueError):
+        raise _no_encoding(encoding) from None
+    return _with_newlines(text)
+
+
+def _with_newlines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _no_encoding(name: str) -> Unreadable:
+    return Unreadable(f"no encoding of text is named {name!r}; cp1252 and utf-16 are names")
 
 
 def _cp1252(data: bytes) -> str | None:
@@ -92,7 +99,8 @@ def first_records(path: Path, kind: str, encoding: str | None = None) -> list[di
     try:
         if kind == "csv":
             text = _head(path, encoding)
-            header = next(csv.reader(io.StringIO(text), delimiter=_delimiter(text)), [])
+            reader = csv.reader(io.StringIO(text), delimiter=_delimiter(text), strict=True)
+            header = next(reader, [])
             return [dict.fromkeys(header, "")]
         items = itertools.islice(records(path, path.name, kind, encoding), 20)
         return [i[1] for i in items if isinstance(i, tuple) and isinstance(i[1], dict)]
@@ -106,7 +114,10 @@ def _head(path: Path, encoding: str | None) -> str:
     if looks_binary(head):
         raise Unreadable("binary")
     encoding = encoding or ("utf-16" if head.startswith(_UTF16) else "utf-8-sig")
-    return head.decode(encoding, "replace")
+    try:
+        return _with_newlines(head.decode(encoding, "replace"))
+    except (LookupError, ValueError):
+        raise _no_encoding(encoding) from None
 
 
 def _delimiter(text: str) -> str:
@@ -115,18 +126,62 @@ def _delimiter(text: str) -> str:
 
 
 def _csv(text: str, source: str) -> Iterator[tuple[int, dict[str, str]] | Reject]:
+    """The rows of a table. A line with a broken quote is rejected and the next one begins a row.
+
+    That holds where every row is one line. Where cells have line breaks, what follows a broken
+    quote may be the middle of a cell: Problem, rather than rows made of pieces of others.
+    """
+    records = _csv_records(text)
+    _, _, header = next(records, (1, "", []))
+    if isinstance(header, csv.Error):
+        raise Unreadable(f"the header: {header}; mend its quotes")
+    broken, several = "", False
+    for number, raw, fields in records:
+        last = number + raw.rstrip("\n").count("\n")
+        if isinstance(fields, csv.Error):
+            yield Reject(source, number, "broken line", f"{fields}; mend the quotes", record=raw)
+            broken = broken or f"{source}:{number}: broken line ({fields})"
+            fields = []
+        several = several or last > number
+        if broken and (several or _stray_quote(raw, fields)):
+            raise console.Problem(
+                f"{broken}, and cells with line breaks: where the next row begins is unclear",
+                "mend the quotes of that line",
+            )
+        if len(fields) == len(header):
+            yield last, dict(zip(header, fields, strict=True))
+        elif any(fields):
+            wrong = f"{len(fields)} fields where the header has {len(header)}"
+            lines = f", from line {number} on" if last > number else ""
+            yield Reject(source, last, "broken line", wrong + lines, record=fields)
+
+
+def _csv_records(text: str) -> Iterator[tuple[int, str, list[str] | csv.Error]]:
+    """(number of its first line, its text, fields) of each record.
+
+    Of one that is broken only the first line, with the error; reading goes on with the next line.
+    """
     csv.field_size_limit(1 << 30)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
-    try:
-        header = next(reader, [])
-        for fields in reader:
-            if len(fields) == len(header):
-                yield reader.line_num, dict(zip(header, fields, strict=True))
-            elif any(fields):
-                wrong = f"{len(fields)} fields where the header has {len(header)}"
-                yield Reject(source, reader.line_num, "broken line", wrong, record=fields)
-    except csv.Error as error:
-        yield Reject(source, reader.line_num, "broken line", f"{error}; mend the quotes")
+    file = io.StringIO(text, newline="\n")
+    reader = csv.reader(file, delimiter=_delimiter(text), strict=True)
+    number, place = 1, 0
+    while True:
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            fields = error
+            file.seek(place)
+            file.readline()
+        if fields is None:
+            return
+        raw = text[place : file.tell()]
+        yield number, raw, fields
+        number, place = number + raw.count("\n"), file.tell()
+
+
+def _stray_quote(raw: str, fields: list[str]) -> bool:
+    """Whether a quote stands inside a field without quotes around it, as at the end of a cell."""
+    return any('"' in field and field.replace('"', '""') not in raw for field in fields)
 
 
 def _json(text: str, source: str) -> Iterator[tuple[int, Any] | Reject]:
@@ -136,10 +191,10 @@ def _json(text: str, source: str) -> Iterator[tuple[int, Any] | Reject]:
         return
     if start == "[" or (start == "{" and not _first_line_is_whole(text)):
         try:
-            value = json.loads(text)
+            value = loads(text)
         except json.JSONDecodeError as error:
-            line = f"line {error.lineno}: {error.msg}"
-            yield Reject(source, 0, "unreadable", f"not JSON, {line}; mend that line")
+            line = f", line {error.lineno}" if error.pos else ""
+            yield Reject(source, 0, "unreadable", f"not JSON{line}: {error.msg}; mend it")
             return
         yield from enumerate(value if isinstance(value, list) else [value], 1)
         return
@@ -147,16 +202,28 @@ def _json(text: str, source: str) -> Iterator[tuple[int, Any] | Reject]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
+            yield number, loads(line)
         except json.JSONDecodeError as error:
             yield Reject(source, number, "broken line", f"not JSON: {error.msg}", record=line[:200])
+
+
+def loads(text: str) -> Any:
+    """json.loads, where too deep a nesting and too long a number are JSONDecodeErrors too."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except (RecursionError, ValueError) as error:
+        deep = isinstance(error, RecursionError)
+        wrong = "nested too deeply" if deep else "a number has too many digits"
+        raise json.JSONDecodeError(wrong, text, 0) from None
 
 
 def _first_line_is_whole(text: str) -> bool:
     """Whether the first line is a value of its own: then the file is JSON Lines."""
     first = text.lstrip().split("\n", 1)
     try:
-        json.loads(first[0])
+        loads(first[0])
     except json.JSONDecodeError:
         return len(first) > 1 and first[1].lstrip()[:1] == "{" and first[0].rstrip().endswith("}")
     return True
