@@ -225,6 +225,16 @@ def test_a_run_is_seen_from_before_its_base_is_loaded(work, tmp_path):
     assert status["state"] == "failed" and "could not be loaded" in status["error"]
 
 
+def test_a_stop_while_the_base_is_loaded_is_written_down(tmp_path):
+    from training import lora, run_folder
+
+    writer = run_folder.RunFolder(tmp_path)
+    writer.begin()
+    with pytest.raises(SystemExit), lora.accounted(writer, lambda: None):
+        raise SystemExit(143)
+    assert run_folder.read_status(tmp_path)["state"] == "stopped"
+
+
 def test_every_optimizer_of_the_schema_is_one_of_transformers():
     from typing import get_args
 
