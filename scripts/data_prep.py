@@ -10,6 +10,7 @@ Writes train_sft.jsonl, val_sft.jsonl (and train_preference.jsonl, val_preferenc
 input has preference rows), then manifest.json with SHA-256, rows, and what was dropped and why.
 Which recipe reads which file, and every threshold: configs/data_config.yaml, docs/DATA.md.
 A broken row stops everything before anything is written; --set bad_rows=drop goes on without it.
+Generated rows replace those of a real source only where --recipe or --out-dir is given.
 
 Exit codes: 0 good, 1 bad rows or nothing to read, 2 called or configured wrongly.
 """
@@ -63,20 +64,46 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.input and args.collection:
         raise console.Misuse("--input and --collection together", "give one of them")
+    if args.input == "":
+        raise console.Misuse("--input is empty", "give a file or a folder (RAW= of make)")
+    output.check_file("--rejects", args.rejects)
     config = _config(args)
     out = Path(args.out_dir) if args.out_dir else _default_out()
+    if not (args.input or args.collection or args.recipe or args.out_dir):
+        _spare(out, args.confirm)
     result = _prepare(args, config, out)
     if args.rejects:
         output.write_rejects(Path(args.rejects), result.rejects)
     if result.bad and config.bad_rows == "fail":
         raise _refusal(result, args)
     files = output.contents(result.train, result.val, config.preference.also_sft)
-    given = {"path": args.input and Path(args.input).name, "collection": args.collection}
+    given = {"path": _shown(args.input), "collection": args.collection}
     manifest = output.manifest(result, config, files, given)
     if args.confirm:
         output.write(out, files, manifest)
     _report(result, manifest, out, args)
     return console.GOOD
+
+
+def _spare(out: Path, confirm: bool) -> None:
+    """Refuse to put generated rows over those of a real source, which nobody named this time.
+
+    Whoever names --out-dir or --recipe has said what is to happen.
+    """
+    source = output.source(out)
+    if source is None:
+        return
+    text = f"{out} holds rows of {source}, and neither --input nor --collection is given"
+    remedy = "give --input PATH (RAW= of make), or --recipe weather for generated rows instead"
+    if confirm:
+        raise console.Misuse(text, remedy)
+    console.warn(f"{text}: --confirm will refuse; {remedy}")
+
+
+def _shown(given: str | None) -> str | None:
+    from corpus import listing
+
+    return given and listing.shown(Path(given).name)
 
 
 def _config(args):

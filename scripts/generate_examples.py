@@ -31,8 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not 1 <= args.size <= 100_000:
         raise console.Misuse(f"--size {args.size}", "give a number from 1 to 100000")
-    from corpus import weather
+    from corpus import output, weather
 
+    output.check_file("--out", args.out)
     out = Path(args.out) if args.out else _default(args.size, args.seed)
     rows = jsonl.write(out, weather.dialogues(args.size, args.seed))
     if args.json:

@@ -55,11 +55,13 @@ def main(argv: list[str] | None = None) -> int:
     config = config_loader.load(args.config, args.overrides + named, kind="data_config")
     if args.search:
         return _search(args, config)
-    files = _files(args.paths)
+    files, others = _files(args.paths)
     from corpus import output, store
 
+    output.check_file("--rejects", args.rejects)
     target = store.Store(config.documents, args.store, create=True)
-    checks, rejects = [], []
+    checks = [Check(name, "warn", f"not read: {why}", "name files instead") for name, why in others]
+    rejects: list = []
     with console.progress(len(files), "ingesting", unit="files", delay=2) as bar:
         for source, path in files:
             checks.append(_ingest(source, path, target, config, rejects))
@@ -78,23 +80,36 @@ def main(argv: list[str] | None = None) -> int:
     return report(checks, args.json, **facts)
 
 
-def _files(given: list[str]) -> list[tuple[str, Path]]:
-    """(source name, path) of every file that is not hidden. Raises Misuse for a missing path."""
-    files = []
+def _files(given: list[str]) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
+    """(source name, path) of every file that is not hidden, (name, why) of links and pipes.
+
+    Raises Misuse for an empty or missing path.
+    """
+    from corpus import listing
+
+    if "" in given:
+        raise console.Misuse("an empty PATH", "name a file or a folder (RAW= of make)")
+    files, others = [], []
     for root in map(Path, given):
         if not root.exists():
             raise console.Misuse(f"{root}: no such file or folder", "check the path")
         if root.is_file():
-            files.append((root.name, root))
+            files.append((listing.shown(root.name), root))
             continue
-        top = root.resolve().name
-        for path in sorted(p for p in root.rglob("*") if p.is_file()):
-            inner = path.relative_to(root)
-            if not any(part.startswith(".") for part in inner.parts):
-                files.append((f"{top}/{inner.as_posix()}", path))
+        if not root.is_dir():
+            raise console.Misuse(f"{root}: no regular file", "name a file or a folder")
+        read, passed = listing.below(root)
+
+        def name(path: Path, root: Path = root) -> str:
+            return listing.shown(f"{root.resolve().name}/{path.relative_to(root).as_posix()}")
+
+        files += [(name(path), path) for path in read]
+        others += [(name(path), why) for path, why in passed]
     if not files:
-        raise console.Problem(f"{', '.join(given)}: no files there", "put your documents there")
-    return files
+        said = "; ".join(f"{name}: {why}" for name, why in others[:3])
+        there = f"no files there ({said})" if said else "no files there"
+        raise console.Problem(f"{', '.join(given)}: {there}", "put your documents there")
+    return files, others
 
 
 def _ingest(source: str, path: Path, target, config, rejects: list) -> Check:

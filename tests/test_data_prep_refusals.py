@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
 
+import data_prep
 from data_room import TALK, distinct, read_out, refused, write
 
 pytest_plugins = ("data_fixtures",)  # the fixtures `inside` and `prep`
+
+COLOURS = ["It is red.", "It is green.", "It is blue."]
 
 
 @pytest.mark.parametrize(
@@ -196,6 +200,53 @@ def test_a_folder_that_gives_nothing_ends_with_one_line_and_its_remedy(
     assert not (tmp_path / "out").exists()
 
 
+def test_links_to_folders_and_pipes_are_named_and_never_opened(prep, tmp_path):
+    write(tmp_path / "elsewhere" / "in.jsonl", distinct(20))
+    root = tmp_path / "raw"
+    root.mkdir()
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(root / "pipe.jsonl")
+    last = refused(prep("--input", root), 1)
+    assert "linked: skipped (a link to a folder, not followed)" in last
+    assert "pipe.jsonl: skipped (no regular file)" in last
+    assert "no regular file" in refused(prep("--input", root / "pipe.jsonl"), 2)
+    write(root / "in.jsonl", distinct(20))
+    done = prep("--input", root, "--confirm")
+    assert done.returncode == 0 and "linked: skipped" in done.stderr
+    assert set(read_out(tmp_path)[2]["not_read"]) == {"linked", "pipe.jsonl"}
+
+
+def test_a_file_name_with_a_line_break_stays_on_its_line(prep, tmp_path):
+    source = write(tmp_path / "a\nb.jsonl", [*distinct(20), {"messages": []}])
+    for given in (source, tmp_path):
+        done = prep("--input", given)
+        assert "a\\nb.jsonl:21: no turns" in done.stderr
+        assert "b.jsonl:21: no turns" not in done.stderr.splitlines()
+
+
+def test_a_folder_as_the_file_of_rejects_is_a_misuse(prep, tmp_path):
+    done = prep("--input", write(tmp_path / "in.jsonl", distinct(20)), "--rejects", tmp_path)
+    assert f"--rejects {tmp_path} is a folder" in refused(done, 2)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "damaged"])
+def test_generated_rows_replace_real_ones_only_where_that_is_said(inside, tmp_path, name):
+    source = write(tmp_path / "in.jsonl", distinct(20))
+    assert inside(data_prep, "--input", source, "--confirm").returncode == 0
+    out = tmp_path / "data" / "processed"
+    if name == "damaged":
+        (out / "manifest.json").write_text("{")
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    few = ("--set", "recipes.weather.size=40")
+    said = "an unknown source" if name == "damaged" else "in.jsonl"
+    assert f"holds rows of {said}" in refused(inside(data_prep, *few, "--confirm"), 2)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    plan = inside(data_prep, *few)
+    assert plan.returncode == 0 and "--confirm will refuse" in plan.stderr
+    for more in (("--recipe", "weather"), ()):  # the second time over generated ones
+        assert inside(data_prep, *few, *more, "--confirm").returncode == 0
+
+
 def test_an_encoding_given_in_the_recipe_is_used(prep, tmp_path):
     body = "title,subreddit\n" + "".join(f"Café opening number {n},TheOnion\n" for n in range(9))
     (tmp_path / "a.csv").write_bytes(body.encode("cp1252"))
@@ -215,6 +266,9 @@ def test_rows_that_are_all_in_another_language_name_the_switch(prep, tmp_path):
 def test_one_row_alone_cannot_be_split_and_the_remedy_works(prep, tmp_path):
     source = write(tmp_path / "in.jsonl", distinct(1))
     assert "--set split.val_fraction=0" in refused(prep("--input", source, "--confirm"), 1)
+    many = write(tmp_path / "many.jsonl", [{"prompt": "Same?", "completion": c} for c in COLOURS])
+    done = prep("--input", many, "--set", "deduplication.near=false")
+    assert "only 3 rows are left: none for validation" in refused(done, 1)
     done = prep("--input", source, "--confirm", "--set", "split.val_fraction=0")
     assert done.returncode == 0
     assert [len(side) for side in read_out(tmp_path)[:2]] == [1, 0]
@@ -225,6 +279,9 @@ def test_one_row_alone_cannot_be_split_and_the_remedy_works(prep, tmp_path):
     [
         ["--recipe", "headlnes", "--input", "."],
         ["--input", "x", "--collection", "y"],
+        ["--input", ""],
+        ["--set", "recipes.headlines.user=Q: {title} {subreddit"],
+        ["--set", "recipes.headlines.topic={title:d}"],
         ["--max-samples", "0"],
         ["--set", "cleaning.min_charz=3"],
         ["--collection", "nowhere"],

@@ -45,6 +45,12 @@ def test_a_size_that_makes_no_sense_is_a_misuse(command, size):
     assert len(done.stderr.strip().splitlines()) == 1 and "--size" in done.stderr
 
 
+def test_a_folder_as_the_file_to_write_is_a_misuse(command, tmp_path):
+    done = command("generate_examples.py", "--size", 3, "--out", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"generate_examples.py: --out {tmp_path} is a folder; name a file in it\n"
+
+
 def test_a_smaller_size_is_the_beginning_of_a_bigger_one(rows):
     assert list(weather.dialogues(20, 7)) == rows[:20]
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 
 import pytest
 
+import data_prep
 import ingest_documents
 
 pytest_plugins = ("data_fixtures",)  # the fixture `inside`
@@ -125,7 +127,14 @@ def test_a_collection_goes_on_with_the_model_that_it_was_made_with(ingest, sampl
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [([], 2), (["nowhere"], 2), (["."], 1), (["--search", "x"], 2), (["x", "--search", "y"], 2)],
+    [
+        ([], 2),
+        (["nowhere"], 2),
+        (["."], 1),
+        (["--search", "x"], 2),
+        (["x", "--search", "y"], 2),
+        ([""], 2),
+    ],
 )
 def test_a_call_that_gives_nothing_to_do_is_one_line(run, tmp_path, arguments, code):
     (tmp_path / "empty").mkdir()
@@ -133,3 +142,45 @@ def test_a_call_that_gives_nothing_to_do_is_one_line(run, tmp_path, arguments, c
     done = run(*words)
     assert done.returncode == code
     assert len(done.stderr.strip().splitlines()) == 1 and ";" in done.stderr
+
+
+def test_links_to_folders_and_pipes_are_reported_and_never_opened(ingest, run, tmp_path):
+    root = tmp_path / "raw"
+    root.mkdir()
+    (root / "linked").symlink_to(tmp_path)
+    os.mkfifo(root / "pipe.txt")
+    assert run(root / "pipe.txt").returncode == 2
+    assert "raw/linked: a link to a folder" in run(root).stderr
+    (root / "a\nb.txt").write_text("A big dog barked.")
+    code, said = ingest(root)
+    assert code == 0
+    assert found(said)["raw/linked"] == ("warn", "not read: a link to a folder, not followed")
+    assert found(said)["raw/pipe.txt"] == ("warn", "not read: no regular file")
+    assert found(said)["raw/a\\nb.txt"][0] == "ok"
+
+
+def test_a_folder_as_the_file_of_rejects_is_a_misuse(run, tmp_path):
+    (tmp_path / "a.txt").write_text("A big dog barked.")
+    done = run(tmp_path / "a.txt", "--rejects", tmp_path)
+    assert done.returncode == 2 and f"--rejects {tmp_path} is a folder; " in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["no database", "half of it", "a page"])
+def test_a_damaged_collection_is_one_line(inside, run, tmp_path, damage):
+    (tmp_path / "a.txt").write_text("A big dog barked.")
+    assert run(tmp_path / "a.txt").returncode == 0
+    whole = (tmp_path / "chroma" / "chroma.sqlite3").read_bytes()
+    moved = tmp_path / "moved" / "chroma.sqlite3"  # Chroma keeps what it once opened
+    moved.parent.mkdir()
+    page = whole[:8192] + b"\xff" * 4096 + whole[12288:]
+    kinds = {"no database": b"text" * 999, "half of it": whole[: len(whole) // 2], "a page": page}
+    moved.write_bytes(kinds[damage])
+    store = ("--store", moved.parent)
+    for done in (
+        inside(ingest_documents, *store, tmp_path / "a.txt"),
+        inside(ingest_documents, *store, "--search", "dog"),
+        inside(data_prep, *store, "--collection", "pdf_docs"),
+    ):
+        assert done.returncode == 1
+        assert "chroma.sqlite3 is damaged (" in done.stderr and "; move its folder" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1

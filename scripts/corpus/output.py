@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus.rows import Reject, Row
-from kit import publish
+from kit import console, publish
 
 MANIFEST = "manifest.json"
 
@@ -60,6 +60,17 @@ def manifest(result, config, files: dict[str, bytes], given: dict[str, Any]) -> 
     }
 
 
+def source(out: Path) -> str | None:
+    """What the rows in `out` were made of; None where there are none, or generated ones."""
+    if not (out / MANIFEST).is_file():
+        return None
+    try:
+        given = json.loads((out / MANIFEST).read_text(encoding="utf-8"))["input"]
+        return given["path"] or given["collection"]
+    except (ValueError, KeyError, TypeError):
+        return f"an unknown source ({MANIFEST} is damaged)"
+
+
 def write(out: Path, files: dict[str, bytes], about: dict[str, Any]) -> None:
     """Every file complete beside its final name before the first is renamed; manifest last."""
     text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
@@ -73,6 +84,12 @@ def write(out: Path, files: dict[str, bytes], about: dict[str, Any]) -> None:
         name = f"{side}_preference.jsonl"
         if name not in files:  # of an earlier run that had preference rows
             (out / name).unlink(missing_ok=True)
+
+
+def check_file(option: str, path: str | None) -> None:
+    """Raise Misuse where the file that an option names is a folder."""
+    if path and Path(path).is_dir():
+        raise console.Misuse(f"{option} {path} is a folder", "name a file in it")
 
 
 def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:

@@ -181,8 +181,11 @@ class Pipeline:
         if not left:
             raise console.Problem(f"no row is left ({self.reasons()})", self._remedy())
         if self.config.split.val_fraction and not self.result.val:
+            rows = "1 row is" if left == 1 else f"{left} rows are"
+            lost = any(tally.dropped for tally in self.result.tallies.values())
+            why = f" ({self.reasons()})" if lost else ""
             raise console.Problem(
-                f"only {left} row is left ({self.reasons()}): none for validation",
+                f"only {rows} left{why}: none for validation",
                 "give more rows, or --set split.val_fraction=0",
             )
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from corpus import documents, formats, passages, questions, readers
+from corpus import documents, formats, listing, passages, questions, readers
 from corpus.rows import BadRow, Document, Reject, Row
 from kit import console
-
-_FIELD = re.compile(r"\{(\w[\w .-]*)\}")
+from kit.schemas.data import FIELD
 
 
 class Source(NamedTuple):
@@ -36,21 +34,26 @@ def find_sources(
         raise console.Misuse(f"{root}: no such file or folder", "check --input (RAW= of make)")
     recipes = _recipes(config, forced)
     if not root.is_dir():
+        if why := listing.irregular(root):
+            raise console.Misuse(f"{root}: {why}", "give a file, or a folder of files")
         name, why = _choose(root, recipes, by_name=forced is None)
         if name is None:
             raise console.Problem(f"{root}: {why}", "see docs/DATA.md, or name one with --recipe")
-        return [Source(root.name, root, name, recipes[name])], []
-    files = sorted(p for p in root.rglob("*") if p.is_file() and not _hidden(p, root))
+        return [Source(listing.shown(root.name), root, name, recipes[name])], []
+    files, others = listing.below(root)
     if without is not None:
         files = [p for p in files if without.resolve() not in p.resolve().parents]
+    skipped = [_skip(_name(path, root), why) for path, why in others]
     if not files:
-        raise console.Problem(f"{root}: the folder is empty", "put your raw files there")
-    sources, skipped = [], []
+        said = "; ".join(r.line() for r in skipped[:3])
+        there = f"no files there ({said})" if said else "the folder is empty"
+        raise console.Problem(f"{root}: {there}", "put your raw files there")
+    sources = []
     for path in files:
-        shown = path.relative_to(root).as_posix()
+        shown = _name(path, root)
         name, why = _choose(path, recipes)
         if name is None:
-            skipped.append(Reject(shown, 0, "skipped", why, bad=False))
+            skipped.append(_skip(shown, why))
         else:
             sources.append(Source(shown, path, name, recipes[name]))
     if not sources:
@@ -62,8 +65,12 @@ def find_sources(
     return sources, skipped
 
 
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
+def _name(path: Path, root: Path) -> str:
+    return listing.shown(path.relative_to(root).as_posix())
+
+
+def _skip(name: str, why: str) -> Reject:
+    return Reject(name, 0, "skipped", why, bad=False)
 
 
 def _recipes(config, forced: str | None) -> dict[str, Any]:
@@ -170,7 +177,7 @@ def _convert(record: Any, recipe) -> list[Row]:
 
 def _fill_row(record: dict[str, Any], recipe) -> Row:
     def fill(template: str) -> str:
-        return _FIELD.sub(lambda found: field(found[1]), template)
+        return FIELD.sub(lambda found: field(found[1]), template)
 
     def field(name: str) -> str:
         if name not in record:

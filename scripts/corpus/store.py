@@ -5,7 +5,9 @@ Vectors always come from our embedder: Chroma's own default would go to the netw
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,12 +137,37 @@ def _passage(id: str, text: str, facts: dict) -> Passage:
 
 
 def _client(folder: Path) -> Any:
+    _check_database(folder / "chroma.sqlite3")
     os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")
     import chromadb
     from chromadb.config import Settings
 
     folder.mkdir(parents=True, exist_ok=True)
-    return chromadb.PersistentClient(str(folder), settings=Settings(anonymized_telemetry=False))
+    settings = Settings(anonymized_telemetry=False)
+    try:
+        return chromadb.PersistentClient(str(folder), settings=settings)
+    except chromadb.errors.InternalError as error:
+        raise console.Problem(
+            f"{folder}: {error}", "check its permissions, or move it away and ingest again"
+        ) from None
+
+
+def _check_database(path: Path) -> None:
+    """Raise Problem where the database is damaged: Chroma's own library would abort on it."""
+    if not path.is_file():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.OperationalError:  # in use, or not ours to open: Chroma will say
+        return
+    except sqlite3.DatabaseError as error:
+        found = str(error)
+    if found != "ok":
+        raise console.Problem(
+            f"{path} is damaged ({' '.join(found.split())})",
+            "move its folder away and ingest the documents again",
+        )
 
 
 def _matching(about: dict[str, Any], documents, name: str) -> Any:

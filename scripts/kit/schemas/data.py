@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kit.schemas import Section
 
+FIELD = re.compile(r"\{(\w[\w .-]*)\}")  # a column in a recipe's template
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Language = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]{2})?$")]
@@ -101,6 +103,15 @@ class Recipe(Section):
         if self.kind == "csv" and self.user and not self.columns:
             raise ValueError("a csv recipe with templates needs columns: the names they use")
         return self
+
+    @field_validator("system", "user", "assistant", "topic")
+    @classmethod
+    def _braces_hold_names(cls, template: str | None):
+        """What is no {name} would go into every row as it stands."""
+        rest = FIELD.sub("", template or "")
+        if "{" in rest or "}" in rest:
+            raise ValueError(f"a brace outside of {{column}} in {template!r}; write {{column}}")
+        return template
 
     @property
     def globs(self) -> list[str]:
