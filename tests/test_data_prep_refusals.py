@@ -138,11 +138,11 @@ def test_a_table_whose_header_is_broken_is_unreadable_as_a_whole(prep, tmp_path)
 
 
 def test_a_table_with_the_line_ends_of_an_old_mac_finds_its_recipe(prep, tmp_path):
-    source = table(tmp_path / "in.csv", {})
-    source.write_bytes(source.read_bytes().replace(b"\n", b"\r"))
-    done = prep("--input", source, "--set", "deduplication.near=false")
+    rows = "".join(f"{r['prompt']},{r['completion']}\r" for r in distinct(20))
+    (tmp_path / "in.csv").write_bytes(f"prompt,completion\r{rows}".encode())
+    done = prep("--input", tmp_path / "in.csv")
     assert done.returncode == 0, done.stderr
-    assert "in.csv: 40 read" in done.stdout
+    assert "in.csv: recipe table" in done.stderr and "in.csv: 20 read" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -280,8 +280,8 @@ def test_one_row_alone_cannot_be_split_and_the_remedy_works(prep, tmp_path):
         ["--recipe", "headlnes", "--input", "."],
         ["--input", "x", "--collection", "y"],
         ["--input", ""],
-        ["--set", "recipes.headlines.user=Q: {title} {subreddit"],
-        ["--set", "recipes.headlines.topic={title:d}"],
+        ["--set", "recipes.headlines.user=Is {title} {subreddit"],
+        ["--set", "recipes.headlines.topic=of {title:d}"],
         ["--max-samples", "0"],
         ["--set", "cleaning.min_charz=3"],
         ["--collection", "nowhere"],
