@@ -229,6 +229,7 @@ def test_a_folder_as_the_file_of_rejects_is_a_misuse(prep, tmp_path):
     assert f"--rejects {tmp_path} is a folder" in refused(done, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["manifest.json", "damaged"])
 def test_generated_rows_replace_real_ones_only_where_that_is_said(inside, tmp_path, name):
     source = write(tmp_path / "in.jsonl", distinct(20))
