@@ -59,9 +59,9 @@ embeddings: ## fetch embedding shards from the clusters and merge them
 
 # --- the whole trip
 rehearse: ## all of it with a miniature: [RAW=path] [HOST=./folder|gpu1]; no download, under 3 minutes
-	@$(RUN) any trip.py --rehearse $(ARGS)
+	@$(RUN) any pipeline.py --rehearse $(ARGS)
 pipeline: ## all of it with the configured model on HOST: data, sync, train, evaluate, register
-	@$(RUN) any trip.py $(YES) $(ARGS)
+	@$(RUN) any pipeline.py $(YES) $(ARGS)
 
 # --- the kit itself
 test: ## every test; installs what it needs, says what it skips
@@ -71,6 +71,6 @@ test-fast: ## the tests that take under a minute together
 lint: ## shellcheck, shfmt, ruff
 	@tests/run.sh --lint $(ARGS)
 bench: ## the ratios of docs/BENCHMARKS.md, side by side in one run
-	@scripts/bench/run.sh $(ARGS)
+	@tests/bench/run.sh $(ARGS)
 drill-embeddings: ## 100 kills at random moments of a merge
-	@$(RUN) local ../tests/drill_embeddings.py $(ARGS)
+	@$(RUN) local ../tests/support/drill_embeddings.py $(ARGS)

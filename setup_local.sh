@@ -14,8 +14,8 @@ set -euo pipefail
 
 # shellcheck source=scripts/kit/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/scripts/kit/common.sh"
-# shellcheck source=scripts/kit/environment.sh
-. "$KIT_ROOT/scripts/kit/environment.sh"
+# shellcheck source=scripts/setup/environment.sh
+. "$KIT_ROOT/scripts/setup/environment.sh"
 
 MODE=install FORCE=no FAILED=no BACKEND=auto
 for argument; do

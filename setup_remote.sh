@@ -20,10 +20,10 @@ set -euo pipefail
 
 # shellcheck source=scripts/kit/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/scripts/kit/common.sh"
-# shellcheck source=scripts/kit/environment.sh
-. "$KIT_ROOT/scripts/kit/environment.sh"
-# shellcheck source=scripts/kit/conda.sh
-. "$KIT_ROOT/scripts/kit/conda.sh"
+# shellcheck source=scripts/setup/environment.sh
+. "$KIT_ROOT/scripts/setup/environment.sh"
+# shellcheck source=scripts/setup/conda.sh
+. "$KIT_ROOT/scripts/setup/conda.sh"
 
 MODE=install FORCE=no FAILED=no BACKEND=auto ALLOW_CPU=no HERE=no NAMED=no
 HOST=${HOST:-} PASSED=()
@@ -79,7 +79,7 @@ set_up_host() {
   fi
   say "Running ./setup_remote.sh there"
   python=$(any_python)
-  exec "$python" "$KIT_ROOT/scripts/kit/set_up_host.py" ${PASSED[@]+"${PASSED[@]}"}
+  exec "$python" "$KIT_ROOT/scripts/transfer/set_up_host.py" ${PASSED[@]+"${PASSED[@]}"}
 }
 
 # check_gpu: what the driver can do; without a GPU only --allow-cpu goes on.
@@ -106,7 +106,7 @@ check_platform() {
 }
 
 # final_check ENV: before the switch.
-final_check() { run "$1/bin/python" "$KIT_ROOT/scripts/kit/nf4_forward.py"; }
+final_check() { run "$1/bin/python" "$KIT_ROOT/scripts/setup/nf4_forward.py"; }
 
 check() {
   env_state

@@ -17,8 +17,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import paths
-from kit import console, publish
+from kit import console, paths, publish
 
 SOURCE = paths.ROOT / "notebooks" / "tandem_colab.py"
 MARK = re.compile(r"^# %%( \[markdown\])?\n", re.M)

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import paths
-from environment import gpu
-from kit import console
+from checks import gpu
+from kit import console, paths
 from kit.report import report
 
 

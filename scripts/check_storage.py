@@ -18,9 +18,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import paths
-from environment import storage
-from kit import console
+from checks import storage
+from kit import console, paths
 from kit.report import report
 
 

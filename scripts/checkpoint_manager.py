@@ -24,9 +24,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import paths
 from adapters import commands
-from kit import console
+from kit import console, paths
 
 
 class CheckpointManager:

@@ -101,29 +101,30 @@ def _spare(out: Path, confirm: bool) -> None:
 
 
 def _shown(given: str | None) -> str | None:
-    from corpus import listing
+    from corpus.sources import listing
 
     return given and listing.shown(Path(given).name)
 
 
 def _config(args):
-    import config_loader
+    from config import loader
 
     given = {"max_samples": args.max_samples, "seed": args.seed, "documents.top_k": args.top_k,
              "documents.collection": args.collection}  # fmt: skip
     flags = [f"{key}={value}" for key, value in given.items() if value is not None]
-    return config_loader.load(args.config, args.overrides + flags, kind="data_config")
+    return loader.load(args.config, args.overrides + flags, kind="data_config")
 
 
 def _default_out() -> Path:
-    import paths
+    from kit import paths
 
     return paths.folder("data_processed")
 
 
 def _prepare(args, config, out: Path):
     """Run the pipeline over what the arguments name; returns its Result."""
-    from corpus import pipeline, recipes
+    from corpus import pipeline
+    from corpus.sources import recipes
 
     line = pipeline.Pipeline(config)
     if args.collection:
@@ -164,7 +165,7 @@ def _refusal(result, args) -> console.Problem:
 
 
 def _report(result, manifest: dict[str, Any], out: Path, args) -> None:
-    import paths
+    from kit import paths
 
     status = "written" if args.confirm else "planned"
     if args.json:

@@ -21,10 +21,9 @@ import os
 import sys
 from pathlib import Path
 
-import config_loader
-import paths
+from config import loader
 from evaluation import targets
-from kit import console
+from kit import console, paths
 
 FLAGS = {  # flag -> where eval.yaml has it
     "max_samples": "data.max_samples",
@@ -107,7 +106,7 @@ def evaluate(args) -> int:
     """Measure, write the reports, and print what was asked for."""
     flags = [f"{key}={json.dumps(getattr(args, name))}"
              for name, key in FLAGS.items() if getattr(args, name) is not None]  # fmt: skip
-    settings = config_loader.load(args.config, [*args.overrides, *flags], kind="eval")
+    settings = loader.load(args.config, [*args.overrides, *flags], kind="eval")
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):  # nothing is downloaded by itself
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

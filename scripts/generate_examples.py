@@ -2,7 +2,7 @@
 """Write weather dialogues with tool calls: data to try the kit with, or to teach tool use.
 
     python scripts/generate_examples.py                          data/synthetic/weather_1000_7.jsonl
-    python scripts/generate_examples.py --size 200 --seed 3 --out /tmp/weather.jsonl
+    python scripts/generate_examples.py --size 200 --seed 3 --out /tmp/dialogues.jsonl
     python scripts/data_prep.py --input data/synthetic --confirm
 
 The tools are Open-Meteo's geocoding and forecast services, the replies have their real shapes;
@@ -31,11 +31,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not 1 <= args.size <= 100_000:
         raise console.Misuse(f"--size {args.size}", "give a number from 1 to 100000")
-    from corpus import output, weather
+    from corpus import output
+    from corpus.weather import dialogues
 
     output.check_file("--out", args.out)
     out = Path(args.out) if args.out else _default(args.size, args.seed)
-    rows = jsonl.write(out, weather.dialogues(args.size, args.seed))
+    rows = jsonl.write(out, dialogues.dialogues(args.size, args.seed))
     if args.json:
         print(json.dumps({"file": str(out), "rows": rows, "sha256": publish.sha256(out)}))
     else:
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _default(size: int, seed: int) -> Path:
-    import paths
+    from kit import paths
 
     return paths.folder("data_synthetic") / f"weather_{size}_{seed}.jsonl"
 

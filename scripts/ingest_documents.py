@@ -28,7 +28,7 @@ def parser() -> console.ArgumentParser:
     p.add_argument(
         "paths", nargs="*", metavar="PATH", help="files, or folders read with all below them"
     )
-    p.add_argument("--collection", metavar="NAME", help="default: documents.collection (pdf_docs)")
+    p.add_argument("--collection", metavar="NAME", help="default: reading.collection (pdf_docs)")
     p.add_argument(
         "--store", metavar="DIR", help="folder of the collections (default: data/chroma)"
     )
@@ -48,15 +48,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if bool(args.paths) == bool(args.search):
         raise console.Misuse("give files or folders to read, or --search TEXT", "see --help")
-    import config_loader
+    from config import loader
 
     given = {"collection": args.collection, "embedder": args.embedder}
     named = [f"documents.{key}={value}" for key, value in given.items() if value]
-    config = config_loader.load(args.config, args.overrides + named, kind="data_config")
+    config = loader.load(args.config, args.overrides + named, kind="data_config")
     if args.search:
         return _search(args, config)
     files, others = _files(args.paths)
-    from corpus import output, store
+    from corpus import output
+    from corpus.documents import store
 
     output.check_file("--rejects", args.rejects)
     target = store.Store(config.documents, args.store, create=True)
@@ -85,7 +86,7 @@ def _files(given: list[str]) -> tuple[list[tuple[str, Path]], list[tuple[str, st
 
     Raises Misuse for an empty or missing path.
     """
-    from corpus import listing
+    from corpus.sources import listing
 
     if "" in given:
         raise console.Misuse("an empty PATH", "name a file or a folder (RAW= of make)")
@@ -114,7 +115,8 @@ def _files(given: list[str]) -> tuple[list[tuple[str, Path]], list[tuple[str, st
 
 def _ingest(source: str, path: Path, target, config, rejects: list) -> Check:
     """Read one file into the collection and say what became of it."""
-    from corpus import cleaning, documents, passages
+    from corpus import cleaning
+    from corpus.documents import passages, reading
 
     settings, cleaner = config.documents, cleaning.Cleaner(config.cleaning)
     sha = publish.sha256(path)
@@ -122,13 +124,13 @@ def _ingest(source: str, path: Path, target, config, rejects: list) -> Check:
     stored = target.has(sha, chunking)
     if stored:
         return Check(source, "ok", "unchanged" if stored == source else f"same content as {stored}")
-    kind = documents.kind_of(path)
+    kind = reading.kind_of(path)
     if kind is None:
         fix = "convert it to PDF, HTML or .txt; tables and JSON: data_prep.py --input"
         return Check(source, "warn", "not read: neither PDF, HTML nor text", fix)
     made, lost, pages = [], [], 0
-    for item in documents.read(path, source, kind):
-        if isinstance(item, documents.Reject):
+    for item in reading.read(path, source, kind):
+        if isinstance(item, reading.Reject):
             lost.append(item)
             continue
         pages += 1
@@ -159,7 +161,7 @@ def _many(n: int, unit: str) -> str:
 
 
 def _search(args, config) -> int:
-    from corpus import store
+    from corpus.documents import store
 
     found = store.Store(config.documents, args.store).search([args.search], config.documents.top_k)[
         0

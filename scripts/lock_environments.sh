@@ -14,8 +14,8 @@ set -euo pipefail
 
 # shellcheck source=scripts/kit/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/kit/common.sh"
-# shellcheck source=scripts/kit/environment.sh
-. "$KIT_ROOT/scripts/kit/environment.sh"
+# shellcheck source=scripts/setup/environment.sh
+. "$KIT_ROOT/scripts/setup/environment.sh"
 
 MODE=lock UPGRADE=()
 while [ $# -gt 0 ]; do

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 
-import config_loader
+from config import loader
 from kit import console, report
 
 
@@ -72,7 +72,7 @@ def show_plan(args, settings, why: str) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    settings = config_loader.load(args.config, args.overrides, kind="training_config")
+    settings = loader.load(args.config, args.overrides, kind="training_config")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded by itself
     why = "--estimate was given" if args.estimate else missing_opt_in(args, settings)
     if why:

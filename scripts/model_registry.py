@@ -19,16 +19,15 @@ import difflib
 import json
 from typing import Any
 
-import config_loader
-import paths
-from kit import console
+from config import loader
+from kit import console, paths
 
 
 class ModelRegistry:
     """The entries and base models of a models.yaml, and the versions below the adapters folder."""
 
     def __init__(self, config: str = "models.yaml", overrides: list[str] | None = None):
-        self.config = config_loader.load(config, overrides or [], kind="models")
+        self.config = loader.load(config, overrides or [], kind="models")
         self.root = paths.folder("adapters")
 
     def entry(self, name: str) -> dict[str, Any]:

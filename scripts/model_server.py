@@ -25,8 +25,7 @@ import os
 import socket
 from pathlib import Path
 
-import paths
-from kit import console
+from kit import console, paths
 
 TOKEN = "TANDEM_SERVER_TOKEN"
 SHORTEST = 16  # characters of a token

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     listening = listen(args.host, args.port)
     import uvicorn
 
-    from serving.panel import app
+    from dashboard import app
 
     host = f"[{args.host}]" if ":" in args.host else args.host
     address = f"http://{host}:{listening.getsockname()[1]}"

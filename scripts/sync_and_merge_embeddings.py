@@ -22,8 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import paths
-from kit import console
+from kit import console, paths
 from kit.report import Check, report
 
 CLUSTER_FIX = "mend that and run the same command again; --merge-only merges what is here"

@@ -25,8 +25,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import paths
-from kit import console, report
+from kit import console, paths, report
 
 ORDER = ("data_prep", "lora", "rlhf", "eval")
 
@@ -71,12 +70,12 @@ def _addressed(parser, text: str, default: str | None) -> tuple[str, str]:
 
 def make_stages(args) -> tuple[dict[str, Any], Any]:
     """({name: stage}, the state); every configuration is loaded and checked here."""
-    from manager import stages
-    from manager.state import State
+    from workflow import tasks
+    from workflow.state import State
 
     state = State(args.state or paths.folder("runs") / "manager.json")
     made: dict[str, Any] = {}
-    for kind in stages.STAGES:
+    for kind in tasks.STAGES:
         made[kind.name] = kind(args, state, made)
     return made, state
 
@@ -102,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):  # nothing is downloaded by itself
         os.environ.setdefault(name, "1")
-    from manager import flow
+    from workflow import flow
 
     made, state = make_stages(args)
     log = paths.workdir() / ".cache" / "manager"

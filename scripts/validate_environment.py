@@ -21,10 +21,9 @@ import subprocess
 import sys
 from typing import Any
 
-import paths
-from environment import configs, gpu, hub, leaks, machine, pins, programs, storage
-from environment.probe import Answer, Running
-from kit import console
+from checks import configs, gpu, hub, leaks, machine, pins, programs, storage
+from checks.probe import Answer, Running
+from kit import console, paths
 from kit.report import Check, report
 
 TIMEOUT = 20.0  # seconds for the small questions; they take 0.1
@@ -110,8 +109,8 @@ def check_deep(env: str) -> list[Check]:
     if not python.exists():
         return [Check("deep", "skip", f"no environment to look into; {fix}")]
     console.say("hashing every file and importing every package")
-    verify = [str(python), "-I", "-S", "scripts/kit/verify_environment.py", "--json", name]
-    use = [str(python), "scripts/environment/smoke.py", "--json", env]
+    verify = [str(python), "-I", "-S", "scripts/setup/verify_environment.py", "--json", name]
+    use = [str(python), "scripts/checks/smoke.py", "--json", env]
     return [*_run(verify, fix), *_run(use, fix)]
 
 

@@ -19,18 +19,17 @@ import contextlib
 import difflib
 from pathlib import Path
 
-import paths
-from environment import model_files
-from kit import console
+from base_model import model_files
+from kit import console, paths
 from kit.report import Check, report
 
 
 def configured() -> str:
     """The base model that configs/training_config.yaml names."""
     try:
-        import config_loader
+        from config import loader
 
-        return config_loader.load("training_config.yaml").model.model_name_or_path
+        return loader.load("training_config.yaml").model.model_name_or_path
     except ModuleNotFoundError as error:
         remedy = "name a model, or run .venv-local/bin/python scripts/verify_model.py"
         raise console.Misuse(

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-SAMPLES = ROOT.parent / "shared" / "samples"
+from support.checkout import ROOT, SAMPLES
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@
 #
 #   --fast    leave out what takes long (marked slow, or in need of the training stack)
 #   --lint    only shellcheck, shfmt and ruff
-#   FILE...   only these test files (tests/NAME.bats, tests/test_NAME.py)
+#   FILE...   only these test files (tests/ROOM/NAME.bats, tests/ROOM/test_NAME.py)
 #
 # Exit codes: 0 everything passed, 1 something failed, 2 called wrongly.
 set -euo pipefail
@@ -80,7 +80,7 @@ wanted() {
     case $file in $1) printf '%s\n' "$file" ;; esac
   done
   if [ ${#files[@]} = 0 ]; then
-    find tests -maxdepth 1 -name "${1##*/}" | sort
+    find tests -path tests/node_modules -prune -o -name "${1##*/}" -print | sort
   fi
 }
 
@@ -89,7 +89,7 @@ lint() {
   # what git has, and what is new and not ignored; a copy without git lints by name
   while IFS= read -r file; do
     shell+=("$file")
-  done < <(git ls-files -co --exclude-standard '*.sh' 'tests/*.bash' tests/openrsync-shim/rsync .ci/run 2>/dev/null || find ./*.sh scripts tests -name '*.sh')
+  done < <(git ls-files -co --exclude-standard '*.sh' 'tests/support/*.bash' tests/openrsync-shim/rsync .ci/run 2>/dev/null || find ./*.sh scripts tests -name '*.sh')
   step "shellcheck" .venv-local/bin/shellcheck -x ${shell[@]+"${shell[@]}"}
   step "shfmt" .venv-local/bin/shfmt -d -i 2 -ci ${shell[@]+"${shell[@]}"}
   step "ruff check" .venv-local/bin/ruff check -q .
@@ -141,7 +141,7 @@ if [ "$mode" != lint ]; then
   set --
   if install_bats; then
     # shellcheck disable=SC2046  # names without spaces
-    set -- $(wanted 'tests/*.bats')
+    set -- $(wanted 'tests/*/*.bats')
   fi
   if [ "$mode" = fast ]; then # beside the Python tests: each uses one core
     beside_log=$(mktemp)
@@ -151,7 +151,7 @@ if [ "$mode" != lint ]; then
     shell_tests "$@"
   fi
   # shellcheck disable=SC2046
-  set -- $(wanted 'tests/test_*.py')
+  set -- $(wanted 'tests/*/test_*.py')
   if [ $# != 0 ]; then
     fast=''
     [ "$mode" = fast ] && fast=' and not slow'

@@ -2,7 +2,7 @@
 
 format 1; name, version, created (UTC)
 run          id, state, step, loss, seed, device; kind and start after preference training
-base         name, revision, and the hashes that adapters/base.py compares
+base         name, revision, and the hashes that base_model/identity.py compares
 adapter      rank, alpha, target modules, modules_to_save, parameters
 chat_template_sha256, environment_lock_sha256, data (hashes and counts), config (effective)
 evaluation   the numbers of report.json; gate: what they were compared with, and the outcome
@@ -17,9 +17,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import paths
-from adapters import base, weights
-from kit import console
+from adapters import weights
+from base_model import identity
+from kit import console, paths
 
 FILE = "card.json"
 FORMAT = 1
@@ -112,7 +112,7 @@ def _portable(value: Any) -> Any:
     if isinstance(value, list):
         return [_portable(inner) for inner in value]
     if isinstance(value, str) and value.startswith("/"):
-        return base.relative(value) if Path(value).is_relative_to(paths.workdir()) else value
+        return identity.relative(value) if Path(value).is_relative_to(paths.workdir()) else value
     return value
 
 
@@ -193,14 +193,14 @@ def base_section(facts: dict, config: dict, adapter: weights.Adapter) -> dict[st
         fix = "write the base model's name into base_model_name_or_path"
         raise weights.Difference(weights.CONFIG, "names no base model", fix)
     revision = facts.get("base_revision") or config.get("revision")
-    section = {"name": base.relative(name), "revision": revision}
+    section = {"name": identity.relative(name), "revision": revision}
     section |= facts.get("base_identity") or {}
-    here = base.find(name, revision) or base.find(section["name"], revision)
+    here = identity.find(name, revision) or identity.find(section["name"], revision)
     if here:
         try:
-            base.check(section, here, "this run")
+            identity.check(section, here, "this run")
             weights.check_shapes(adapter, here)
-            section = base.identity(here) | section
+            section = identity.identity(here) | section
         except weights.Difference as difference:
             if "weights_sha256" not in section:
                 raise

@@ -8,9 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import paths
 from adapters.names import BUMPS
-from kit import console
+from kit import console, paths
 
 Result = tuple[Any, list[str]]
 
@@ -137,7 +136,7 @@ def _score(score: dict[str, Any] | None) -> str:
 
 def show(manager, args) -> Result:
     """One version: its card in words, and how vLLM serves it."""
-    from adapters import vllm
+    from adapters.exports import vllm
 
     version = manager.resolve(args.reference)
     card = version.card
@@ -248,8 +247,8 @@ def export(manager, args) -> Result:
     gguf needs llama.cpp's converter: its checkout in $LLAMA_CPP or ~/llama.cpp. vLLM needs no
     export: `show` prints the command.
     """
-    from adapters import export as exports
-    from adapters import vllm
+    from adapters.exports import export as exports
+    from adapters.exports import vllm
 
     version, output = manager.resolve(args.reference), Path(args.output)
     if args.format == "gguf":

@@ -18,10 +18,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import paths
 from adapters.card import read_json
 from adapters.store import Version
-from kit import console
+from kit import console, paths
 
 METRICS = ("f1", "rouge_l", "exact_match", "bleu")  # the first one that both have decides "best"
 LOWER_IS_BETTER = ("loss", "eval_loss")

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from adapters import base, verify, weights
+from adapters import verify, weights
 from adapters.store import Version
+from base_model import identity
 from kit import console
 
 
@@ -19,14 +20,14 @@ def base_of(
     Difference if another model lies there; with `any_base` that is a warning.
     """
     wanted = version.card["base"]
-    folder = base.locate(wanted, given)
+    folder = identity.locate(wanted, given)
     if folder is None:
         raise console.Problem(
             f"the base model of {version.reference} is not at {wanted['name']}",
             "download it (docs/MODEL_DOWNLOAD.md), or say where it lies with --base PATH",
         )
     try:
-        base.check(wanted, folder, version.reference)
+        identity.check(wanted, folder, version.reference)
     except weights.Difference as difference:
         if not any_base:
             raise

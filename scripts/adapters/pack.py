@@ -17,11 +17,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import paths
 from adapters import card as cards
 from adapters import names, store, verify
 from adapters.weights import Difference
-from kit import console, publish
+from kit import console, paths, publish
 
 DATE = (1980, 1, 1, 0, 0, 0)
 CARD_LIMIT = 16 << 20  # bytes of a card.json that is read

@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import paths
 from adapters import card as cards
 from adapters import files, gate, names, store, weights
-from kit import console, publish
+from kit import console, paths, publish
 
 STATES = {  # states of status.json that cannot be registered -> what to do
     "planned": "train it first: make train",

@@ -11,7 +11,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from adapters import base, card, gate, store, verify, weights
+from adapters import card, gate, store, verify, weights
+from base_model import identity
 from kit import console
 
 
@@ -47,7 +48,7 @@ class Choice:
 def base_folder(config, name: str) -> Path | None:
     """Where a base model of models.yaml (or any other) lies on this machine, None for nowhere."""
     known = config.base_models.get(name)
-    return base.find(name) or (base.find(known.repo, known.revision) if known else None)
+    return identity.find(name) or (identity.find(known.repo, known.revision) if known else None)
 
 
 def candidates(root: Path, entry) -> tuple[list[store.Version], list[dict[str, str]]]:
@@ -117,7 +118,7 @@ def select(root: Path, config, only: str | None = None) -> Choice:
             found.remove((entry, winner))
             continue
         model = winner.card["base"]
-        folder = base.find(model["name"], model.get("revision"))
+        folder = identity.find(model["name"], model.get("revision"))
         folder = folder or base_folder(config, config.entries[entry].base_model)
         why = reason(winner, len(found))
         return Choice(model["name"], folder, winner, entry, why, rejected)

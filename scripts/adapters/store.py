@@ -19,11 +19,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import paths
 from adapters import card as cards
 from adapters import names
 from adapters.weights import Difference
-from kit import console, publish
+from kit import console, paths, publish
 
 STALE = 3600  # seconds after which an unfinished staging folder belongs to nobody
 

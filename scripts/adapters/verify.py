@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from adapters import base, card, weights
+from adapters import card, weights
 from adapters.store import RESTORE, Version
 from adapters.weights import Difference
+from base_model import identity
 from kit import console, publish
 
 
@@ -76,15 +77,15 @@ def check_contents(folder: Path, facts: dict[str, Any]) -> weights.Adapter:
 def check_base(reference: str, facts, adapter, folder: Path | None) -> str:
     """'same', or why it was not compared; Difference where another model stands in its place."""
     wanted = facts["base"]
-    place = base.locate(wanted, folder)
+    place = identity.locate(wanted, folder)
     if place is None:
         return "not on this machine"
     try:
-        base.weight_files(place)
+        identity.weight_files(place)
     except console.Problem:
         if folder:
             raise
         return "not compared (its download is not whole)"
-    base.check(wanted, place, reference)
+    identity.check(wanted, place, reference)
     weights.check_shapes(adapter, place)
     return "same" if "config_sha256" in wanted else "not recorded"

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from environment import safetensors_header
+from base_model import safetensors_header
 from kit import console
 
 FILE = "adapter_model.safetensors"

@@ -13,8 +13,8 @@ import string
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from corpus.readers import loads
 from corpus.rows import BadRow, Message, Row
+from corpus.sources.readers import loads
 
 Record = dict[str, Any]
 ROLES = {

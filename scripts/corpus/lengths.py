@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import paths
 from corpus.rows import Row
-from kit import console
+from kit import console, paths
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 _WIDE = re.compile("[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -18,9 +17,9 @@ _WIDE = re.compile("[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020
 
 def settings(config) -> tuple[str, int, str | None]:
     """(tokenizer, max_length, chat template file): `length`, else training_config.yaml."""
-    import config_loader
+    from config import loader
 
-    training = config_loader.load("training_config.yaml")
+    training = loader.load("training_config.yaml")
     return (
         config.tokenizer or training.model.model_name_or_path,
         config.max_length or training.training.max_length,

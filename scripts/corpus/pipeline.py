@@ -52,7 +52,7 @@ class Result:
 class Pipeline:
     """Takes items source by source with `add`, then `finish` gives the Result.
 
-    config: kit.schemas.data.DataConfig.
+    config: config.schemas.data.DataConfig.
     """
 
     def __init__(self, config):

@@ -159,7 +159,7 @@ def add(found: Articles, row: dict[str, Any], where: str) -> None:
 
 
 def read_pickle(path: Path, keep: int) -> Articles:
-    from embeddings import article_pickle
+    from embeddings.pickles import article_list
 
-    columns, total = article_pickle.read(path, keep)
+    columns, total = article_list.read(path, keep)
     return Articles(*columns, total)

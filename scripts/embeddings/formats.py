@@ -14,7 +14,7 @@ import json
 import struct
 from pathlib import Path
 
-from embeddings import pickle_writer
+from embeddings.pickles import writer
 from kit import console
 
 SUFFIXES = {"pickle": ".pkl", "npy": ".npy", "safetensors": ".safetensors", "parquet": ".parquet"}
@@ -41,7 +41,7 @@ def articles_of(output: Path) -> Path:
 def header(name: str, shape: tuple[int, int], dtype: str, model: str) -> bytes:
     """What stands before the first row, for a C-order array of `shape` and `dtype` ('<f4')."""
     if name == "pickle":
-        return pickle_writer.before_rows(shape, dtype)
+        return writer.before_rows(shape, dtype)
     if name == "npy":  # numpy/lib/format.py, version 1.0: the rows begin at a multiple of 64
         text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}"
         text += " " * (-(len(text) + 11) % 64) + "\n"

@@ -90,7 +90,7 @@ def to_chroma(
     output: Path, manifest: dict[str, Any], found: articles.Articles, where: Path | None
 ) -> Path:
     """A Chroma collection named after the file; an earlier one stays until it is whole."""
-    import paths
+    from kit import paths
 
     quality = manifest["quality_metrics"]
     if quality["has_nan"] or quality["has_inf"]:

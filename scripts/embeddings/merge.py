@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from embeddings import formats, pickle_writer, rows, shards, staging
+from embeddings import formats, rows, shards, staging
+from embeddings.pickles import writer
 from embeddings.shards import Shard
 from embeddings.worker import Worker
 from kit import console, publish
@@ -229,7 +230,7 @@ class Job:
             begin = self.offset(self.options.items)
             part = {"what": "articles", "offset": begin, "length": told["length"]}
             segments.append(part | {"digest": told["digest"]})
-            end = pickle_writer.end(about)
+            end = writer.end(about)
             digest = rows.digest(self.digest)
             digest.update(end)
             begin += told["length"]

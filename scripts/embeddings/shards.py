@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embeddings import pickle_reader, pickle_values
+from embeddings.pickles import reader, values
 from kit import console
 
 PATTERN = "cluster*_gpu*.pkl"
@@ -37,7 +37,7 @@ class Shard:
     dim: int
     dtype: str
     model: str | None
-    data: pickle_values.Bytes
+    data: values.Bytes
     fortran: bool
     about: dict[str, Any]  # cluster, gpu, timestamp as the file gives them
     size: int
@@ -60,9 +60,9 @@ def load(folder: Path, pattern: str = PATTERN) -> list[Shard]:
 def read(path: Path) -> Shard:
     """The checkpoint at `path`; a Problem names what is missing or of the wrong kind."""
     stat = path.stat()
-    found = pickle_reader.read(path)
+    found = reader.read(path)
     array = found.get("embeddings")
-    if not isinstance(array, pickle_values.Array):
+    if not isinstance(array, values.Array):
         raise bad(path, f"its 'embeddings' {absent(found, 'embeddings')}")
     code, order = array.dtype.code, array.dtype.order
     if len(array.shape) != 2 or 0 in array.shape:

@@ -19,7 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from embeddings import articles, pickle_writer, rows
+from embeddings import articles, rows
+from embeddings.pickles import writer
 from kit import console
 
 
@@ -126,11 +127,11 @@ def write_pickle(found: articles.Articles, target: Path, offset: int, name: str)
 
 def pickle_batches(found: articles.Articles):
     """The opcodes from the last row to the last article, 16 batches of articles at a time."""
-    size = pickle_writer.BATCH
-    yield pickle_writer.after_rows()
+    size = writer.BATCH
+    yield writer.after_rows()
     for begin in range(0, len(found.ids), size):
         part = [column[begin : begin + size] for column in found.columns()]
-        yield pickle_writer.article_batch(part[0], part[1], part[2], first=begin == 0)
+        yield writer.article_batch(part[0], part[1], part[2], first=begin == 0)
 
 
 def write_parquet(found: articles.Articles, target: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import config_loader
+from config import loader
 from evaluation import rows
 
 
@@ -16,9 +16,9 @@ def augment(examples: Sequence[rows.Example], collection: str, top_k: int) -> di
     passages contain a reference}. The embedder is documents.embedder of data_config.yaml.
     Raises Misuse for an unknown collection.
     """
-    from corpus import questions, store
+    from corpus.documents import questions, store
 
-    documents = config_loader.load("data_config.yaml").documents
+    documents = loader.load("data_config.yaml").documents
     found = store.Store(documents.model_copy(update={"collection": collection}))
     plain = [e for e in examples if questions.RAG not in e.question]
     hits = 0

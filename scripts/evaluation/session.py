@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import paths
 from evaluation import intervals, metrics, report, rows
-from kit import console, jsonl, publish
+from kit import console, jsonl, paths, publish
 
 
 @dataclasses.dataclass
@@ -33,8 +32,8 @@ def predictions(args, settings) -> tuple[dict[str, Any], Path | None]:
 
 def model(args, settings) -> tuple[dict[str, Any], Path | None]:
     """(report, run folder) for --model on --dataset; an adapter is measured beside its base."""
+    from base_model import loading
     from evaluation import generate, targets
-    from training import loading
 
     target = targets.resolve(args.model, args.base, settings)
     examples = rows.read(
@@ -105,8 +104,8 @@ def measure(target, tokenizer, examples, settings) -> list[Column]:
 
     import torch
 
+    from base_model import loading
     from evaluation import targets
-    from training import loading
 
     _quiet()
     loaded = loading.load_base(target.model, target.quantization)
@@ -190,7 +189,7 @@ def save_predictions(path: Path, examples: Sequence[rows.Example], column: Colum
 
 def _report(args, settings, examples, columns: list[Column], name: str, facts: dict[str, Any]):
     """The report of the measured columns: the contract of report.json."""
-    from adapters import base
+    from base_model import identity
 
     resampling = intervals.Settings(
         settings.metrics.bootstrap_samples, settings.metrics.confidence, settings.metrics.seed
@@ -201,7 +200,9 @@ def _report(args, settings, examples, columns: list[Column], name: str, facts: d
     references = [example.references for example in examples]
     tokenize = settings.metrics.bleu_tokenize or metrics.bleu_tokenizer(references)
     file = args.dataset or args.predictions
-    named = {k: base.relative(str(facts.pop(k))) for k in ("model", "base_model") if facts.get(k)}
+    named = {
+        k: identity.relative(str(facts.pop(k))) for k in ("model", "base_model") if facts.get(k)
+    }
     return {
         "name": name,
         "model": named.get("model"),

@@ -9,9 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import config_loader
-import paths
-from kit import console
+from config import loader
+from kit import console, paths
 
 
 @dataclasses.dataclass
@@ -82,12 +81,12 @@ def _version(reference: str) -> tuple[str, Path]:
 
 def _base_folder(name: str) -> Path:
     """A base model's folder: a path, a name of configs/models.yaml, a hub name in the cache."""
-    from adapters import base
+    from base_model import identity
 
-    found = base.find(name)
-    known = config_loader.load("models.yaml").base_models
+    found = identity.find(name)
+    known = loader.load("models.yaml").base_models
     if not found and name in known:
-        found = base.find(known[name].repo, known[name].revision)
+        found = identity.find(known[name].repo, known[name].revision)
     if found:
         return found
     if name in known:
@@ -102,7 +101,7 @@ def _base_folder(name: str) -> Path:
 
 
 def _adapter(name: str, folder: Path, base: str | None, settings) -> Target:
-    from adapters import base as bases
+    from base_model import identity as bases
 
     folder = folder.resolve()
     config = _json(folder / "adapter_config.json")
@@ -140,7 +139,7 @@ def _training_config(folder: Path, run: Path | None):
     """
     import pydantic
 
-    from kit.schemas.training import TrainingConfig
+    from config.schemas.training import TrainingConfig
 
     if run:
         file = run / "config.yaml"
@@ -161,31 +160,32 @@ def _training_config(folder: Path, run: Path | None):
 
 def _identity(folder: Path, run: Path | None, config: dict[str, Any]) -> dict[str, Any]:
     """{"name", hashes} of the base that the adapter was trained on, {} where nothing tells."""
-    from adapters import base
+    from base_model import identity
 
     if run and (run / "run.json").is_file():
         facts = _json(run / "run.json")
         return {"name": facts.get("base_model")} | _object(run / "run.json", facts, "base_identity")
     if (folder / "card.json").is_file():
         return _object(folder / "card.json", _json(folder / "card.json"), "base")
-    trained_on = base.find(_base_name(folder, config), config.get("revision"))
-    return {"name": str(trained_on)} | base.identity(trained_on) if trained_on else {}
+    trained_on = identity.find(_base_name(folder, config), config.get("revision"))
+    return {"name": str(trained_on)} | identity.identity(trained_on) if trained_on else {}
 
 
 def check_base(target: Target) -> None:
     """Difference unless the base is the one that the adapter was trained on; nothing is loaded."""
-    from adapters import base, weights
+    from adapters import weights
+    from base_model import identity
 
     if not target.adapter:
         return
     folder = Path(target.model.model_name_or_path)
     if target.identity:
-        base.check(target.identity, folder, target.name)
+        identity.check(target.identity, folder, target.name)
     weights.check_shapes(weights.inspect(target.adapter), folder)
 
 
 def _section(where: str, settings):
-    from kit.schemas.training import Model
+    from config.schemas.training import Model
 
     return Model(model_name_or_path=where, **settings.model.model_dump())
 
@@ -237,14 +237,14 @@ def _yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return config_loader.scalar(path.read_text(encoding="utf-8")) or {}
+        return loader.scalar(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, ValueError):
         raise _damaged(path, "not YAML") from None
 
 
 def tokenizer(target: Target):
     """The adapter's own tokenizer where it has one (with the template it was trained with)."""
-    from training import loading
+    from base_model import loading
 
     section = target.model
     if target.adapter and (target.adapter / "tokenizer_config.json").is_file():

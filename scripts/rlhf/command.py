@@ -28,9 +28,9 @@ def add_options(parser) -> None:
 
 def settings_of(args, flags: list[str] | None = None) -> Any:
     """The RlhfConfig of --config, --set and flags."""
-    import config_loader
+    from config import loader
 
-    return config_loader.load(args.config, [*args.overrides, *(flags or [])], kind="rlhf")
+    return loader.load(args.config, [*args.overrides, *(flags or [])], kind="rlhf")
 
 
 def missing_opt_in(args, settings) -> str:

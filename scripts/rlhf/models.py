@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import config_loader
-import paths
-from kit import console, publish
-from training import loading, run_folder
+from base_model import loading
+from config import loader
+from kit import console, paths, publish
+from training import run_folder
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -25,9 +25,7 @@ def start_of(settings):
         return None
     from evaluation import targets
 
-    target = targets.resolve(
-        named, settings.model.model_name_or_path, config_loader.schema_of("eval")()
-    )
+    target = targets.resolve(named, settings.model.model_name_or_path, loader.schema_of("eval")())
     if target.adapter is None:
         raise console.Misuse(
             f"sft_model_path: {named} is a whole model, not an adapter",
@@ -43,11 +41,11 @@ def start_of(settings):
 
 def with_base(settings, target):
     """The settings with the base model named: the one that `target` was trained on, or theirs."""
-    from adapters import base
+    from base_model import identity
 
     name = settings.model.model_name_or_path
     if target is not None and not name:
-        name = base.relative(target.model.model_name_or_path)
+        name = identity.relative(target.model.model_name_or_path)
     if not name:
         raise console.Misuse(
             "no base model is named", "set sft_model_path, or model.model_name_or_path"
@@ -103,15 +101,15 @@ def needs_reward_model(settings) -> bool:
 
 def reward_settings(run: Path):
     """The RlhfConfig that a reward model's run was trained with. Difference for another base."""
-    from adapters import base
+    from base_model import identity
 
     text = (run / "config.yaml").read_text(encoding="utf-8")
-    settings = config_loader.schema_of("rlhf").model_validate(config_loader.scalar(text))
+    settings = loader.schema_of("rlhf").model_validate(loader.scalar(text))
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    found = base.find(settings.model.model_name_or_path, settings.model.model_revision)
+    found = identity.find(settings.model.model_name_or_path, settings.model.model_revision)
     if found and facts.get("base_identity"):
         wanted = {"name": facts["base_model"]} | facts["base_identity"]
-        base.check(wanted, found, f"the reward model {run.name}")
+        identity.check(wanted, found, f"the reward model {run.name}")
     return settings
 
 

@@ -9,11 +9,12 @@ import os
 from types import SimpleNamespace
 from typing import Any
 
+from base_model import loading
 from kit import console
 from kit.report import Check
 from rlhf import algorithms, models, session
 from rlhf.algorithms import Job
-from training import loading, memory
+from training import memory
 from training import plan as sft
 
 COPIES = {"reward": 1, "dpo": 1, "grpo": 1, "rloo": 1, "ppo": 2}  # of the base, less the scorer's
@@ -105,7 +106,7 @@ def _data(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
 
 def _memory(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
     """An estimate: the trainer's, with twice the rows for pairs, and every copy of the base."""
-    from kit.schemas.training import Training
+    from config.schemas.training import Training
 
     settings = job.settings
     config = loading.model_config(settings.model.model_name_or_path)

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import paths
-from kit import console
+from base_model import loading
+from kit import console, paths
 from rlhf import algorithms, data, measure, models
 from rlhf.algorithms import Job
-from training import loading, lora, plan, run_folder
+from training import lora, plan, run_folder
 from training.run_folder import RunFolder
 
 DANGERS = (

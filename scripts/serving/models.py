@@ -122,7 +122,7 @@ def check(versions: list[store.Version], base: str | None, options: Options) -> 
                 )
             return Catalog(folder, adapters, options)
     if base and not versions:
-        from adapters import base as bases
+        from base_model import identity as bases
 
         folder = bases.locate({"name": base}, base)
     if folder is None:
@@ -154,7 +154,7 @@ def _fingerprint(told: Any) -> str:
 
 def load_all(catalog: Catalog) -> Any:
     """Load base and adapters; fills in each Served's tokenizer. A PeftModel, or the base alone."""
-    from training import loading
+    from base_model import loading
 
     loading.quiet()
     import torch
@@ -191,7 +191,7 @@ def _load_base(catalog: Catalog) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from training import loading
+    from base_model import loading
 
     options = catalog.options
     if options.device == "cuda" and not torch.cuda.is_available():

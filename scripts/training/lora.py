@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import paths
-from kit import console, publish
-from training import encoding, loading, memory, plan
+from base_model import loading
+from kit import console, paths, publish
+from training import encoding, memory, plan
 from training.run_folder import RunFolder
 
 # sections of training_config.yaml whose keys are SFTConfig's, less those that the kit handles

@@ -13,10 +13,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import paths
-from kit import console
+from base_model import loading
+from kit import console, paths
 from kit.report import Check
-from training import encoding, loading, memory
+from training import encoding, memory
 
 
 @dataclasses.dataclass

@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import paths
-from kit import console
+from kit import console, paths
 from training import run_folder
 
 _held: dict[Path, int] = {}  # run -> descriptor of its lock, open as long as the process lives

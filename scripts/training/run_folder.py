@@ -19,8 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import paths
-from kit import console, jsonl, publish
+from kit import console, jsonl, paths, publish
 
 UNFINISHED = ("running", "stopped", "failed")
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -13,9 +13,9 @@ from kit import console  # noqa: E402
 COMMANDS = {
     "up": ("sync_to_remote.sh", "transfer.up"),
     "down": ("sync_from_remote.sh", "transfer.down"),
-    "probe": ("host_probe.sh", "transfer.probe"),
-    "run": ("host_run.sh", "transfer.jobs"),
-    "watch": ("host_watch.sh", "transfer.watch"),
+    "probe": ("host_probe.sh", "transfer.host_probe"),
+    "run": ("host_run.sh", "jobs.detached"),
+    "watch": ("host_watch.sh", "jobs.watch"),
 }
 
 

@@ -19,8 +19,7 @@ import shutil
 import time
 from pathlib import Path
 
-import paths
-from kit import console, publish
+from kit import console, paths, publish
 from transfer import rsync, tree
 from transfer.host import Host, open_host
 from transfer.staging import ROUNDS

@@ -19,8 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-import paths
-from kit import console
+from kit import console, paths
 
 SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?")
 REMOTE_PATH = re.compile(r"[A-Za-z0-9._/+=@~-]+")

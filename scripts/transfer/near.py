@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-import paths
+from kit import paths
 from transfer import tree
 from transfer.tree import File
 

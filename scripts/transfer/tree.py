@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import paths
-from kit import console
+from kit import console, paths
 from transfer.host import Host, quote
 
 # Names of files and folders that never travel, by reason: whole names, beginnings, ends.

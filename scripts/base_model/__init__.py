@@ -1,0 +1,1 @@
+"""Base models: where one lies, which one it is, its tokenizer and template, loading it."""

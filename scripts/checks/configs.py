@@ -1,0 +1,68 @@
+"""All configurations at once, in a process of the environment that has PyYAML and pydantic.
+
+The process is started before everything else is looked at, and its answer taken last.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from checks.probe import Answer
+from kit import console, paths
+from kit.report import Check
+
+_START = "import sys; sys.path.insert(0, sys.argv[1]); from checks import configs; configs.tell()"
+
+
+def command(python: str) -> list[str]:
+    """What to run for an Answer that `checks` reads."""
+    return [python, "-c", _START, str(Path(__file__).resolve().parent.parent)]
+
+
+def tell() -> None:
+    """Print {"errors": {file: [line, …]}, "model": …, "known": …} or {"missing": package}."""
+    try:
+        from config import loader
+
+        said: dict[str, Any] = {"errors": {}, "model": None, "known": {}}
+        for kind in loader.KINDS:
+            file = f"{kind}.yaml"
+            if not (paths.ROOT / "configs" / file).is_file():
+                continue
+            try:
+                loaded = loader.load(file)
+            except console.Problem as problem:
+                said["errors"][file] = getattr(problem, "errors", [str(problem)])
+                continue
+            said["errors"][file] = []
+            if kind == "training_config":
+                said["model"] = loaded.model.model_name_or_path
+            elif kind == "models":
+                said["known"] = loaded.model_dump()["base_models"]
+    except ModuleNotFoundError as error:
+        said = {"missing": error.name}
+    json.dump(said, sys.stdout)
+
+
+def checks(answer: Answer, setup: str) -> tuple[list[Check], dict[str, Any]]:
+    """(one check for all configurations, or one per broken file; what `tell` said)."""
+    try:
+        said = json.loads(answer.text)
+    except ValueError:
+        last = (answer.text.strip().splitlines() or ["no answer in time"])[-1]
+        fix = "python scripts/config_loader.py says more"
+        return [Check("configs", "fail", f"could not be read ({last[:120]})", fix)], {}
+    if "missing" in said:
+        text = f"not read: {said['missing']} is not installed; {setup} brings it"
+        return [Check("configs", "skip", text)], {}
+    found = []
+    for file, errors in said["errors"].items():
+        if errors:
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            fix = f"python scripts/config_loader.py --config {file} lists all"
+            found.append(Check(file, "fail", f"{errors[0]}{more}", fix))
+    good = Check("configs", "ok", f"{', '.join(said['errors'])} load")
+    return found or [good], said

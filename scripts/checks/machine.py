@@ -1,0 +1,133 @@
+"""The interpreter of an environment, the environment's link and stamp, folders and variables."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from checks.pins import Facts
+from kit import console, paths
+from kit.report import Check
+
+OLDEST, NEWEST = (3, 10), (3, 13)
+# Folders of paths_config.json that git keeps; the others are made by what fills them.
+KEPT = ("data_raw", "data_processed", "data_synthetic", "models", "adapters")
+_SPOILERS = ("PYTHONPATH", "PYTHONHOME")
+_CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+
+
+def check_python(facts: Facts, rosetta: str, fix: str) -> list[Check]:
+    """Version and architecture. `rosetta`: what `sysctl -n hw.optional.arm64` printed."""
+    version, machine = facts["python_full_version"], facts["platform_machine"]
+    text = f"{version} ({facts['implementation_name']}, {machine})"
+    numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
+    if not OLDEST <= numbers <= NEWEST or facts["implementation_name"] != "cpython":
+        found = Check("python", "fail", f"{text}: CPython 3.10 to 3.13 is needed", fix)
+    elif facts["bits"] != "64":
+        found = Check("python", "fail", f"{text}: a {facts['bits']}-bit build", fix)
+    elif rosetta == "1" and machine == "x86_64":
+        text = f"{text}: an x86 build, translated on Apple silicon"
+        arm = "TANDEM_PYTHON=/opt/homebrew/bin/python3.10"
+        found = Check("python", "fail", text, f"install an arm64 Python, then {arm} {fix}")
+    else:
+        found = Check("python", "ok", text)
+    return [found]
+
+
+def check_link(env: str, fix: str) -> list[Check]:
+    """.venv-<env>: a link to a finished environment that was made from this lock."""
+    link, name = paths.ROOT / f".venv-{env}", f".venv-{env}"
+    if not os.path.lexists(link):
+        return [Check(name, "fail", "not set up", fix)]
+    if not (link / "bin" / "python").exists():
+        what = "a link to nowhere" if not link.exists() else "has no interpreter (removed?)"
+        return [Check(name, "fail", what, fix)]
+    if not link.is_symlink():
+        return [Check(name, "warn", "a folder of yours, not the kit's", f"mv {name} old && {fix}")]
+    target = os.readlink(link)
+    stamp = link / ".tandem" / "stamp"
+    if not stamp.is_file():
+        return [Check(name, "warn", f"{target} has no stamp: not verified by the set-up", fix)]
+    if (link / ".tandem" / "suspect").exists():
+        return [Check(name, "fail", f"{target} holds damaged files", fix)]
+    try:
+        stamped = (link / ".tandem" / "lock.txt").read_bytes()
+        now = (paths.ROOT / f"requirements-{env}.txt").read_bytes()
+    except OSError as error:
+        return [Check(name, "warn", f"lock not comparable: {error.strerror}", fix)]
+    if stamped != now:
+        return [Check(name, "warn", f"{target} was made from another lock", fix)]
+    return [Check(name, "ok", f"{target}, verified when it was made")]
+
+
+def check_folders(folders: dict[str, Path]) -> Check:
+    """The folders that git keeps are there, and each configured one is a folder."""
+    wrong = [p for n, p in folders.items() if os.path.lexists(p) and not p.is_dir()]
+    if wrong:
+        what = "links to nowhere" if wrong[0].is_symlink() else "is no folder"
+        text = f"{paths.show(wrong[0])} {what}"
+        return Check("folders", "fail", text, f"rm {paths.show(wrong[0])}, or mount its disk")
+    missing = [paths.show(p) for n, p in folders.items() if n in KEPT and not p.exists()]
+    if missing:
+        text = f"not there: {', '.join(missing)}"
+        return Check("folders", "fail", text, f"mkdir -p {' '.join(missing)}")
+    return Check("folders", "ok", ", ".join(paths.show(folders[n]) for n in KEPT if n in folders))
+
+
+def configured_folders() -> tuple[dict[str, Path], list[Check]]:
+    """({name: path}, what is wrong with configs/paths_config.json)."""
+    try:
+        found = {n: paths.workdir() / where for n, where in paths.load()["folders"].items()}
+    except (console.Problem, OSError, UnicodeDecodeError) as error:
+        fix = "mend it: python scripts/paths.py shows when it is right"
+        return {}, [Check("paths_config.json", "fail", str(error), fix)]
+    return found, []
+
+
+def check_variables() -> list[Check]:
+    """Variables that put other packages before the environment's, or name what is not there."""
+    found = []
+    for name in _SPOILERS:
+        if os.environ.get(name):
+            text = "set: other packages come before the environment's"
+            found.append(Check(name, "warn", text, f"unset {name}"))
+    for name in _CERTIFICATES:
+        value = os.environ.get(name)
+        if value and not os.path.exists(value):
+            fix = f"point {name} to the certificates of your network, or unset it"
+            found.append(Check(name, "fail", f"{value} is not there: every download fails", fix))
+    return found
+
+
+def check_platform(facts: Facts) -> list[Check]:
+    """Whether the pinned torch and bitsandbytes have wheels for this system (training only)."""
+    libc = re.fullmatch(r"glibc (\d+)\.(\d+).*", facts["libc"])
+    if facts["sys_platform"] == "linux":
+        if libc and (int(libc[1]), int(libc[2])) < (2, 28):
+            text = f"{facts['libc']}: torch's wheel needs 2.28, pip would find old ones only"
+            return [Check("glibc", "fail", text, "take Ubuntu 20.04, Debian 11 or newer")]
+        if facts["platform_machine"] not in ("x86_64", "aarch64"):
+            text = f"{facts['platform_machine']}: no wheels of torch and bitsandbytes"
+            return [Check("platform", "fail", text, "take an x86-64 or arm64 host")]
+        return [Check("glibc", "ok", facts["libc"] or "unknown (not glibc)")]
+    if facts["sys_platform"] == "darwin" and int((facts["mac"] or "0").split(".")[0]) < 14:
+        text = f"macOS {facts['mac']}: bitsandbytes has wheels from macOS 14 on"
+        return [Check("platform", "fail", text, "update macOS, or rehearse on Linux")]
+    return []
+
+
+def check_bitsandbytes(site: Path | None) -> list[Check]:
+    """That bitsandbytes brings a library for the CUDA that torch is built with. No import."""
+    if site is None or not (site / "torch" / "version.py").is_file():
+        return [Check("bitsandbytes", "skip", "torch is not installed")]
+    text = (site / "torch" / "version.py").read_text(encoding="utf-8")
+    cuda = re.search(r"^cuda.*=\s*'(\d+)\.(\d+)", text, re.M)
+    wanted = f"cuda{cuda[1]}{cuda[2]}" if cuda else "cpu"
+    there = sorted(p.stem for p in (site / "bitsandbytes").glob("libbitsandbytes_*"))
+    if f"libbitsandbytes_{wanted}" in there:
+        return [Check("bitsandbytes", "ok", f"has a library for torch's {wanted}")]
+    if not cuda and there:
+        return [Check("bitsandbytes", "ok", f"{there[0].removeprefix('libbitsandbytes_')}")]
+    text = f"no library for torch's {wanted}" if there else "not installed"
+    return [Check("bitsandbytes", "fail", text, "./setup_remote.sh --force")]

@@ -1,0 +1,1 @@
+"""Configuration: YAML with positions, layers, schemas."""

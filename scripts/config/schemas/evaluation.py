@@ -1,0 +1,56 @@
+"""configs/eval.yaml."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from config.schemas import Section
+from config.schemas.training import Dtype, Positive, Quantization
+
+
+class Data(Section):
+    max_samples: Positive | None = None
+    max_length: Annotated[int, Field(ge=8)] = 2048
+    allow_placeholders: bool = False
+
+
+class Generation(Section):
+    batch_size: Positive = 8
+    max_new_tokens: Positive = 256
+
+
+class Metrics(Section):
+    loss: bool = True
+    bleu_tokenize: Literal["13a", "intl", "zh", "char", "none"] | None = None
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 1000
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    seed: Annotated[int, Field(ge=0)] = 42
+
+
+class Report(Section):
+    regressions: Annotated[int, Field(ge=0)] = 10
+    samples: Annotated[int, Field(ge=0)] = 5
+
+
+class Rag(Section):
+    collection: str | None = None
+    top_k: Positive = 3
+
+
+class Model(Section):
+    model_revision: str | None = None
+    dtype: Dtype = "bfloat16"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    chat_template: str | None = None
+
+
+class EvalConfig(Section):
+    data: Data = Data()
+    generation: Generation = Generation()
+    metrics: Metrics = Metrics()
+    report: Report = Report()
+    rag: Rag = Rag()
+    model: Model = Model()
+    quantization: Quantization = Quantization(load_in_4bit=False)

@@ -1,0 +1,1 @@
+"""Documents: read, cut, stored in Chroma, asked about."""

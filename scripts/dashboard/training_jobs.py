@@ -1,0 +1,193 @@
+"""Starts and stops the trainer as a process of its own, which outlives every server.
+
+One training at a time: a lock on adapters/runs/.jobs/training.lock, which the trainer inherits
+and which ends with it, however it ends. A training that somebody started in a terminal counts too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dashboard import training_runs as runs
+from dashboard.training_errors import Refused
+from kit import console, paths, publish
+
+PYTHON = ".venv-remote/bin/python"  # as commands are shown
+
+
+def folder() -> Path:
+    """What the servers of this machine keep for themselves; it never travels."""
+    made = paths.folder("runs") / ".jobs"
+    made.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def python() -> str:
+    """The interpreter of the training environment, or this one where that is not set up."""
+    named = paths.ROOT / PYTHON
+    return str(named) if named.exists() else sys.executable
+
+
+def command(config: str, overrides: Sequence[str], *more: str) -> list[str]:
+    """The words of a lora_trainer.py call, as people type them."""
+    words = ["scripts/lora_trainer.py"]
+    if config != "training_config.yaml":
+        words += ["--config", config]
+    return words + [word for text in overrides for word in ("--set", text)] + list(more)
+
+
+def environment() -> dict[str, str]:
+    """The variables of what is started: those of the server, without its token."""
+    return {k: v for k, v in os.environ.items() if k != "TANDEM_SERVER_TOKEN"}
+
+
+def busy() -> Refused | None:
+    """The refusal where a training runs, else None."""
+    run = runs.active()
+    if run is None:
+        return None
+    text = f"the run {run.name} is {runs.state(run)[0]}"
+    return Refused(409, "busy", text, "wait for its end, or stop it first", run_id=run.name)
+
+
+@contextlib.contextmanager
+def lock():
+    """The file descriptor of the lock; 409 where a training holds it."""
+    file = folder() / "training.lock"
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait = "wait for its end, or stop it first"
+            raise busy() or Refused(409, "busy", "a training is starting", wait) from None
+        yield descriptor
+    finally:
+        os.close(descriptor)  # the trainer keeps its own
+
+
+def start(run: Path, words: list[str], resume: bool) -> dict[str, Any]:
+    """Start `words` (a lora_trainer.py call) for the folder `run`; returns its job.json.
+
+    Refused with 409 while another training runs.
+    """
+    with lock() as descriptor:
+        refusal = busy()
+        if refusal:
+            raise refusal
+        run.mkdir(parents=True, exist_ok=resume)
+        (run / "stop.json").unlink(missing_ok=True)
+        job = detach(words, run / "output.txt", (descriptor,))
+        publish.json_file(run / "job.json", job)
+    return job
+
+
+def detach(
+    words: list[str],
+    output: Path,
+    descriptors: Sequence[int] = (),
+    secrets: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Run a command of the kit in a session of its own; both streams are added to `output`.
+
+    Returns what finds the process again: {"pid", "created", "host", "started", "command"}.
+    """
+    with output.open("ab") as stream:
+        process = subprocess.Popen(
+            [python(), *words], cwd=paths.ROOT, start_new_session=True,
+            env=environment() | dict(secrets or {}), stdin=subprocess.DEVNULL,
+            stdout=stream, stderr=subprocess.STDOUT, pass_fds=tuple(descriptors),
+        )  # fmt: skip
+    threading.Thread(target=process.wait, daemon=True).start()  # so that no zombie remains
+    return {
+        "pid": process.pid,
+        "created": _created(process.pid),
+        "host": socket.gethostname(),
+        "started": time.time(),
+        "command": [PYTHON, *words],
+    }
+
+
+def _created(pid: int) -> float:
+    """When a process began, unix seconds; now, where it has ended already."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return time.time()
+
+
+def stop(run_id: str | None = None, at_once: bool = False) -> dict[str, Any]:
+    """Ask the run that trains (or `run_id`) to end after its step, with a checkpoint.
+
+    Asking twice sends one signal, for a second one would cost the checkpoint; `at_once` sends it.
+    """
+    run = runs.folder(run_id) if run_id else runs.active()
+    doing = runs.state(run)[0] if run else ""
+    if run is None or doing not in runs.ACTIVE:
+        text = f"the run {run.name} is {doing}" if run else "no training runs here"
+        raise Refused(409, "not_running", text, "there is nothing to stop")
+    pid = _pid(run)
+    if doing != "stopping" or at_once:
+        publish.json_file(run / "stop.json", {"pid": pid, "when": time.time()})
+        try:
+            os.kill(pid, signal.SIGTERM)
+        except ProcessLookupError:
+            raise Refused(409, "not_running", f"the run {run.name} has just ended") from None
+        except PermissionError:
+            remedy = f"its owner stops it: kill -TERM {pid}"
+            raise Refused(403, "not_yours", f"{run.name} is another user's", remedy) from None
+    return {"run_id": run.name, "state": "stopping", "pid": pid}
+
+
+def _pid(run: Path) -> int:
+    """The process to signal; a launcher's ranks are refused, for one alone would hang the rest."""
+    job, status = runs.read(run / "job.json"), runs.read(run / "status.json")
+    if runs.process_lives(job):
+        return job["pid"]
+    if runs.read(run / "run.json").get("world_size", 1) > 1:
+        remedy = "stop its torchrun in the terminal that started it (Ctrl-C)"
+        raise Refused(409, "launcher", f"{run.name} has several processes", remedy)
+    return status["pid"]
+
+
+def resumable(run_id: str) -> Path:
+    """The folder of a run that can go on; Refused with the reason where it cannot."""
+    found = runs.snapshot(runs.folder(run_id), lines=0)
+    if found["state"] in runs.ACTIVE:
+        raise Refused(409, "busy", f"the run {run_id} is {found['state']}", "wait, or stop it")
+    if not found["resumable"]:
+        other = f"of the kind {found['kind']}" if found["kind"] != "lora" else found["state"]
+        raise Refused(409, "not_resumable", f"the run {run_id} is {other}", "start a new one")
+    if not (runs.folder(run_id) / "config.yaml").is_file():
+        raise Refused(409, "not_resumable", f"{run_id} has no config.yaml", "start a new one")
+    return runs.folder(run_id)
+
+
+def refuse_foreign(config: str) -> str:
+    """`config`, where it is a training configuration of this checkout by name; else 400."""
+    there = configurations()
+    if config in there:
+        return config
+    import difflib
+
+    near = difflib.get_close_matches(config, there, 1, 0)
+    raise console.Misuse(f"no training configuration is named {config!r}", f"{near[0]}?")
+
+
+def configurations() -> list[str]:
+    """The names in configs/ that configure a training, the usual one first."""
+    names = {p.name for p in (paths.ROOT / "configs").glob("*training_config*.yaml")}
+    return sorted(names, key=lambda name: (name != "training_config.yaml", name))

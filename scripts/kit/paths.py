@@ -1,0 +1,98 @@
+"""Where things lie on this machine: the checkout, the folders, the host. Reads paths_config.json.
+
+TANDEM_WORKDIR moves all relative folders under another root (a rehearsal does that).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from kit import console
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIG = ROOT / "configs" / "paths_config.json"
+
+
+def workdir() -> Path:
+    """The folder that holds data/, models/, adapters/: the checkout unless TANDEM_WORKDIR says."""
+    return Path(os.environ.get("TANDEM_WORKDIR") or ROOT).resolve()
+
+
+def environment() -> str:
+    """'local' or 'remote': TANDEM_ENV, else which environment stands in this checkout."""
+    named = os.environ.get("TANDEM_ENV")
+    if named:
+        if named not in ("local", "remote"):
+            raise console.Misuse(f"TANDEM_ENV={named}", "set it to local or remote")
+        return named
+    only_remote = (ROOT / ".venv-remote").exists() and not (ROOT / ".venv-local").exists()
+    return "remote" if only_remote else "local"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise console.Misuse(f"{CONFIG}: the key {key!r} stands twice", "delete one of them")
+        seen[key] = value
+    return {k: v for k, v in seen.items() if not k.startswith("_comment")}
+
+
+def load(config: Path | None = None) -> dict[str, Any]:
+    """The effective paths configuration: file < environments section < TANDEM_ variables."""
+    config = config or CONFIG
+    try:
+        raw = json.loads(config.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise console.Misuse(f"{config}:{error.lineno}: {error.msg}", "mend the JSON") from None
+    except (ValueError, RecursionError):
+        raise console.Misuse(f"{config}: not JSON in UTF-8", "mend it") from None
+    known = {"folders": dict, "host": str, "remote_dir": str, "environments": dict}
+    sections = [("the file", raw)]
+    if isinstance(raw, dict) and isinstance(raw.get("environments"), dict):
+        sections += raw["environments"].items()
+    for name, section in sections:
+        if not isinstance(section, dict):
+            raise console.Misuse(f"{config}: {name} must be an object", "mend that value")
+        for key, value in section.items():
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1, 0)[0]
+                raise console.Misuse(f"{config}: unknown key {key!r}", f"did you mean {near!r}?")
+            if not isinstance(value, known[key]):
+                kind = {dict: "an object", str: "a string"}[known[key]]
+                raise console.Misuse(f"{config}: {key} must be {kind}", "mend that value")
+        for key, value in section.get("folders", {}).items():
+            if not isinstance(value, str):
+                raise console.Misuse(f"{config}: {key} must be a string", "mend that value")
+    here = raw.get("environments", {}).get(environment(), {})
+    return {
+        "folders": raw.get("folders", {}) | here.get("folders", {}),
+        "host": os.environ.get("TANDEM_HOST") or here.get("host") or raw.get("host", ""),
+        "remote_dir": os.environ.get("TANDEM_REMOTE_DIR")
+        or os.environ.get("REMOTE_DIR")
+        or here.get("remote_dir")
+        or raw.get("remote_dir", "tandem"),
+    }
+
+
+def folder(name: str) -> Path:
+    """The absolute path of one folder of the configuration, `data_raw` say."""
+    folders = load()["folders"]
+    if name not in folders:
+        near = difflib.get_close_matches(name, folders, 1, 0)
+        hint = f"did you mean {near[0]}?" if near else f"add it to {CONFIG}"
+        raise console.Misuse(f"{CONFIG}: no folder is named {name!r}", hint)
+    return workdir() / folders[name]
+
+
+def show(path: Path | str) -> str:
+    """`path` as messages print it: relative to the current folder where it lies below it."""
+    path = Path(os.path.abspath(path))
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

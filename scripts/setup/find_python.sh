@@ -1,0 +1,107 @@
+# Sourced by setup/environment.sh: which Python an environment is made with. bash 3.2.
+# TANDEM_PYTHON is a version (3.10 to 3.13; default 3.10) or the path of an interpreter.
+# shellcheck shell=bash disable=SC2034
+
+WANTED_PYTHON=${TANDEM_PYTHON:-3.10}
+
+# python_facts PYTHON: "<base interpreter>|<version>|<machine>", or nothing if it does not run.
+# The base interpreter is asked for, so that an active virtual environment is not built upon.
+python_facts() {
+  "$1" -I -c 'import platform, sys
+base = getattr(sys, "_base_executable", None) or sys.executable
+print(base, platform.python_version(), platform.machine(), sep="|")' 2>/dev/null
+}
+
+# fits PYTHON VERSION: set PYTHON, PYTHON_VERSION and PYTHON_MACHINE if it is that version.
+# VERSION 'any' stands for 3.10 to 3.13. An x86 build on Apple silicon does not fit.
+fits() {
+  local facts version
+  facts=$(python_facts "$1") || return 1
+  version=${facts#*|} && version=${version%|*}
+  case "$2:$version" in
+    any:3.10.* | any:3.11.* | any:3.12.* | any:3.13.* | "$2:$2".*) ;;
+    *) return 1 ;;
+  esac
+  if [ "${facts##*|}" = x86_64 ] && on_apple_silicon; then
+    TRANSLATED=$1
+    return 1
+  fi
+  PYTHON=${facts%%|*} PYTHON_VERSION=$version PYTHON_MACHINE=${facts##*|}
+}
+
+on_apple_silicon() { [ "$(sysctl -n hw.optional.arm64 2>/dev/null)" = 1 ]; }
+
+# candidates PLACE VERSION: the interpreters there that may be that version, one a line.
+candidates() {
+  local root
+  case $1 in
+    path) type -ap "python$2" python3 python | grep -v '/shims/' ;;
+    pyenv)
+      for root in ${PYENV_ROOT+"$PYENV_ROOT"} "$HOME/.pyenv"; do
+        printf '%s\n' "$root/versions/$2."*/bin/python
+      done
+      ;;
+    uv) if [ -n "$UV" ]; then "$UV" python find --no-python-downloads "$2" 2>/dev/null; fi ;;
+    conda)
+      for root in "$HOME/miniforge3" "$HOME/miniconda3" "$HOME/anaconda3" /opt/miniforge3 \
+        /opt/conda /opt/miniconda3 /opt/homebrew /usr/local; do
+        printf '%s\n' "$root/bin/python$2" "$root/envs/"*"/bin/python$2"
+      done
+      ;;
+    shims) type -ap "python$2" python3 python | grep '/shims/' ;;
+  esac || true
+}
+
+# search VERSION: the first that fits. A version manager's shims are slow and run only where a
+# version is chosen, so they come last.
+search() {
+  local place candidate
+  for place in path pyenv uv conda shims; do
+    while IFS= read -r candidate; do
+      if [ -x "$candidate" ] && fits "$candidate" "$1"; then return 0; fi
+    done < <(candidates "$place" "$1")
+  done
+  return 1
+}
+
+# download_python: let uv fetch the wanted version for this user; quick to give up.
+download_python() {
+  if [ "$MODE" = check ] || ! find_any_uv; then return 1; fi
+  note "no Python $WANTED_PYTHON here; asking uv for one (uv python install $WANTED_PYTHON)"
+  UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-20} UV_HTTP_RETRIES=${UV_HTTP_RETRIES:-0} \
+    "$UV" python install --quiet "$WANTED_PYTHON" >/dev/null 2>&1 && search "$WANTED_PYTHON"
+}
+
+# find_python: set PYTHON, PYTHON_VERSION, PYTHON_MACHINE, or end with the remedy.
+find_python() {
+  local version
+  TRANSLATED=''
+  case $WANTED_PYTHON in
+    3.10 | 3.11 | 3.12 | 3.13) ;;
+    */*)
+      fits "$WANTED_PYTHON" any || refuse_python
+      return 0
+      ;;
+    *) usage_error "TANDEM_PYTHON=$WANTED_PYTHON; it is 3.10 to 3.13, or a path" ;;
+  esac
+  search "$WANTED_PYTHON" && return 0
+  [ -z "$TRANSLATED" ] || refuse_python
+  download_python && return 0
+  for version in 3.11 3.12 3.13 3.10; do
+    if search "$version"; then
+      warn "no Python $WANTED_PYTHON found: using $PYTHON ($PYTHON_VERSION);" \
+        "TANDEM_PYTHON=$version makes that the choice, uv python install $WANTED_PYTHON mends it"
+      return 0
+    fi
+  done
+  die "no Python 3.10 to 3.13 on PATH, in pyenv, uv or conda;" \
+    "install one (brew install python@3.10, apt install python3, or uv python install 3.10)"
+}
+
+# refuse_python: say why the interpreter that was named or found is of no use.
+refuse_python() {
+  [ -z "$TRANSLATED" ] || die "$TRANSLATED is an x86_64 Python on an Apple silicon Mac, every" \
+    "package would run translated; install an arm64 one (arch -arm64 brew install python@3.10)" \
+    "and name it in TANDEM_PYTHON"
+  usage_error "TANDEM_PYTHON=$WANTED_PYTHON is not a Python 3.10 to 3.13 that runs; name another"
+}

@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""The data room's two goals, measured: 20,000 headlines to rows, and the article of real pages.
+
+    .venv-local/bin/python tests/bench/data.py [--samples ../shared/samples]
+
+Headlines: data_prep.py as a user calls it (cleaned, de-duplicated, split, written), the fastest of
+three runs, wall and CPU seconds; goal: at most 10 s of wall time. It uses one core, so on a busy
+machine wall time says more about the others. Pages: F1 over hand-marked segments that must and
+must not be there, beside BeautifulSoup's plain text; goal: at least 0.90. Retrieval: how often the
+passage that a question was made from is found again; no goal. One JSON object.
+
+Exit codes: 0 both goals met, 1 one missed or the samples are not there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from kit import console, publish  # noqa: E402
+
+
+def headlines(folder: Path, runs: int = 3) -> dict[str, float]:
+    """Rows read, and wall and CPU seconds of the fastest of `runs` whole runs of data_prep.py."""
+    best = {"wall_seconds": float("inf")}
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory() as out:
+            words = ["--input", folder, "--out-dir", out, "--confirm", "--json"]
+            before, began = os.times(), time.monotonic()
+            done = subprocess.run(
+                [sys.executable, ROOT / "scripts" / "data_prep.py", *words],
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True,
+            )  # fmt: skip
+            wall, after = time.monotonic() - began, os.times()
+        if wall < best["wall_seconds"]:
+            cpu = sum(after[2:4]) - sum(before[2:4])
+            rows = sum(s["read"] for s in json.loads(done.stdout)["sources"].values())
+            best = {"rows": rows, "wall_seconds": round(wall, 2), "cpu_seconds": round(cpu, 2)}
+    return best
+
+
+def segments_f1(folder: Path, extract) -> float:
+    """F1 of `extract(bytes) -> text` over the marked segments of the sample pages, 0 to 1."""
+    pages = json.loads((folder / "evaldata_subset.json").read_text(encoding="utf-8"))
+    found = missed = wrong = 0
+    for page in pages.values():
+        text = extract((folder / "pages" / page["file"]).read_bytes())
+        hits = sum(segment in text for segment in page["with"])
+        found, missed = found + hits, missed + len(page["with"]) - hits
+        wrong += sum(segment in text for segment in page["without"])
+    return 2 * found / (2 * found + missed + wrong)
+
+
+def retrieval(samples: Path) -> dict[str, float]:
+    """Of the questions made from real documents, the share whose passage is among 3 and 10."""
+    from config import loader
+    from corpus.documents import passages, questions, reading, store
+
+    settings = loader.load("data_config.yaml").documents
+    with tempfile.TemporaryDirectory() as folder:
+        target = store.Store(settings, Path(folder), create=True)
+        for path in sorted(
+            p for d in ("legal", "html/pages", "wiki") for p in (samples / d).iterdir()
+        ):
+            kind = reading.kind_of(path)
+            cut = [
+                (text, item.title, item.page or 0)
+                for item in (reading.read(path, path.name, kind) if kind else ())
+                if isinstance(item, reading.Document)
+                for text in passages.passages(
+                    item.text, settings.chunk_chars, settings.chunk_overlap
+                )
+            ]
+            if cut:
+                target.replace(path.name, publish.sha256(path), "bench", cut)
+        stored = list(target.passages())
+        terms = questions.Terms(p.text for p in stored)
+        asked = [(p, questions.ask(p.text, p.title, terms)) for p in stored]
+        asked = [(p, q) for p, q in asked if q is not None]
+        found = target.search([q.question for _, q in asked], 10)
+    pairs = list(zip(asked, found, strict=True))
+    shares = {f"among_{k}": round(sum(p in hits[:k] for (p, _), hits in pairs) / len(pairs), 3)
+              for k in (3, 10)}  # fmt: skip
+    return {"questions": len(pairs), **shares}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = console.ArgumentParser(__doc__)
+    parser.add_argument("--samples", default=ROOT.parent / "shared" / "samples", type=Path)
+    samples = parser.parse_args(argv).samples
+    if not (samples / "reddit").is_dir():
+        raise console.Problem(f"{samples}: the samples are not there", "name them with --samples")
+    from bs4 import BeautifulSoup
+
+    from corpus.documents import html_pages
+
+    html = samples / "html"
+    result = {
+        "headlines": headlines(samples / "reddit") | {"goal_seconds": 10},
+        "html_f1": round(segments_f1(html, lambda data: html_pages.article(data)[1]), 4),
+        "html_f1_plain": round(segments_f1(html, lambda d: BeautifulSoup(d, "lxml").get_text()), 4),
+        "html_f1_goal": 0.90,
+        "retrieval": retrieval(samples),
+    }
+    print(json.dumps(result))
+    met = result["headlines"]["wall_seconds"] <= 10 and result["html_f1"] >= 0.90
+    return console.GOOD if met else console.FAILED
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,136 @@
+"""Near-duplicates are found, checked exactly, and never stand on both sides of the split."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from config.schemas import data
+from corpus import deduplication, splitting
+from corpus.rows import Row
+
+WORDS = [
+    "".join(random.Random(i).choices("abcdefghijklmnop", k=random.Random(-i - 1).randint(3, 9)))
+    for i in range(3000)
+]
+
+
+def sets(text: str):
+    return deduplication.shingles(text, 5)
+
+
+def sentence(r: random.Random, words: int = 14) -> list[str]:
+    return [r.choice(WORDS) for _ in range(words)]
+
+
+def test_case_punctuation_and_spacing_do_not_count():
+    assert deduplication.jaccard(sets("The cat, sat!"), sets("the  CAT sat")) == 1.0
+
+
+def test_the_overlap_is_that_of_the_sets_of_shingles():
+    a, b = "abcdefgh", "abcdefxy"
+    shingles = [{t[i : i + 5] for i in range(len(t) - 4)} for t in (a, b)]
+    exact = len(shingles[0] & shingles[1]) / len(shingles[0] | shingles[1])
+    assert deduplication.jaccard(sets(a), sets(b)) == exact
+
+
+@pytest.mark.parametrize("text", ["", "a", "日本", "?!", "abcd"])
+def test_text_shorter_than_a_shingle_still_equals_itself(text):
+    assert deduplication.jaccard(sets(text), sets(text)) == 1.0
+
+
+@pytest.mark.slow
+def test_of_2000_planted_near_duplicates_at_most_two_are_missed():
+    r = random.Random(3)
+    finder = deduplication.NearDuplicates(data.Deduplication())
+    originals = [sentence(r) for _ in range(2000)]
+    for words in originals:
+        finder.add(sets(" ".join(words)))
+    planted = found = 0
+    while planted < 2000:
+        place = r.randrange(2000)
+        words = list(originals[place])
+        words[r.randrange(len(words))] = r.choice(WORDS)
+        copy = sets(" ".join(words))
+        if deduplication.jaccard(copy, sets(" ".join(originals[place]))) < 0.7:
+            continue
+        planted += 1
+        found += finder.add(copy) is not None
+    assert found >= 1998
+
+
+def test_what_is_called_a_near_duplicate_reaches_the_threshold_exactly():
+    r = random.Random(5)
+    finder = deduplication.NearDuplicates(data.Deduplication())
+    kept = []
+    for _ in range(1500):
+        words = sentence(r, 10) if r.random() < 0.5 or not kept else list(r.choice(kept)[0])
+        for _ in range(r.randrange(4)):
+            words[r.randrange(len(words))] = r.choice(WORDS)
+        candidate = sets(" ".join(words))
+        place = finder.add(candidate)
+        if place is None:
+            kept.append((words, candidate))
+        else:
+            assert deduplication.jaccard(kept[place][1], candidate) >= 0.7
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.95, 1.0])
+def test_the_search_across_sides_finds_exactly_what_comparing_all_pairs_finds(threshold):
+    r = random.Random(7)
+    base = [sentence(r, 8) for _ in range(40)]
+
+    def vary() -> list:
+        made = []
+        for _ in range(120):
+            words = list(r.choice(base))
+            for _ in range(r.randrange(4)):
+                words[r.randrange(8)] = r.choice(WORDS)
+            made.append(sets(" ".join(words)))
+        return made
+
+    left, right = vary(), vary()
+    every = {
+        (i, j)
+        for i in range(len(left))
+        for j in range(len(right))
+        if deduplication.jaccard(left[i], right[j]) >= threshold
+    }
+    assert every
+    assert set(deduplication.pairs_across(left, right, threshold)) == every
+
+
+def rows(count: int, groups: int) -> list[Row]:
+    made = []
+    for i in range(count):
+        talk = [{"role": "user", "content": f"question {i}"}, {"role": "assistant", "content": "a"}]
+        made.append(Row(talk, group=f"group {i % groups}", source="file", number=i))
+    return made
+
+
+def test_a_group_is_never_split():
+    train, val = splitting.split(rows(300, 40), 13, 0.1)
+    assert {r.group for r in train} & {r.group for r in val} == set()
+    assert len(train) + len(val) == 300
+    assert 20 <= len(val) <= 45
+
+
+def test_two_rows_give_one_to_each_side_and_one_row_gives_none_to_validation():
+    assert [len(side) for side in splitting.split(rows(2, 2), 13, 0.05)] == [1, 1]
+    assert [len(side) for side in splitting.split(rows(1, 1), 13, 0.05)] == [1, 0]
+    assert [len(side) for side in splitting.split(rows(9, 9), 13, 0.0)] == [9, 0]
+
+
+def test_the_seed_alone_decides_and_another_seed_decides_otherwise():
+    def val(seed: int) -> list[int]:
+        return [r.number for r in splitting.split(rows(200, 200), seed, 0.1)[1]]
+
+    assert val(1) == val(1)
+    assert val(1) != val(2)
+
+
+def test_a_sample_does_not_depend_on_the_order_of_the_files():
+    made = rows(100, 100)
+    backwards = splitting.sample(made[::-1], 5, 10)
+    assert [r.number for r in splitting.sample(made, 5, 10)] == [r.number for r in backwards]

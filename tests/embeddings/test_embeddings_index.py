@@ -1,0 +1,95 @@
+"""Merged vectors where they are used: DuckDB and Chroma."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from embeddings import formats, index, merge
+from kit import console
+from support.embeddings_merges import ITEMS, merge_options  # noqa: F401
+from support.embeddings_samples import articles, shards
+
+
+@pytest.mark.parametrize("name", ["pickle", "parquet"])
+def test_duckdb_reads_the_sharded_dataset_as_it_is(options, monkeypatch, name):
+    import duckdb
+
+    monkeypatch.setattr(index, "PART_ROWS", 200)
+    monkeypatch.setattr(index.tables, "ROW_GROUP", 100)
+    options.format = name
+    options.output = options.output.with_suffix(formats.SUFFIXES[name])
+    for _ in range(2):  # the second one takes the place of the first
+        where = index.load("parquet-shards", options.output, merge.merge(options), options, None)
+    assert sorted(p.name for p in where.iterdir()) == [f"part-0000{i}.parquet" for i in range(3)]
+    table = duckdb.sql(f"select * from '{where}/*.parquet' order by id::int")
+    got = table.fetchnumpy()
+    assert (np.stack(got["embedding"]) == options.array[:ITEMS]).all()
+    assert list(got["title"]) == [a["title"] for a in articles(ITEMS)]
+    wanted = options.array[7].tolist()
+    nearest = duckdb.sql(
+        f"select id from '{where}/*.parquet' "
+        f"order by list_cosine_similarity(embedding, {wanted}::float[]) desc limit 1"
+    )
+    assert nearest.fetchone() == (articles(8)[7]["id"],)
+
+
+def test_a_folder_with_other_files_is_not_taken_for_a_dataset(options, tmp_path):
+    manifest = merge.merge(options)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("do not delete")
+    with pytest.raises(console.Misuse, match="is not ours to replace"):
+        index.load("parquet-shards", options.output, manifest, options, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_parquet_of_the_users_own_is_not_taken_for_a_dataset(options, tmp_path):
+    manifest = merge.merge(options)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "measurements.parquet").write_bytes(b"years of work")
+    for where in (tmp_path / "mine", tmp_path / "mine" / "measurements.parquet"):
+        with pytest.raises(console.Misuse, match="is not ours to replace"):
+            index.load("parquet-shards", options.output, manifest, options, where)
+    assert (tmp_path / "mine" / "measurements.parquet").read_bytes() == b"years of work"
+
+
+@pytest.mark.slow
+def test_chroma_finds_an_article_by_its_vector(options, tmp_path):
+    chromadb = pytest.importorskip("chromadb")
+    for _ in range(2):
+        manifest = merge.merge(options)
+        where = index.load("chroma", options.output, manifest, options, tmp_path / "chroma")
+    client = chromadb.PersistentClient(str(where))
+    assert [c.name for c in client.list_collections()] == ["all"]
+    found = client.get_collection("all", embedding_function=None)
+    assert found.count() == ITEMS and found.metadata["model"] == "bge-base"
+    answer = found.query(query_embeddings=options.array[123:124], n_results=1)
+    article = articles(ITEMS)[123]
+    assert answer["ids"] == [[article["id"]]]
+    assert answer["metadatas"][0][0] == {
+        "title": article["title"], "url": article["url"], "row": 123,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_collection_that_no_merge_made_stays(options, tmp_path):
+    chromadb = pytest.importorskip("chromadb")
+    options.output = options.output.with_name("日本.pkl")
+    manifest = merge.merge(options)
+    folder = tmp_path / "chroma"
+    index.load("chroma", options.output, manifest, options, folder)
+    client = chromadb.PersistentClient(str(folder))
+    assert [c.name for c in client.list_collections()] == ["vectors"]
+    client.create_collection("documents", embedding_function=None)
+    with pytest.raises(console.Problem, match="a collection documents that no merge made"):
+        output = options.output.rename(options.output.with_name("documents.pkl"))
+        index.load("chroma", output, manifest, options, folder)
+    assert {c.name for c in client.list_collections()} == {"vectors", "documents"}
+
+
+def test_vectors_with_nan_go_into_no_index(options, tmp_path):
+    array = options.array.copy()
+    array[3, 0] = np.nan
+    shards(options.folder, array)
+    with pytest.raises(console.Problem, match="holds NaN or Inf"):
+        index.load("chroma", options.output, merge.merge(options), options, tmp_path / "chroma")

@@ -1,0 +1,199 @@
+"""scripts/evaluation/metrics.py and intervals.py against published scores and known cases."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from evaluation import intervals, metrics
+
+REFERENCES = Path(__file__).parents[3] / "shared" / "samples" / "evalref"
+ALPHABETS = ["你好，世界！今天的天气很好。", "Привет, мир! Как дела сегодня?",
+             "สวัสดีชาวโลก", "हिन्दी में लिखना", "안녕하세요 세계", "日本語のテキスト"]  # fmt: skip
+
+
+def sample(name):
+    if not REFERENCES.is_dir():
+        pytest.skip(f"the reference scores are not at {REFERENCES}")
+    text = (REFERENCES / name).read_text(encoding="utf-8")
+    if name.endswith(".json"):
+        return json.loads(text)
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+# --- any environment ----------------------------------------------------------------------------
+
+
+def test_exact_match_and_f1_of_each_trivia_row_equal_the_squad_script():
+    for row in sample("trivia_em_f1_90.jsonl"):
+        best = [max(score(row["prediction"], a) for a in row["answers"])
+                for score in (metrics.exact_match, metrics.f1)]  # fmt: skip
+        assert best == pytest.approx([row["em"], row["f1"]], abs=1e-6), row["id"]
+
+
+def test_exact_match_and_f1_of_the_trivia_file_equal_the_squad_script():
+    rows, wanted = sample("trivia_em_f1_90.jsonl"), sample("expected_corpus.json")
+    for score, name in ((metrics.exact_match, "exact_match"), (metrics.f1, "f1")):
+        total = sum(max(score(r["prediction"], a) for a in r["answers"]) for r in rows)
+        percent = wanted["trivia_em_f1_90.jsonl"][name]  # of scores that were rounded to 1e-6
+        assert total / len(rows) == pytest.approx(percent / 100, abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ALPHABETS)
+def test_identical_texts_score_one_in_every_script(text):
+    assert metrics.exact_match(text, text) == metrics.f1(text, text) == 1.0
+
+
+def test_punctuation_of_other_scripts_does_not_count():
+    assert metrics.exact_match("你好世界", "你好，世界！") == 1.0
+    assert metrics.exact_match("«Война и мир»", "Война и мир") == 1.0
+
+
+def test_half_a_chinese_answer_scores_by_its_characters():
+    assert metrics.f1("今天天气", "今天很热") == pytest.approx(0.5)
+
+
+def test_words_keep_marks_with_their_letter_and_split_unspaced_scripts():
+    assert metrics.words("Don't über 北京 हिन्दी _x_") == [
+        "don", "t", "über", "北", "京", "हिन्दी", "x"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reference", "needed"),
+    [("plain", False), ("obl\u012bquus “quoted” 🐱", False), ("мир", True), ("a 猫", True)],
+)
+def test_unicode_rules_are_used_only_where_ascii_rules_lose_a_word(reference, needed):
+    assert metrics.needs_unicode(reference) is needed
+
+
+@pytest.mark.parametrize(
+    ("reference", "tokenizer"),
+    [("An English text", "13a"), ("Русский текст", "13a"), ("一个简单的句子", "zh"),
+     ("สวัสดีชาวโลก", "char"), ("これはペンです", "char")],
+)  # fmt: skip
+def test_bleu_gets_a_tokenizer_that_fits_the_script(reference, tokenizer):
+    assert metrics.bleu_tokenizer([[reference]]) == tokenizer
+
+
+# --- with rouge-score and sacrebleu -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scored():
+    rows = sample("pairs_davinci002_first80.jsonl")
+    texts, references = [r["prediction"] for r in rows], [[r["reference"]] for r in rows]
+    return rows, references, metrics.score(texts, references)
+
+
+@pytest.mark.remote_env
+@pytest.mark.parametrize(("ours", "theirs"), [("exact_match", "em"), ("f1", "f1"),
+                                              ("rouge_l", "rougeL_f")])  # fmt: skip
+def test_each_of_the_80_real_outputs_scores_as_the_reference_says(scored, ours, theirs):
+    rows, _, scores = scored
+    wanted = [row[theirs] for row in rows]
+    assert getattr(scores, ours) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.remote_env
+def test_corpus_scores_equal_the_references(scored):
+    _, references, scores = scored
+    wanted = sample("expected_corpus.json")["pairs_davinci002_first80.jsonl"]
+    found = intervals.summarise([(scores, None)], intervals.Settings())[0][0]
+    pairs = {"exact_match": "em", "f1": "f1", "rouge_l": "rougeL_f", "bleu": "corpus_bleu"}
+    for ours, theirs in pairs.items():
+        assert found[ours]["value"] == pytest.approx(wanted[theirs], abs=1e-6), ours
+    assert metrics.bleu_signature(references, "13a") == wanted["bleu_signature"]
+
+
+@pytest.mark.remote_env
+def test_bleu_of_summed_counts_is_sacrebleus_corpus_score_for_any_number_of_references():
+    from sacrebleu.metrics import BLEU
+
+    texts = ["the cat sat on the mat today", "a dog barks at the grey moon", "nothing in common"]
+    references = [["the cat sat on a mat today", "a cat sat on the mat"],
+                  ["the dog barks at the moon"], ["", "else entirely different here"]]  # fmt: skip
+    counts = metrics.bleu_counts(texts, references, "13a")
+    streams = [[row[i] if i < len(row) else None for row in references] for i in range(2)]
+    expected = BLEU().corpus_score(texts, streams).score
+    assert metrics.bleu([sum(c) for c in zip(*counts, strict=True)]) == pytest.approx(expected)
+
+
+@pytest.mark.remote_env
+def test_identical_texts_get_rouge_one_in_every_script_and_bleu_100():
+    scores = metrics.score(ALPHABETS, [[text] for text in ALPHABETS])
+    assert scores.rouge_l == [1.0] * len(ALPHABETS)
+    assert scores.unicode_rows == len(ALPHABETS)
+    for text in ("Привет, мир! Как дела сегодня?", "今天的天气非常好我们去公园"):
+        counts = metrics.score([text], [[text]]).bleu
+        assert metrics.bleu(counts[0]) == pytest.approx(100)
+
+
+@pytest.mark.remote_env
+def test_a_prediction_without_the_reference_s_words_scores_zero():
+    scores = metrics.score(["猫", ""], [["собака"], ["dog"]])
+    assert scores.exact_match == scores.f1 == scores.rouge_l == [0.0, 0.0]
+
+
+# --- intervals ----------------------------------------------------------------------------------
+
+
+def column(values, totals=None, tokens=None):
+    """Scores with `values` as every measure, one BLEU-perfect word each."""
+    counts = [[4, 4, 4, 3, 2, 1, 4, 3, 2, 1]] * len(values)
+    losses = intervals.Losses(totals, tokens) if totals else None
+    return metrics.Scores(values, values, values, counts), losses
+
+
+@pytest.mark.remote_env
+def test_intervals_hold_the_mean_and_have_the_width_that_theory_says():
+    values = [float(i % 2) for i in range(400)]
+    found = intervals.summarise([column(values)], intervals.Settings(samples=4000))[0][0]["f1"]
+    half = 1.96 * math.sqrt(0.25 / 400)
+    assert found["value"] == 0.5
+    assert found["low"] == pytest.approx(0.5 - half, abs=0.006)
+    assert found["high"] == pytest.approx(0.5 + half, abs=0.006)
+
+
+@pytest.mark.remote_env
+def test_the_same_seed_gives_the_same_intervals_and_another_seed_others():
+    values = [float(i % 3 == 0) for i in range(50)]
+    runs = [intervals.summarise([column(values)], intervals.Settings(seed=s))[0][0]["f1"]
+            for s in (1, 1, 2)]  # fmt: skip
+    assert runs[0] == runs[1] != runs[2]
+
+
+@pytest.mark.remote_env
+def test_a_constant_gain_has_a_difference_without_spread_though_both_scores_vary():
+    base = [float(i % 2) / 2 for i in range(60)]
+    columns = [column([v + 0.25 for v in base]), column(base)]
+    _, difference = intervals.summarise(columns, intervals.Settings())
+    assert difference["f1"] == pytest.approx({"value": 0.25, "low": 0.25, "high": 0.25})
+
+
+@pytest.mark.remote_env
+def test_loss_is_the_mean_over_tokens_not_over_rows():
+    scores = column([0.0, 0.0], totals=[10.0, 1.0], tokens=[10, 2])
+    found = intervals.summarise([scores], intervals.Settings())[0][0]["loss"]
+    assert found["value"] == pytest.approx(11 / 12)
+
+
+@pytest.mark.remote_env
+@pytest.mark.filterwarnings("error")
+def test_rows_without_a_supervised_token_leave_the_loss_a_number_or_unknown():
+    one = column([0.0, 1.0], totals=[6.0, 0.0], tokens=[3, 0])
+    none = column([0.0, 1.0], totals=[0.0, 0.0], tokens=[0, 0])
+    (known, unknown), difference = intervals.summarise([one, none], intervals.Settings())
+    assert known["loss"] == {"value": 2.0, "low": 2.0, "high": 2.0}
+    assert unknown["loss"] == difference["loss"] == {"value": None, "low": None, "high": None}
+    json.dumps([known, unknown, difference], allow_nan=False)
+
+
+def test_a_loss_that_is_no_number_ends_the_evaluation_and_a_missing_one_is_left_out(capsys):
+    from evaluation import session
+    from kit import console
+
+    with pytest.raises(console.Problem, match="the loss of the adapter is no number for 1 of 2"):
+        session._sound(intervals.Losses([1.0, math.nan], [2, 2]), "adapter")
+    assert session._sound(intervals.Losses([0.0], [0]), "adapter") is None
+    assert "no answer begins within data.max_length" in capsys.readouterr().err

@@ -1,0 +1,88 @@
+"""What holds for every command: help without any package, exit codes, names."""
+
+import functools
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.checkout import ROOT
+
+PYTHON = sorted((ROOT / "scripts").glob("*.py"))
+SHELL = sorted([*(ROOT / "scripts").glob("*.sh"), *ROOT.glob("*.sh")])
+EVERY = [pytest.param(p, id=p.name) for p in PYTHON + SHELL]
+
+
+@functools.cache
+def run(path: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a command as on a machine with nothing but Python and bash."""
+    bare = [os.path.realpath(sys.executable), "-S", "-E"] if path.suffix == ".py" else ["bash"]
+    return subprocess.run(
+        [*bare, str(path), *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
+
+
+def test_there_are_commands():
+    assert len(PYTHON) > 5 and SHELL
+
+
+@pytest.mark.parametrize("path", EVERY)
+def test_help_needs_no_package(path):
+    result = run(path, "--help")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert path.name in result.stdout
+
+
+@pytest.mark.parametrize("path", EVERY)
+def test_help_names_the_exit_codes(path):
+    assert "Exit codes:" in run(path, "--help").stdout
+
+
+@pytest.mark.parametrize("path", EVERY)
+def test_an_unknown_option_is_one_line_and_exit_2(path):
+    result = run(path, "--no-such-option")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"{path.name}: ") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", EVERY)
+def test_it_can_be_run_as_a_program(path):
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert os.access(path, os.X_OK), f"chmod +x {path.name}"
+    assert first == f"#!/usr/bin/env {'python3' if path.suffix == '.py' else 'bash'}"
+
+
+def test_no_module_has_the_name_of_another_package():
+    """`import x` must mean ours: no stem of scripts/ is a stdlib module or a dependency."""
+    ours = {p.stem for p in PYTHON}
+    ours |= {p.parent.name for p in (ROOT / "scripts").glob("*/__init__.py")}
+    locks = [ROOT / f"requirements-{env}.txt" for env in ("local", "remote")]
+    pinned = {
+        name.lower().replace("-", "_")
+        for lock in locks
+        for name in re.findall(r"^([\w.-]+)==", lock.read_text(), re.M)
+    }
+    installed = set(importlib.metadata.packages_distributions())
+    mine = {name for name in installed if name in ours} & ours
+    assert not ours & set(sys.stdlib_module_names)
+    assert not ours & pinned
+    assert not mine, f"installed packages have these names too: {mine}"
+
+
+@pytest.mark.parametrize("no", ["", "0", "no", "false"])
+def test_only_a_yes_confirms(no):
+    for target in ("data", "train", "rlhf", "pipeline"):
+        for word, confirms in ((no, False), ("1", True)):
+            words = ["make", "-n", target, f"CONFIRM={word}", "HOST=x"]
+            said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+            assert ("--confirm" in said.stdout) == confirms

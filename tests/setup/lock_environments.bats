@@ -1,0 +1,45 @@
+#!/usr/bin/env bats
+# lock_environments.sh with sources of one package each: real uv, real package index.
+
+load ../support/checkout
+
+setup() {
+  checkout
+  unset UV_CACHE_DIR # nothing is damaged here
+  cp "$ROOT/scripts/lock_environments.sh" scripts/
+  printf 'idna==3.7\n' >configs/requirements-remote.in
+  printf 'packaging\n' >configs/requirements-local.in
+  small_lock idna >requirements-remote.txt
+  small_lock packaging >requirements-local.txt
+}
+
+# bats test_tags=slow
+@test "locks hold every hash and name no index" {
+  run scripts/lock_environments.sh --check
+  assert_failure 1
+  assert_output --partial 'is not what configs/requirements-'
+  scripts/lock_environments.sh
+  run cat requirements-remote.txt requirements-local.txt
+  assert_output --partial 'idna==3.7 \'
+  assert_output --partial '--hash=sha256:'
+  refute_output --partial '://'
+}
+
+# bats test_tags=slow
+@test "a source without a solution leaves both locks as they were" {
+  cp requirements-local.txt requirements-remote.txt "$BATS_TEST_TMPDIR"
+  printf 'idna==99999\n' >configs/requirements-local.in
+  run scripts/lock_environments.sh
+  assert_failure 1
+  assert_output --partial 'configs/requirements-local.in has no solution'
+  cmp requirements-remote.txt "$BATS_TEST_TMPDIR/requirements-remote.txt"
+  cmp requirements-local.txt "$BATS_TEST_TMPDIR/requirements-local.txt"
+  run find .envs -name '.locks.*'
+  assert_output ''
+}
+
+@test "bad arguments are refused with exit 2" {
+  run scripts/lock_environments.sh --upgade
+  assert_failure 2
+  assert_output --partial "unknown argument '--upgade'"
+}

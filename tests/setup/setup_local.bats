@@ -1,0 +1,372 @@
+#!/usr/bin/env bats
+# setup_local.sh with a lock of six packages: real uv, real kills, real damage.
+
+load ../support/checkout
+
+setup() { checkout; }
+
+file_of() { printf '%s\n' .venv-"$1"/lib/python3*/site-packages/"$2"; }
+
+@test "help and bad arguments need no Python and no uv" {
+  run env PATH=/usr/bin:/bin ./setup_local.sh --help
+  assert_success
+  assert_output --partial 'TANDEM_PYTHON=3.12 ./setup_local.sh'
+  run ./setup_local.sh --chekc
+  assert_failure 2
+  assert_output "setup_local.sh: unknown argument '--chekc'; see ./setup_local.sh --help"
+}
+
+@test "a first run makes folders and environment, a second one touches nothing" {
+  run ./setup_local.sh
+  assert_success
+  assert_output --partial 'modules import'
+  works local
+  [ -f data/raw/.gitkeep ] && [ -f adapters/.gitkeep ]
+  touch "$BATS_TEST_TMPDIR/before"
+  run ./setup_local.sh
+  assert_success
+  assert_output --partial 'nothing to do'
+  run find . -newer "$BATS_TEST_TMPDIR/before"
+  assert_output ''
+  run ./setup_local.sh --check
+  assert_success
+  assert_output --partial 'packages match'
+}
+
+@test "the summary needs no awk that takes line breaks in -v, which BSD's does not" {
+  mkdir bin
+  cat >bin/awk <<END
+#!/bin/bash
+[ "\$1" != -v ] || [ "\${2/\$'\n'/}" = "\$2" ] || exit 2
+exec "$(command -v awk)" "\$@"
+END
+  chmod +x bin/awk
+  run bin/awk -v $'x=a\nb' '{ print x }' </dev/null
+  assert_failure 2
+  PATH=$PWD/bin:$PATH run ./setup_local.sh
+  assert_success
+}
+
+@test "--check without an environment says so and makes nothing" {
+  run ./setup_local.sh --check
+  assert_failure 1
+  assert_output --partial 'FAIL  packages  not set up'
+  assert_output --partial 'FAIL  folders  missing: data/raw'
+  [ ! -e .envs ] && [ ! -e data ]
+}
+
+# bats test_tags=slow
+@test "another lock makes another environment and deletes the old one" {
+  ./setup_local.sh
+  first=$(readlink .venv-local)
+  small_lock xxhash >>small.txt
+  run ./setup_local.sh --check
+  assert_failure 1
+  assert_output --partial 'made from another lock'
+  ./setup_local.sh
+  [ "$(readlink .venv-local)" != "$first" ]
+  [ "$(folders local)" = "$(readlink .venv-local)" ]
+  .venv-local/bin/python -c 'import xxhash'
+}
+
+@test "--force builds anew beside the environment that stands" {
+  ./setup_local.sh
+  first=$(readlink .venv-local)
+  run ./setup_local.sh --force
+  assert_success
+  [ "$(readlink .venv-local)" != "$first" ]
+  [ "$(folders local)" = "$(readlink .venv-local)" ]
+  works local
+}
+
+# The moments of a build, as they show in the new folder.
+building() { [ -n "$(newest)" ]; }
+newest() { folders local | grep -vx "$first" | head -n 1; }
+has() { [ -e "$(newest)/$1" ]; }
+gone() { ! kill -0 "$PID" 2>/dev/null; }
+reached() { gone || "$@"; }
+
+# bats test_tags=slow
+@test "killed at any moment, the old environment works and the next run finishes" {
+  ./setup_local.sh
+  small_lock xxhash regex numpy >>small.txt
+  killed=0
+  while read -r signal moment; do
+    first=$(readlink .venv-local)
+    start "$BATS_TEST_TMPDIR/log" ./setup_local.sh --force
+    # shellcheck disable=SC2086
+    within 120 reached $moment
+    kill -"$signal" -- "-$PID" 2>/dev/null && killed=$((killed + 1))
+    code=0 && wait "$PID" || code=$?
+    case $signal in
+      INT) [ "$code" = 130 ] || [ "$code" = 0 ] ;;
+      TERM) [ "$code" = 143 ] || [ "$code" = 0 ] ;;
+    esac
+    works local
+    run ./setup_local.sh
+    assert_success
+    works local
+    [ "$(folders local)" = "$(readlink .venv-local)" ]
+    .venv-local/bin/python -I -S scripts/setup/verify_environment.py --no-imports .venv-local
+  done <<'MOMENTS'
+KILL building
+INT  has bin/python
+KILL has lib/python3.10/site-packages/idna
+TERM has lib/python3.10/site-packages/numpy
+TERM has .tandem/mark
+KILL has .tandem/mark
+KILL has .tandem/records.json
+MOMENTS
+  [ "$killed" -ge 5 ]
+}
+
+# bats test_tags=slow
+@test "only the script is killed: what it started holds the lock, the next run waits" {
+  start "$BATS_TEST_TMPDIR/log" ./setup_local.sh
+  first=none
+  within 60 reached building
+  kill -KILL "$PID"
+  wait "$PID" || true
+  ./setup_local.sh
+  works local
+  ./setup_local.sh --check
+  [ "$(folders local)" = "$(readlink .venv-local)" ]
+}
+
+@test "two at once: both succeed, one of them builds" {
+  start "$BATS_TEST_TMPDIR/a" ./setup_local.sh
+  one=$PID
+  start "$BATS_TEST_TMPDIR/b" ./setup_local.sh
+  two=$PID
+  wait "$one"
+  wait "$two"
+  works local
+  run grep -h 'installing small.txt' "$BATS_TEST_TMPDIR/a" "$BATS_TEST_TMPDIR/b"
+  [ "${#lines[@]}" = 1 ]
+}
+
+@test "a damaged file is noticed by a plain run and mended, uv's cache with it" {
+  ./setup_local.sh
+  file=$(file_of local idna/core.py)
+  printf 'raise SystemExit("damaged")\n' >"$file" # through the hard link: the cache as well
+  run ./setup_local.sh
+  assert_success
+  assert_output --partial 'idna/core.py: damaged'
+  works local
+  run ./setup_local.sh --check
+  assert_success
+}
+
+# bats test_tags=slow
+@test "--check finds damage that kept the file's time, and the next run mends it" {
+  ./setup_local.sh
+  file=$(file_of local idna/core.py)
+  touch -r "$file" "$BATS_TEST_TMPDIR/time"
+  printf '# one more line\n' >>"$file"
+  touch -r "$BATS_TEST_TMPDIR/time" "$file"
+  run ./setup_local.sh --check
+  assert_failure 1
+  assert_output --partial 'idna/core.py: damaged'
+  assert_output --partial './setup_local.sh mends it'
+  ./setup_local.sh
+  run ./setup_local.sh --check
+  assert_success
+}
+
+# bats test_tags=slow
+@test "a file that was removed is noticed and comes back" {
+  ./setup_local.sh
+  rm "$(file_of local tqdm/std.py)"
+  run ./setup_local.sh
+  assert_success
+  assert_output --partial 'tqdm/std.py: missing'
+  works local
+  rm "$(file_of local tqdm/std.py)"
+  run ./setup_local.sh --check
+  assert_failure 1
+  assert_output --partial 'tqdm/std.py: missing'
+}
+
+# bats test_tags=slow
+@test "an environment without its stamp was never finished and is built anew" {
+  ./setup_local.sh
+  first=$(readlink .venv-local)
+  rm .venv-local/.tandem/stamp
+  ./setup_local.sh
+  [ "$(readlink .venv-local)" != "$first" ]
+  [ "$(folders local)" = "$(readlink .venv-local)" ]
+  works local
+}
+
+# bats test_tags=slow
+@test "a package that was replaced by another version comes back as locked" {
+  ./setup_local.sh
+  "${UV:-.envs/uv-*/bin/uv}" pip install -q --python .venv-local/bin/python 'idna<3.7'
+  run ./setup_local.sh
+  assert_success
+  assert_output --partial 'idna'
+  run ./setup_local.sh --check
+  assert_success
+}
+
+# bats test_tags=slow
+@test "a file that was touched and not changed costs one comparison, and no rebuild" {
+  ./setup_local.sh
+  first=$(readlink .venv-local)
+  touch "$(file_of local tqdm/std.py)"
+  run ./setup_local.sh
+  assert_success
+  refute_output --partial 'installing'
+  run ./setup_local.sh
+  assert_output --partial 'nothing to do'
+  [ "$(readlink .venv-local)" = "$first" ]
+}
+
+# wheel NAME CODE: a wheel in $BATS_TEST_TMPDIR/wheels whose module holds CODE, and its lock line.
+wheel() {
+  "$ROOT/.venv-local/bin/python" - "$BATS_TEST_TMPDIR/wheels" "$1" "$2" <<'PYTHON'
+import base64, hashlib, pathlib, sys, zipfile
+folder, name, code = sys.argv[1:]
+pathlib.Path(folder).mkdir(exist_ok=True)
+info = f"{name}-1.0.dist-info"
+files = {
+    f"{name}.py": code,
+    f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+    f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+}
+rows = []
+for path, text in files.items():
+    digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+    rows.append(f"{path},sha256={digest},{len(text)}")
+files[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,"]) + "\n"
+wheel = pathlib.Path(folder) / f"{name}-1.0-py3-none-any.whl"
+with zipfile.ZipFile(wheel, "w") as z:
+    for path, text in files.items():
+        z.writestr(path, text)
+print(f"{name}==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}")
+PYTHON
+}
+
+@test "a package that does not import is never published; PIP_FIND_LINKS reaches uv" {
+  ./setup_local.sh
+  first=$(readlink .venv-local)
+  wheel brokenpackage 'import a_library_that_is_not_here' >>small.txt
+  PIP_FIND_LINKS=$BATS_TEST_TMPDIR/wheels run ./setup_local.sh
+  assert_failure 1
+  assert_output --partial 'FAIL  import brokenpackage'
+  assert_output --partial "No module named 'a_library_that_is_not_here'"
+  [ "$(readlink .venv-local)" = "$first" ]
+  [ "$(folders local)" = "$first" ]
+  works local
+}
+
+# bats test_tags=slow
+@test "a package whose import kills the interpreter is named" {
+  wheel killer 'import os; os._exit(7)' >>small.txt
+  PIP_FIND_LINKS=$BATS_TEST_TMPDIR/wheels run ./setup_local.sh
+  assert_failure 1
+  assert_output --partial 'import killer'
+  assert_output --partial 'exit status 7'
+}
+
+@test "a wheel with another hash than the lock's is refused" {
+  ./setup_local.sh
+  first=$(readlink .venv-local)
+  wheel other 'x = 1' | sed 's/sha256:..../sha256:0000/' >>small.txt
+  PIP_FIND_LINKS=$BATS_TEST_TMPDIR/wheels run ./setup_local.sh
+  assert_failure 1
+  assert_output --partial 'Hash mismatch'
+  [ "$(readlink .venv-local)" = "$first" ]
+  works local
+}
+
+@test "a disk without room stops the set-up before anything is made" {
+  printf 'import sys\nsys.exit("FAIL  disk  3 GB free")\n' >scripts/check_storage.py
+  run ./setup_local.sh
+  assert_failure 1
+  assert_output --partial 'stopped at: Disk space'
+  [ ! -e .venv-local ] && [ -z "$(folders local)" ]
+}
+
+@test "a folder of the user's in the link's place is left alone" {
+  mkdir .venv-local
+  : >.venv-local/mine
+  run ./setup_local.sh
+  assert_failure 1
+  assert_output --partial 'is a folder of yours, not a link; move it away'
+  [ -f .venv-local/mine ]
+}
+
+@test "settings that send packages elsewhere do no harm" {
+  PIP_TARGET=/nowhere PIP_USER=1 PIP_PREFIX=/nowhere PYTHONPATH=/nowhere PYTHONHOME=/nowhere \
+    run ./setup_local.sh
+  assert_success
+  works local
+}
+
+@test "the user's index holds for uv: PIP_INDEX_URL, and uv's own before it" {
+  PIP_INDEX_URL=http://127.0.0.1:9/pip UV_HTTP_RETRIES=0 UV_CACHE_DIR=$PWD/empty run ./setup_local.sh
+  assert_failure 1
+  assert_output --partial 'http://127.0.0.1:9/pip/'
+  PIP_INDEX_URL=http://127.0.0.1:9/pip UV_DEFAULT_INDEX=http://127.0.0.1:9/uv UV_HTTP_RETRIES=0 \
+    UV_CACHE_DIR=$PWD/empty run ./setup_local.sh
+  assert_failure 1
+  assert_output --partial 'http://127.0.0.1:9/uv/'
+}
+
+@test "TANDEM_PYTHON that is no Python 3.10 to 3.13 is refused with exit 2" {
+  TANDEM_PYTHON=3.9 run ./setup_local.sh
+  assert_failure 2
+  assert_output --partial 'TANDEM_PYTHON=3.9; it is 3.10 to 3.13, or a path'
+  TANDEM_PYTHON=/bin/cat run ./setup_local.sh
+  assert_failure 2
+  assert_output --partial '/bin/cat is not a Python 3.10 to 3.13 that runs'
+}
+
+# bats test_tags=slow
+@test "TANDEM_PYTHON chooses another Python" {
+  TANDEM_PYTHON=3.12 run ./setup_local.sh
+  assert_success
+  case $output in *'no Python 3.12 found'*) skip "no Python 3.12 here" ;; esac
+  run .venv-local/bin/python --version
+  assert_output --partial 'Python 3.12'
+}
+
+# bats test_tags=slow
+@test "without Python 3.10 a newer one is taken, with a warning that names TANDEM_PYTHON" {
+  mkdir bin
+  for tool in python3.11 python3.12 python3.13; do
+    found=$("$UV" python find --no-python-downloads "${tool#python}" 2>/dev/null) || continue
+    newer=${newer:-${tool#python}}
+    ln -s "$found" "bin/$tool"
+  done
+  [ -n "${newer:-}" ] || skip "no Python newer than 3.10 here"
+  # a stand-in for a uv that finds no Python, and cannot fetch one
+  printf '#!/bin/sh\ncase $1 in python) exit 1 ;; esac\nexec "%s" "$@"\n' "$UV" >bin/uv
+  chmod +x bin/uv
+  if PATH=/usr/bin:/bin python3.10 --version >/dev/null 2>&1; then skip "3.10 is the system's"; fi
+  HOME=$BATS_TEST_TMPDIR PYENV_ROOT=/nowhere PATH=$PWD/bin:/usr/bin:/bin UV=$PWD/bin/uv \
+    run ./setup_local.sh
+  assert_success
+  assert_output --partial 'warn  no Python 3.10 found: using'
+  assert_output --partial 'makes that the choice'
+}
+
+@test "an x86 Python on Apple silicon is refused" {
+  [ "$(uname -m)" = x86_64 ] || skip "needs an x86_64 Python"
+  mkdir bin
+  printf '#!/bin/sh\necho 1\n' >bin/sysctl # the stand-in for Apple silicon's own
+  chmod +x bin/sysctl
+  PATH=$PWD/bin:$PATH run ./setup_local.sh
+  assert_failure 1
+  assert_output --partial 'is an x86_64 Python on an Apple silicon Mac'
+}
+
+# bats test_tags=slow
+@test "without any uv the pinned one is fetched by its hashes" {
+  env -u UV PATH="$(dirname "$("$UV" python find 3.10)"):/usr/bin:/bin" ./setup_local.sh
+  works local
+  pin=$(sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements-local.txt)
+  run ".envs/uv-$pin/bin/uv" --version
+  assert_output --partial "uv $pin"
+}

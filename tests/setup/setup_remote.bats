@@ -1,0 +1,217 @@
+#!/usr/bin/env bats
+# setup_remote.sh with a lock of six packages. Stand-ins: conda, nvidia-smi, and the NF4 forward
+# where the small lock has no torch; the real one runs in tests/setup/test_verify_environment.py.
+
+load ../support/checkout
+
+setup() {
+  checkout
+  NF4=scripts/setup/nf4_forward.py
+  printf 'print("ok    NF4 forward  (stand-in)")\n' >"$NF4"
+  printf 'import sys\nsys.exit("--allow-cpu" not in sys.argv)\n' >scripts/check_gpu.py
+}
+
+# stand_in_conda NAME: records its arguments and makes an environment with venv.
+stand_in_conda() {
+  mkdir -p bin
+  cat >"bin/$1" <<'SH'
+#!/usr/bin/env bash
+[ "$1" = --version ] && { echo "conda 24.11.0"; exit 0; }
+printf '%s\n' "$(basename "$0") $*" >>"${BASH_SOURCE[0]%/*}/calls"
+while [ $# -gt 0 ]; do [ "$1" = --prefix ] && prefix=$2; shift; done
+[ ! -e "$prefix" ] || { echo "prefix already exists" >&2; exit 1; }
+exec "$HELPER_PYTHON" -m venv --without-pip "$prefix"
+SH
+  chmod +x "bin/$1"
+  HELPER_PYTHON=$("$ROOT/.venv-local/bin/python" -c 'import sys; print(sys._base_executable)')
+  export HELPER_PYTHON
+}
+
+@test "bad options are refused with exit 2" {
+  run ./setup_remote.sh --backend docker
+  assert_failure 2
+  assert_output "setup_remote.sh: --backend 'docker'; it is conda or venv"
+  run ./setup_remote.sh --backend
+  assert_failure 2
+  run ./setup_remote.sh --alow-cpu
+  assert_failure 2
+  run ./setup_remote.sh gpu1 gpu2
+  assert_failure 2
+  assert_output --partial "two hosts, 'gpu1' and 'gpu2'"
+}
+
+@test "without a GPU it stops with exit 1 and names --allow-cpu" {
+  cp "$ROOT/scripts/check_gpu.py" scripts/
+  if command -v nvidia-smi >/dev/null; then skip "this machine has an NVIDIA driver"; fi
+  run ./setup_remote.sh --here
+  assert_failure 1
+  assert_output --partial 'FAIL  gpu'
+  assert_output --partial '--allow-cpu goes on'
+  [ -z "$(folders remote)" ]
+}
+
+@test "--allow-cpu makes the environment, a second run touches nothing" {
+  run ./setup_remote.sh --here --backend venv --allow-cpu
+  assert_success
+  assert_output --partial 'NF4 forward'
+  works remote
+  touch "$BATS_TEST_TMPDIR/before"
+  run ./setup_remote.sh --here --allow-cpu
+  assert_success
+  assert_output --partial 'nothing to do'
+  run find . -newer "$BATS_TEST_TMPDIR/before"
+  assert_output ''
+}
+
+@test "an environment made with --allow-cpu still asks for a GPU later, once" {
+  ./setup_remote.sh --here --backend venv --allow-cpu
+  run ./setup_remote.sh --here
+  assert_failure 1
+  assert_output --partial '--allow-cpu goes on'
+  printf 'print("ok    gpu  (stand-in)")\n' >scripts/check_gpu.py
+  run ./setup_remote.sh --here
+  assert_success
+  refute_output --partial 'installing'
+  run ./setup_remote.sh --here
+  assert_output --partial 'nothing to do'
+}
+
+# bats test_tags=slow
+@test "an NF4 forward that fails keeps the new environment from being published" {
+  ./setup_remote.sh --here --backend venv --allow-cpu
+  first=$(readlink .venv-remote)
+  printf 'import sys\nsys.exit("FAIL  NF4 forward")\n' >"$NF4"
+  run ./setup_remote.sh --here --allow-cpu --force
+  assert_failure 1
+  assert_output --partial 'the final check failed'
+  [ "$(readlink .venv-remote)" = "$first" ]
+  [ "$(folders remote)" = "$first" ]
+}
+
+# bats test_tags=slow
+@test "--check reports damage and the next run mends it" {
+  ./setup_remote.sh --here --backend venv --allow-cpu
+  printf '#\n' >>"$(printf '%s' .venv-remote/lib/python3*/site-packages/idna/core.py)"
+  run ./setup_remote.sh --here --allow-cpu --check
+  assert_failure 1
+  assert_output --partial 'idna/core.py: damaged'
+  ./setup_remote.sh --here --allow-cpu
+  run ./setup_remote.sh --here --allow-cpu --check
+  assert_success
+}
+
+# bats test_tags=slow
+@test "conda, mamba or micromamba makes the Python where there is one, uv fills it from the lock" {
+  for name in micromamba mamba conda; do
+    stand_in_conda "$name" # each is found before the ones already there
+    PATH=$PWD/bin:$PATH run ./setup_remote.sh --here --backend conda --allow-cpu --force
+    assert_success
+    works remote
+    run tail -n 1 bin/calls
+    assert_output --regexp "^$name create --yes --quiet --prefix $PWD/.envs/remote-[0-9a-f]{12}x? --override-channels --channel conda-forge python=3.10 pip\$"
+  done
+}
+
+@test "CONDA_EXE comes first, and what stands keeps its back end" {
+  stand_in_conda conda
+  CONDA_EXE=$PWD/bin/conda ./setup_remote.sh --here --allow-cpu
+  [ "$(wc -l <bin/calls)" -eq 1 ]
+  run ./setup_remote.sh --here --allow-cpu
+  assert_output --partial '(conda), nothing to do'
+  run ./setup_remote.sh --here --allow-cpu --backend venv
+  assert_success
+  assert_output --partial 'Packages (venv)'
+}
+
+# bats test_tags=slow
+@test "a conda that fails leaves what stood, and names --backend venv" {
+  ./setup_remote.sh --here --backend venv --allow-cpu
+  first=$(readlink .venv-remote)
+  mkdir bin
+  printf '#!/bin/sh\n[ "$1" = --version ] && exit 0\nexit 1\n' >bin/conda
+  chmod +x bin/conda
+  CONDA_EXE=$PWD/bin/conda run ./setup_remote.sh --here --backend conda --allow-cpu
+  assert_failure 1
+  assert_output --partial '--backend venv needs no conda'
+  [ "$(readlink .venv-remote)" = "$first" ]
+  works remote
+}
+
+@test "--backend conda without any conda is refused" {
+  if command -v conda mamba micromamba >/dev/null || [ -x /opt/conda/bin/conda ]; then
+    skip "there is a conda here"
+  fi
+  HOME=$BATS_TEST_TMPDIR run ./setup_remote.sh --here --backend conda --allow-cpu
+  assert_failure 1
+  assert_output --partial 'no conda, mamba or micromamba found'
+}
+
+@test "environment-remote.yml installs the lock by its hashes" {
+  run cat environment-remote.yml
+  assert_output --partial '- python=3.10'
+  assert_output --partial '"--require-hashes"'
+  assert_output --partial '"-r requirements-remote.txt"'
+}
+
+# bats test_tags=slow
+@test "a folder that stands in for a host is set up from here" {
+  mkdir host
+  run ./setup_remote.sh ./host --allow-cpu --backend venv
+  assert_success
+  (cd host/tandem && works remote)
+  [ ! -e .venv-remote ]
+  run ./setup_remote.sh ./host --allow-cpu --check
+  assert_success
+  printf 'import sys\nsys.exit("FAIL  NF4 forward")\n' >"$NF4"
+  run ./setup_remote.sh ./host --allow-cpu --force --backend venv
+  assert_failure 1
+  assert_output --partial 'the final check failed'
+}
+
+@test "--check of a host without the kit says how it gets there" {
+  mkdir host
+  run ./setup_remote.sh ./host --check
+  assert_failure 1
+  assert_output --partial 'the kit is not there; ./setup_remote.sh HOST pushes it'
+}
+
+# bats test_tags=slow
+@test "a host over ssh is set up, and its exit code comes back" {
+  reason=$("$ROOT/tests/sshd.sh" available) || skip "$reason"
+  server=$BATS_TEST_TMPDIR/sshd
+  "$ROOT/tests/sshd.sh" start "$server" --alias gpu-test
+  export TANDEM_SSH_CONFIG=$server/ssh_config
+  # what the far side needs of this test: the small lock, uv and its cache
+  printf 'export TANDEM_LOCK=%s UV=%s UV_CACHE_DIR=%s\n' "$TANDEM_LOCK" "${UV:-}" "$UV_CACHE_DIR" \
+    >"$server/env"
+  run ./setup_remote.sh gpu-test --allow-cpu --backend venv
+  first=$status
+  printf '%s\n' "$output"
+  # shellcheck disable=SC2030
+  run ./setup_remote.sh gpu-test
+  "$ROOT/tests/sshd.sh" stop "$server"
+  [ "$first" = 0 ]
+  assert_failure 1 # no --allow-cpu
+  assert_output --partial '--allow-cpu goes on'
+  (cd "$server/home/tandem" && works remote)
+}
+
+# bats test_tags=slow
+@test "HOST that is no name and no folder changes nothing" {
+  for name in 'a b' 'x;y' '$(touch hit)' '-oProxyCommand=x' $'a\nb'; do
+    HOST=$name run ./setup_remote.sh
+    assert_failure 2
+  done
+  [ ! -e hit ] && [ ! -e .envs ]
+}
+
+# bats test_tags=slow
+@test "the configured host is used, except on a machine with an NVIDIA driver" {
+  sed 's|"host": ""|"host": "a b"|' configs/paths_config.json >c && mv c configs/paths_config.json
+  run ./setup_remote.sh --allow-cpu
+  assert_failure 2
+  mkdir bin && printf '#!/bin/sh\n' >bin/nvidia-smi && chmod +x bin/nvidia-smi
+  PATH=$PWD/bin:$PATH run ./setup_remote.sh --allow-cpu --backend venv
+  assert_success
+  assert_output --partial 'this machine has an NVIDIA driver: setting it up'
+}

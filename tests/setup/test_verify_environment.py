@@ -1,0 +1,208 @@
+"""setup/verify_environment.py and setup/nf4_forward.py, on small packages and on the real ones."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from setup import verify_environment as verify
+from support.checkout import ROOT
+
+SCRIPT = ROOT / "scripts" / "setup" / "verify_environment.py"
+
+
+def add_package(site: Path, name: str, files: dict[str, str], installer: str = "uv") -> None:
+    """Install `files` into `site` as a wheel would: dist-info, RECORD with hashes."""
+    info = f"{name}-1.0.dist-info"
+    files = files | {f"{info}/INSTALLER": installer}
+    rows = []
+    for path, text in files.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_text(text)
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=")
+        rows.append(f'"{path}",sha256={digest.decode()},{len(text)}')
+    rows.append(f"{info}/RECORD,,")
+    (site / info / "RECORD").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Path:
+    """An environment with one good package, `good`; bin/python is this test's own."""
+    venv = tmp_path / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    add_package(verify.site_packages(venv), "good", {"good/__init__.py": "", "good/more.py": ""})
+    return venv
+
+
+def look(env: Path, *options: str) -> tuple[int, dict]:
+    """(exit code, the report) of the command run as the set-up runs it."""
+    words = [env / "bin/python", "-I", "-S", SCRIPT, "--json", *options, env]
+    ended = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in ended.stderr
+    return ended.returncode, json.loads(ended.stdout)
+
+
+def test_a_good_environment_passes_and_is_counted(env):
+    code, found = look(env)
+    assert code == 0
+    assert [c["found"] for c in found["checks"]] == [
+        "3 files of 1 packages match",
+        "1 modules import",
+    ]
+
+
+def test_a_changed_file_is_named_with_its_package(env):
+    (verify.site_packages(env) / "good/more.py").write_text("x = 1")
+    code, found = look(env, "--no-imports")
+    assert code == 1
+    assert found["damaged"] == ["good"]
+    assert "good/more.py: damaged" in found["checks"][0]["found"]
+
+
+def test_a_missing_file_is_told_from_a_changed_one(env):
+    (verify.site_packages(env) / "good/more.py").unlink()
+    _, found = look(env, "--no-imports")
+    assert "good/more.py: missing" in found["checks"][0]["found"]
+
+
+@pytest.mark.parametrize("damage", ["", "a,b\n\x00", "good/more.py,sha256=x,notanumber\n"])
+def test_a_record_that_lost_its_contents_is_damage(env, damage):
+    assert look(env, "--no-imports", "--seal")[0] == 0
+    (verify.site_packages(env) / "good-1.0.dist-info/RECORD").write_text(damage)
+    code, found = look(env, "--no-imports")
+    assert code == 1 and found["damaged"] == ["good"]
+
+
+def test_a_package_that_vanished_whole_is_missed(env):
+    look(env, "--no-imports", "--seal")
+    site = verify.site_packages(env)
+    for path in sorted(site.glob("good*/*"), reverse=True):
+        path.unlink()
+    for folder in site.glob("good*"):
+        folder.rmdir()
+    code, found = look(env, "--no-imports")
+    assert code == 1 and "good-1.0.dist-info: missing" in found["checks"][0]["found"]
+
+
+def test_a_broken_environment_is_not_sealed(env):
+    (verify.site_packages(env) / "good/more.py").unlink()
+    look(env, "--no-imports", "--seal")
+    assert not (env / verify.SEAL).exists()
+
+
+def test_bytecode_that_a_wheel_ships_may_be_rewritten(env):
+    add_package(verify.site_packages(env), "old", {"old/__pycache__/a.cpython-310.pyc": "x"})
+    (verify.site_packages(env) / "old/__pycache__/a.cpython-310.pyc").unlink()
+    assert look(env, "--no-imports")[0] == 0
+
+
+def test_an_import_error_is_reported_and_is_not_damage(env):
+    add_package(verify.site_packages(env), "bad", {"bad.py": "raise OSError('first\\nsecond')"})
+    code, found = look(env)
+    assert code == 1 and found["damaged"] == []
+    assert {"name": "import bad", "found": "OSError: first second"}.items() <= found["checks"][
+        1
+    ].items()
+
+
+def test_a_worker_that_dies_costs_one_module_and_no_other(env):
+    site = verify.site_packages(env)
+    add_package(site, "crash", {"crash.py": "import os; os.kill(os.getpid(), 11)"})
+    code, found = look(env)
+    failed = [c for c in found["checks"] if c["status"] == "fail"]
+    assert code == 1 and [c["name"] for c in failed] == ["import crash"]
+    assert "exit status -11" in failed[0]["found"]
+
+
+def test_what_an_import_prints_or_reads_does_not_disturb_the_report(env):
+    noisy = "import sys; print('noise'); print('{}'); sys.stdin.close() if False else None"
+    add_package(verify.site_packages(env), "noisy", {"noisy.py": noisy})
+    assert look(env)[0] == 0
+
+
+def test_namespace_packages_are_imported_below_their_common_folder(env):
+    files = {"space/one/__init__.py": "", "space/two/deep/__init__.py": "", "_c.abi3.so": ""}
+    rows = [verify.Row(path, "x", 0) for path in files]
+    assert verify.modules(rows) == ["_c", "space.one", "space.two.deep"]
+
+
+def test_scripts_tests_and_dashed_folders_are_no_modules():
+    paths = ["../../bin/tool.py", "tests/__init__.py", "a-b/__init__.py", "x-1.dist-info/RECORD"]
+    assert verify.modules([verify.Row(path, "x", 0) for path in paths]) == []
+
+
+def test_what_conda_installed_is_left_to_conda(env):
+    site = verify.site_packages(env)
+    add_package(site, "setuptools", {"setuptools/__init__.py": "raise OSError"}, "conda")
+    assert look(env)[0] == 0
+
+
+def test_an_environment_without_packages_is_one_line(tmp_path):
+    words = [sys.executable, SCRIPT, tmp_path]
+    ended = subprocess.run([*map(str, words)], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("has no site-packages; run the set-up again\n")
+
+
+@pytest.mark.slow
+def test_this_environment_is_as_installed():
+    env = Path(sys.prefix)
+    words = [sys.executable, "-I", "-S", SCRIPT, "--no-imports", env]
+    ended = subprocess.run([*map(str, words)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.remote_env
+def test_one_nf4_forward_runs_on_whatever_device_there_is():
+    words = [sys.executable, ROOT / "scripts/setup/nf4_forward.py"]
+    ended = subprocess.run(
+        [*map(str, words)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "NF4 forward" in ended.stdout and "off float32" in ended.stdout
+
+
+def lock_names(name: str) -> dict[str, str]:
+    """{package: version} of a committed lock."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    pins = [line.split(" ")[0] for line in lines if line[:1].isalnum() and "==" in line]
+    return dict(pin.split("==") for pin in pins)
+
+
+def test_the_locks_name_no_index_and_hash_every_package():
+    for name in ("requirements-local.txt", "requirements-remote.txt"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert "://" not in text
+        assert "index-url" not in text and "find-links" not in text
+        blocks = [b for b in text.replace("\\\n", " ").splitlines() if b[:1].isalnum()]
+        assert len(blocks) > 100
+        assert all("--hash=sha256:" in b for b in blocks)
+
+
+def test_both_locks_agree_on_every_package_they_share():
+    local, remote = lock_names("requirements-local.txt"), lock_names("requirements-remote.txt")
+    differ = {n: (local[n], remote[n]) for n in local.keys() & remote.keys()}
+    assert {n: pair for n, pair in differ.items() if pair[0] != pair[1]} == {}
+
+
+def test_every_pin_of_the_sources_is_in_its_lock_and_says_why():
+    for which in ("local", "remote"):
+        lock = lock_names(f"requirements-{which}.txt")
+        source = (ROOT / f"configs/requirements-{which}.in").read_text(encoding="utf-8")
+        for line in source.splitlines():
+            if "==" not in line or line.startswith("#"):
+                continue
+            pin, _, why = line.partition("#")
+            name, version = pin.strip().split("==")
+            assert lock[name.lower().replace("_", "-")] == version, line
+            assert why.strip(), f"{which}: {name} is pinned without a reason"

@@ -1,0 +1,67 @@
+"""A miniature model and its rows, for tests of the training room (imported inside tests)."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+CITIES = ("Berlin", "Paris", "Oslo", "Rome", "Lima", "Cairo", "Quito", "Tokyo")
+WEATHER = ("cold", "warm", "wet", "dry")
+
+
+def rows(count: int, seed: int = 1) -> list[dict]:
+    """Questions whose answer depends on the city alone: something that LoRA can learn."""
+    dice = random.Random(seed)
+    made = []
+    for day in range(count):
+        city = dice.randrange(len(CITIES))
+        made.append(
+            {
+                "messages": [
+                    {"role": "user", "content": f"Weather in {CITIES[city]} on day {day}?"},
+                    {"role": "assistant", "content": f"It is {WEATHER[city % 4]}."},
+                ],
+                "source": "test",
+            }
+        )
+    return made
+
+
+def write_rows(folder: Path, train: int = 240, val: int = 32) -> None:
+    """data/processed/train_sft.jsonl and val_sft.jsonl below `folder`."""
+    out = folder / "data" / "processed"
+    out.mkdir(parents=True, exist_ok=True)
+    for name, part in (("train", rows(train)), ("val", rows(val, seed=2))):
+        text = "".join(json.dumps(row) + "\n" for row in part)
+        (out / f"{name}_sft.jsonl").write_text(text)
+
+
+def build(folder: Path, family: str = "llama", steps: int = 120) -> Path:
+    """A trained miniature at `folder`/models/miniature."""
+    from base_model import miniature
+
+    out = folder / "models" / "miniature"
+    miniature.build(rows(240), family, out, steps, seed=42)
+    return out
+
+
+SETTINGS = {
+    "model.model_name_or_path": "models/miniature",
+    "training.max_length": 128,
+    "training.max_steps": 20,
+    "training.per_device_train_batch_size": 4,
+    "training.gradient_accumulation_steps": 1,
+    "training.learning_rate": 1e-2,
+    "training.logging_steps": 5,
+    "training.eval_steps": 5,
+    "training.save_steps": 5,
+    "training.save_total_limit": 10,
+    "safety.min_free_disk_gb": 0.1,
+}
+
+
+def options(**changes: object) -> list[str]:
+    """--set options of the trainer: SETTINGS with `changes` ('training__max_steps'=40)."""
+    values = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
+    return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]

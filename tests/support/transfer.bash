@@ -1,0 +1,176 @@
+# Shared by the tests of the transfer room: a small kit of its own, a host of each kind.
+# shellcheck shell=bash disable=SC2016,SC2034 # other shells expand; the tests use THERE
+#
+# Kinds: folder (a folder that stands in for the host), ssh (a real sshd on loopback), openrsync
+# (the same with Apple's rsync played on both sides).
+
+REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
+
+bats_require_minimum_version 1.5.0
+
+# transfer_setup_file: the sshd that all tests of one file share. SKIP_SSH says why there is none.
+transfer_setup_file() {
+  export SSHD="$BATS_FILE_TMPDIR/sshd" SKIP_SSH=''
+  if ! "$REPOSITORY/tests/sshd.sh" available >"$BATS_FILE_TMPDIR/reason"; then
+    SKIP_SSH=$(cat "$BATS_FILE_TMPDIR/reason")
+  elif ! "$REPOSITORY/tests/sshd.sh" start "$SSHD" >"$BATS_FILE_TMPDIR/sshd.vars"; then
+    return 1
+  fi
+  export SKIP_RSYNC=''
+  command -v rsync >/dev/null || SKIP_RSYNC="no rsync here; apt-get install rsync"
+}
+
+transfer_teardown_file() { "$REPOSITORY/tests/sshd.sh" stop "$SSHD"; }
+
+# transfer_setup: a kit (a small git checkout), a working folder and a place on the host, all new.
+transfer_setup() {
+  [ -z "$SKIP_RSYNC" ] || skip "$SKIP_RSYNC"
+  KIT="$BATS_TEST_TMPDIR/kit" WORK="$BATS_TEST_TMPDIR/work"
+  export TANDEM_WORKDIR="$WORK" TANDEM_REMOTE_DIR="kit-$BATS_TEST_NUMBER" TANDEM_RETRY_WAIT=0.02
+  unset HOST TANDEM_HOST DRY_RUN RSYNC TANDEM_SSH_PASSWORD TANDEM_SSH_PASSWORD_FILE
+  export TANDEM_SSH_CONFIG="$SSHD/ssh_config"
+  [ -f "$TANDEM_SSH_CONFIG" ] || unset TANDEM_SSH_CONFIG
+  mkdir -p "$KIT/scripts" "$KIT/docs" "$WORK/data/processed" "$WORK/data/synthetic"
+  cp -R "$REPOSITORY/scripts/kit" "$REPOSITORY/scripts/transfer" "$REPOSITORY/scripts/paths.py" \
+    "$REPOSITORY"/scripts/sync_*.sh "$REPOSITORY"/scripts/host_*.sh "$KIT/scripts/"
+  find "$KIT" -name __pycache__ -prune -exec rm -rf {} +
+  mkdir "$KIT/configs" && cp "$REPOSITORY/configs/paths_config.json" "$KIT/configs/"
+  cp "$REPOSITORY/.gitignore" "$KIT/"
+  printf 'kit\n' >"$KIT/docs/GUIDE.md"
+  for python in "$REPOSITORY/.venv-local" "$REPOSITORY/.venv-remote"; do
+    if [ -e "$python" ]; then ln -s "$python" "$KIT/" && break; fi
+  done
+  git -C "$KIT" init -q && git -C "$KIT" add -A
+  printf '{"messages": []}\n' >"$WORK/data/processed/train_sft.jsonl"
+  printf '{"rows": 1}\n' >"$WORK/data/processed/manifest.json"
+  printf 'made\n' >"$WORK/data/synthetic/made.jsonl"
+}
+
+# use KIND: sets HOST_NAME and THERE, the kit's folder on that host.
+use() {
+  case $1 in
+    folder)
+      HOST_NAME="$BATS_TEST_TMPDIR/host"
+      THERE="$HOST_NAME/$TANDEM_REMOTE_DIR"
+      ;;
+    ssh | openrsync)
+      [ -z "$SKIP_SSH" ] || skip "$SKIP_SSH"
+      HOST_NAME=gpu-test
+      THERE="$SSHD/home/$TANDEM_REMOTE_DIR"
+      ;;
+  esac
+  if [ "$1" = openrsync ]; then
+    export RSYNC="$REPOSITORY/tests/openrsync-shim/rsync"
+    printf 'PATH=%s:$PATH\n' "${RSYNC%/*}" >"$SSHD/env"
+  else
+    rm -f "$SSHD/env"
+  fi
+}
+
+up() { run --separate-stderr "$KIT/scripts/sync_to_remote.sh" "$HOST_NAME" "$@" </dev/null; }
+down() { run --separate-stderr "$KIT/scripts/sync_from_remote.sh" "$HOST_NAME" "$@" </dev/null; }
+
+# shellcheck disable=SC2154 # bats' run sets status, output and stderr
+expect() { # CODE: the exit code of the last run
+  [ "$status" -eq "$1" ] && return
+  printf 'expected exit %s, got %s\nstdout: %s\nstderr: %s\n' "$1" "$status" "$output" "$stderr"
+  return 1
+}
+# shellcheck disable=SC2154
+says() { # TEXT…: stdout or stderr holds each
+  local text
+  for text in "$@"; do
+    case $output$'\n'$stderr in
+      *"$text"*) ;;
+      *)
+        printf 'not said: %s\nstdout: %s\nstderr: %s\n' "$text" "$output" "$stderr"
+        return 1
+        ;;
+    esac
+  done
+}
+# shellcheck disable=SC2154
+one_line() { # stderr is one line and no traceback
+  [ "$(printf '%s\n' "$stderr" | wc -l)" -eq 1 ] && return
+  printf 'more than one line:\n%s\n' "$stderr"
+  return 1
+}
+
+# picture FOLDER…: every path with its content and times, to compare before and after.
+picture() {
+  local folder
+  for folder in "$@"; do
+    if [ -e "$folder" ]; then
+      (cd "$folder" && find . -exec ls -dln {} + && find . -type f -exec cksum {} +)
+    fi
+  done
+}
+
+# flip FILE: another byte in it, the same size and modification time.
+flip() {
+  touch -r "$1" "$BATS_TEST_TMPDIR/stamp"
+  local byte=X
+  [ "$(dd if="$1" bs=1 count=1 skip=1 2>/dev/null)" != X ] || byte=Y
+  printf '%s' "$byte" | dd of="$1" bs=1 seek=1 conv=notrunc 2>/dev/null
+  touch -r "$BATS_TEST_TMPDIR/stamp" "$1"
+}
+
+# until_true COMMAND…: wait for it, at most 20 s.
+until_true() {
+  local n
+  for ((n = 0; n < 1000; n++)); do
+    if "$@"; then return 0; fi
+    sleep 0.02
+  done
+  printf 'never true: %s\n' "$*"
+  return 1
+}
+
+# far_path TOOL…: until "$SSHD/env" is removed, sessions on the ssh host find only these.
+far_path() {
+  local tool
+  mkdir -p "$BATS_TEST_TMPDIR/bin"
+  for tool in "$@"; do
+    if command -v "$tool" >/dev/null; then
+      ln -sf "$(command -v "$tool")" "$BATS_TEST_TMPDIR/bin/"
+    fi
+  done
+  printf 'PATH=%s\n' "$BATS_TEST_TMPDIR/bin" >"$SSHD/env"
+}
+
+# slow_rsync: from now on rsync here moves 500 KB a second, so that a test can interfere.
+slow_rsync() {
+  RSYNC=$(wrapped_rsync 'exec "$real" --bwlimit=500 "$@"')
+  export RSYNC
+}
+
+# wrapped_rsync SHELL-TEXT: prints the path of an rsync that runs the text; $real is the real one.
+wrapped_rsync() {
+  local folder path
+  path=${PATH//$REPOSITORY\/tests\/openrsync-shim:/} # the stand-in takes no --bwlimit
+  folder=$(mktemp -d "$BATS_TEST_TMPDIR/rsync.XXXXXX")
+  printf '#!/usr/bin/env bash\nreal=%q\nif [ "${*: -1}" = --version ]; then exec "$real" "$@"; fi\n%s\n' \
+    "$(PATH=$path command -v rsync)" "$1" >"$folder/rsync"
+  chmod +x "$folder/rsync"
+  printf '%s\n' "$folder/rsync"
+}
+
+# ends_with CODE: the background command CHILD ends with it.
+ends_with() {
+  local code=0
+  wait "$CHILD" || code=$?
+  [ "$code" -eq "$1" ] || {
+    printf 'expected exit %s, got %s\n' "$1" "$code"
+    return 1
+  }
+}
+
+sample() { head -c "$2" /dev/urandom >"$1"; } # FILE BYTES
+
+# end_child: in teardown, so that no background command outlives its test.
+end_child() {
+  [ -n "${CHILD:-}" ] || return 0
+  pkill -9 -P "$CHILD" || true
+  kill -9 "$CHILD" 2>/dev/null || true
+  wait "$CHILD" 2>/dev/null || true
+}

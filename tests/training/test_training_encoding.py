@@ -1,0 +1,156 @@
+"""The loss mask: which tokens are trained, by the model's own template."""
+
+import json
+
+import pytest
+
+from base_model import miniature
+from kit import console
+from support import tiny
+from training import encoding
+
+CALL = {
+    "id": "abcdef123",
+    "type": "function",
+    "function": {"name": "forecast", "arguments": {"city": "Oslo"}},
+}
+TOOLS = [
+    {"type": "function", "function": {"name": "forecast", "description": "d", "parameters": {}}}
+]
+DIALOGUE = {
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Weather in Oslo?"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "name": "forecast", "content": '{"t": 3}', "tool_call_id": "abcdef123"},
+        {"role": "assistant", "content": "It is 3 degrees."},
+        {"role": "user", "content": "Thanks!"},
+        {"role": "assistant", "content": "You are welcome."},
+    ],
+    "tools": TOOLS,
+}
+
+
+@pytest.fixture(scope="module", params=miniature.FAMILIES)
+def tokenizer(request):
+    texts = [json.dumps(DIALOGUE)] + [json.dumps(row) for row in tiny.rows(50)]
+    return miniature.build_tokenizer(texts, request.param)
+
+
+def trained_text(tokenizer, coded):
+    return tokenizer.decode([i for i in coded["labels"] if i != encoding.IGNORED])
+
+
+def test_only_the_assistant_is_trained_and_every_turn_ends(tokenizer):
+    text = trained_text(tokenizer, encoding.encode(tokenizer, DIALOGUE, 4096))
+    assert "It is 3 degrees." in text and "You are welcome." in text and "forecast" in text
+    assert "Be brief" not in text and "Weather in Oslo" not in text and "Thanks" not in text
+    assert text.count(tokenizer.eos_token) == 3
+
+
+def test_prompt_and_completion_are_a_conversation(tokenizer):
+    row = {"prompt": "Weather in Rome?", "completion": "It is dry."}
+    text = trained_text(tokenizer, encoding.encode(tokenizer, row, 4096))
+    assert text.strip().startswith("It is dry.") and "Rome" not in text
+
+
+def test_whole_rows_can_be_trained(tokenizer):
+    coded = encoding.encode(tokenizer, DIALOGUE, 4096, assistant_only=False)
+    assert coded["labels"] == coded["input_ids"]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_cut_and_unsupervised_rows_are_counted(tokenizer, tmp_path):
+    long = {"prompt": "word " * 300, "completion": "answer"}
+    path = write(tmp_path / "rows.jsonl", [*tiny.rows(5), long])
+    coded = encoding.encode_file(path, tokenizer, 64)
+    assert (coded.read, coded.cut, coded.unsupervised, len(coded.rows)) == (6, 1, 1, 5)
+    assert 0 < coded.supervised < coded.tokens
+
+
+def test_nothing_to_learn_is_refused(tokenizer, tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"prompt": "word " * 300, "completion": "answer"}])
+    coded = encoding.encode_file(path, tokenizer, 16)
+    with pytest.raises(console.Problem, match="0 supervised tokens in 1 rows"):
+        encoding.check(coded, path, 16)
+
+
+def test_an_answer_without_an_end_is_refused(tokenizer, tmp_path):
+    path = write(tmp_path / "rows.jsonl", tiny.rows(5))
+    template = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = (
+            "{%- for m in messages %}{{ m['role'] + ':' + m['content'] }}{%- endfor %}"
+            "{%- if add_generation_prompt %}{{ 'assistant:' }}{%- endif %}"
+        )
+        with pytest.raises(console.Problem, match="never learn to stop"):
+            encoding.check(encoding.encode_file(path, tokenizer, 256), path, 256)
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_a_template_that_rewrites_turns_is_refused_with_the_line(tokenizer, tmp_path):
+    path = write(tmp_path / "rows.jsonl", [tiny.rows(1)[0], DIALOGUE])
+    template = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = (
+            "{{ messages | length }}{%- for m in messages %}{{ m['content'] }}{%- endfor %}"
+        )
+        with pytest.raises(console.Problem, match=r"rows\.jsonl:1: .*rewrites earlier turns"):
+            encoding.encode_file(path, tokenizer, 256)
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_a_row_without_messages_is_named(tokenizer, tmp_path):
+    path = write(tmp_path / "rows.jsonl", [tiny.rows(1)[0], {"text": "x"}])
+    with pytest.raises(console.Problem, match=r"rows\.jsonl:2: the row has no 'prompt'"):
+        encoding.encode_file(path, tokenizer, 256)
+
+
+def test_the_real_tool_templates_rules_hold(tokenizer, request, tmp_path):
+    """Llama takes one call a turn; Mistral wants ids of nine characters."""
+    two = json.loads(json.dumps(DIALOGUE))
+    two["messages"][2]["tool_calls"] = [CALL, CALL | {"id": "1"}]
+    path = write(tmp_path / "rows.jsonl", [two])
+    if tokenizer.eos_token == "<|endoftext|>":
+        assert encoding.encode_file(path, tokenizer, 4096).rows
+    else:
+        with pytest.raises(console.Problem, match="the chat template refuses the row"):
+            encoding.encode_file(path, tokenizer, 4096)
+
+
+def test_a_template_that_moves_the_tools_trains_each_turn_alone(tmp_path):
+    """Mistral v0.3 writes the tools before the last question: earlier turns change."""
+    tokenizer = miniature.build_tokenizer([json.dumps(DIALOGUE)], "mistral")
+    tokenizer.chat_template = (
+        "{{- bos_token }}{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}"
+        "{%- for m in messages %}{%- if m['role'] == 'user' %}"
+        "{%- if tools and m == users[-1] %}{{- '[AVAILABLE_TOOLS]' }}{%- endif %}"
+        "{{- '[INST] ' + m['content'] + '[/INST]' }}"
+        "{%- elif m['role'] == 'assistant' %}{{- m['content'] + eos_token }}{%- endif %}"
+        "{%- endfor %}"
+    )
+    turns = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "First."}]
+    turns += [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Second."}]
+    path = write(tmp_path / "rows.jsonl", [{"messages": turns, "tools": TOOLS}])
+    coded = encoding.encode_file(path, tokenizer, 512)
+    assert (coded.read, coded.split) == (1, 1)
+    assert [trained_text(tokenizer, row) for row in coded.rows] == ["First.</s>", "Second.</s>"]
+    assert "Two?" not in tokenizer.decode(coded.rows[0]["input_ids"])
+
+
+def test_an_answer_of_null_is_refused_with_file_and_line(tokenizer, tmp_path):
+    asked = {"role": "user", "content": "Weather in Oslo?"}
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    empty = {"role": "assistant", "content": None}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"messages": [asked, called], "tools": TOOLS}) + "\n")
+    assert encoding.encode_file(file, tokenizer, 4096).read == 1
+    file.write_text(json.dumps({"messages": [asked, empty]}) + "\n")
+    with pytest.raises(console.Problem, match=r"rows\.jsonl:1: message 2, the assistant's, has n"):
+        encoding.encode_file(file, tokenizer, 4096)

@@ -1,0 +1,280 @@
+"""The dry run: what it counts, what it finds missing, and that nothing is trained by mistake."""
+
+import json
+import socket
+
+import pytest
+
+from base_model import family_templates, loading, miniature
+from config import loader
+from kit import console
+from support import tiny
+from training import memory, plan
+
+LLAMA_8B = {
+    "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 128256,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """Rows, and a model folder that has all but weights: enough to plan."""
+    tiny.write_rows(tmp_path)
+    model = tmp_path / "models" / "miniature"
+    texts = [row["messages"][0]["content"] for row in tiny.rows(50)]
+    miniature.build_tokenizer(texts, "llama").save_pretrained(model)
+    config = LLAMA_8B | {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2,
+                         "intermediate_size": 192, "num_hidden_layers": 2}  # fmt: skip
+    (model / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_dry_run_plans_without_torch_and_trains_nothing(work, command):
+    done = command("lora_trainer.py", "--json", *tiny.options())
+    assert done.returncode == 0, done.stderr
+    body = json.loads(done.stdout)
+    assert body["plan"]["data"]["train"]["rows"] == 240
+    assert body["plan"]["data"]["train"]["supervised_tokens"] > 0
+    assert body["plan"]["steps"] == 20 and body["plan"]["global_batch_size"] == 4
+    assert "dry_run: true" in body["dry_run"]
+    assert not (work / "adapters").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--confirm-run"], "the config says dry_run: true"),
+        (["--set", "safety.dry_run=false"], "--confirm-run was not given"),
+        (["--set", "safety.dry_run=false", "--confirm-run", "--dry-run"], "--dry-run was given"),
+    ],
+)
+@pytest.mark.slow
+def test_one_yes_is_not_enough(work, command, words, why):
+    done = command("lora_trainer.py", *tiny.options(), *words)
+    assert done.returncode == 0 and f"Nothing was trained: {why}" in done.stdout
+    assert not (work / "adapters").exists()
+
+
+def test_what_is_missing_is_named_and_fails_the_plan(tmp_path, command):
+    done = command("lora_trainer.py")
+    assert done.returncode == 1
+    assert "FAIL  base model" in done.stdout and "docs/MODEL_DOWNLOAD.md" in done.stdout
+
+
+@pytest.mark.slow
+def test_missing_data_names_the_command_that_writes_it(work, command):
+    (work / "data" / "processed" / "train_sft.jsonl").unlink()
+    done = command("lora_trainer.py", *tiny.options())
+    assert done.returncode == 1 and "no such data file" in done.stdout
+    assert "make data writes it" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_wrong_target_module_lists_the_right_ones(work, command):
+    done = command(
+        "lora_trainer.py", *tiny.options(), "--set", "lora.target_modules=[q_proj, qproj]"
+    )
+    assert done.returncode == 2 and "has no qproj" in done.stderr and "gate_proj" in done.stderr
+
+
+@pytest.mark.slow
+def test_too_short_a_length_is_refused_before_training(work, command):
+    done = command("lora_trainer.py", *tiny.options(training__max_length=8))
+    assert done.returncode == 1 and "0 supervised tokens in 240 rows" in done.stdout
+
+
+@pytest.mark.slow
+def test_too_little_disk_is_refused(work, command):
+    done = command("lora_trainer.py", *tiny.options(safety__min_free_disk_gb=1e6))
+    assert done.returncode == 1 and "FAIL  disk" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_tokenizer_without_a_template_is_refused(work, command):
+    (work / "models" / "miniature" / "chat_template.jinja").unlink()
+    done = command("lora_trainer.py", *tiny.options())
+    assert done.returncode == 1 and "no chat template" in done.stdout
+
+
+def test_mamba_refuses_all_linear():
+    with pytest.raises(console.Misuse, match="in_proj, x_proj"):
+        loading.check_target_modules("mamba", "all-linear")
+    loading.check_target_modules("mamba", ["in_proj", "x_proj"])
+    loading.check_target_modules("llama", "all-linear")
+
+
+def test_parameters_are_those_of_the_published_model():
+    linear, other = memory.parameters(LLAMA_8B)
+    assert linear + other == pytest.approx(8_030_261_248, rel=1e-4)
+    settings = loader.load("training_config.yaml")
+    assert memory.adapter_parameters(LLAMA_8B, settings.lora) == 41_943_040
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fits_24", "fits_80"),
+    [
+        ([], True, True),
+        (["quantization.load_in_4bit=false"], False, True),
+        (["quantization.load_in_4bit=false", "training.per_device_train_batch_size=32"], 0, False),
+    ],
+)
+def test_the_estimate_says_what_fits(overrides, fits_24, fits_80):
+    estimate = memory.estimate(LLAMA_8B, loader.load("training_config.yaml", overrides))
+    assert (estimate.fits(24), estimate.fits(80)) == (fits_24, fits_80)
+
+
+def test_what_to_lower_is_said_in_order_and_without_what_is_low():
+    first = memory.remedies(loader.load("training_config.yaml"))
+    assert first[0].startswith("per_device_train_batch_size")
+    small = loader.load("training_config.yaml", ["training.per_device_train_batch_size=1"])
+    assert memory.remedies(small)[0].startswith("max_length")
+
+
+def test_steps_are_counted_as_the_trainer_counts_them():
+    training = loader.load("training_config.yaml").training
+    assert plan.steps(950, training) == (180, 60)  # 238 batches, 60 an epoch, 3 epochs
+    assert plan.steps(950, training, world_size=2) == (90, 30)
+
+
+@pytest.mark.parametrize("family", miniature.FAMILIES)
+def test_every_family_has_a_template_and_tokens(family):
+    tokens = family_templates.SPECIAL_TOKENS[family]
+    assert tokens["eos"] in tokens["all"] and tokens["pad"] in tokens["all"]
+    assert "add_generation_prompt" in family_templates.CHAT_TEMPLATES[family] or family == "mistral"
+
+
+def test_the_miniature_imitates_the_configured_model(work):
+    settings = loader.load("training_config.yaml")
+    assert miniature.family_of(None, settings) == "llama"
+    assert miniature.family_of("mistral", settings) == "mistral"
+    named = loader.load(
+        "training_config.yaml", ["model.model_name_or_path=models/Mistral-7B-Instruct-v0.3"]
+    )
+    assert miniature.family_of(None, named) == "mistral"
+
+
+def test_a_miniature_never_replaces_a_real_model(work, command):
+    rows = work / "data" / "processed" / "train_sft.jsonl"
+    done = command("build_miniature.py", "--data", rows, "--out", work / "models" / "miniature")
+    assert done.returncode == 2 and "is not a miniature" in done.stderr
+    assert (work / "models" / "miniature" / "config.json").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_the_run(monkeypatch):
+    here = {"torch", "tensorboard"}
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: name in here or None)
+    assert plan.tracker("none") == plan.tracker("tensorboard") == []
+    (check,) = plan.tracker("wandb")
+    assert check.status == "fail" and "uv pip install" in check.fix
+    here.clear()  # a laptop, which plans for its host
+    assert plan.tracker("trackio") == []
+    (check,) = plan.tracker("wandb")
+    assert check.status == "warn"
+
+
+CONFIRMED = ("--confirm-run", "--set", "safety.dry_run=false")
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_refused_before_there_is_a_run(work, command):
+    done = command("lora_trainer.py", *tiny.options(safety__min_free_disk_gb=1e6), *CONFIRMED)
+    assert done.returncode == 1 and "lower safety.min_free_disk_gb" in done.stderr
+    assert not (work / "adapters").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "training.optim=foo",
+        "training.seed=-1",
+        "training.seed=4294967296",
+        "lora.target_modules=[]",
+        "training.neftune_noise_alpha=-3",
+    ],
+)
+def test_what_the_libraries_would_refuse_later_is_refused_at_once(wrong):
+    key = wrong.partition("=")[0]
+    with pytest.raises(console.Misuse, match=key):
+        loader.load("training_config.yaml", [wrong])
+    if "neftune" not in key:
+        with pytest.raises(console.Misuse, match=key):
+            loader.load("rlhf.yaml", [wrong], kind="rlhf")
+
+
+@pytest.mark.parametrize(
+    ("family", "wrong"),
+    [
+        ("llama", "target_modules=[out_proj]"),
+        ("mamba", "target_modules=[in_proj, out_proj]"),
+        ("llama", "modules_to_save=[nope]"),
+        ("mamba", "modules_to_save=[embed_tokens]"),
+    ],
+)
+def test_modules_that_a_model_has_not_are_refused(family, wrong):
+    base = ["lora.target_modules=[in_proj, x_proj]"] if family == "mamba" else []
+    settings = loader.load("training_config.yaml", [*base, f"lora.{wrong}"])
+    with pytest.raises(
+        console.Misuse, match=rf"{wrong.partition('=')[0]}: a {family} model has no"
+    ):
+        loading.check_modules(family, settings.lora)
+    whole = {"llama": "[lm_head, embed_tokens]", "mamba": "[embeddings]"}[family]
+    right = loader.load("training_config.yaml", [*base, f"lora.modules_to_save={whole}"])
+    loading.check_modules(family, right.lora)
+
+
+def test_a_wrong_module_is_refused_before_there_is_a_run(work, command):
+    done = command(
+        "lora_trainer.py", *tiny.options(), *CONFIRMED, "--set", "lora.modules_to_save=[nope]"
+    )
+    assert done.returncode == 2 and "has no nope" in done.stderr
+    assert not (work / "adapters").exists()
+
+
+def test_packed_rows_make_fewer_steps(work):
+    words = tiny.options(training__max_steps=-1, training__num_train_epochs=1)[1::2]
+    loose = plan.make(loader.load("training_config.yaml", words)).facts
+    packed = plan.make(loader.load("training_config.yaml", [*words, "training.packing=true"])).facts
+    assert loose["steps"] == 60
+    rows = -(-packed["data"]["train"]["tokens"] // 128)
+    assert packed["trained_rows"] == rows and packed["steps"] == -(-rows // 4) < 60
+    assert packed["tokens"] == pytest.approx(loose["tokens"], rel=0.1)
+
+
+@pytest.mark.parametrize("file", ["/nope", "models"])
+def test_a_chat_template_that_cannot_be_read_is_named(work, file):
+    words = [*tiny.options()[1::2], f"model.chat_template={work / file}"]
+    with pytest.raises(console.Misuse, match=r"model\.chat_template: .* cannot be read"):
+        plan.make(loader.load("training_config.yaml", words))
+
+
+def test_a_model_path_with_a_space_is_a_model_that_is_not_there():
+    with pytest.raises(console.Problem, match="no model at a b/c d"):
+        loading.model_config("a b/c d")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["lora_trainer.py", "reward_model.py"])
+def test_a_plan_asks_nobody_on_the_network(work, command, script, monkeypatch):
+    """A model that only the hub's cache knows: its config.json is there, its tokenizer is not."""
+    cached = work / "hub" / "models--some--tiny"
+    snapshot = cached / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(LLAMA_8B))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        options = tiny.options(model__model_name_or_path="some/tiny")
+        if script == "reward_model.py":
+            options = ["--set", "model.model_name_or_path=some/tiny"]
+        env = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_CACHE": str(work / "hub")}
+        done = command(script, *options, env=env)
+        assert done.returncode == 1 and "no tokenizer could be loaded" in done.stdout, done.stderr
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()

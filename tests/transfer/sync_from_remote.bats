@@ -1,0 +1,371 @@
+#!/usr/bin/env bats
+# shellcheck disable=SC2154,SC2030,SC2031,SC2016 # bats sets status …; each test is a subshell;
+# what another shell expands stands in single quotes
+
+setup_file() {
+  load ../support/transfer
+  transfer_setup_file
+}
+teardown_file() {
+  load ../support/transfer
+  transfer_teardown_file
+}
+setup() {
+  load ../support/transfer
+  transfer_setup
+}
+teardown() { end_child; }
+
+for kind in folder ssh openrsync; do
+  tag=(--tags slow)
+  if [ "$kind" = folder ]; then tag=(--tags fast); fi
+  bats_test_function "${tag[@]}" --description "$kind: versions, runs and reports come down" -- comes "$kind"
+done
+for kind in folder ssh; do
+  tag=(--tags slow)
+  if [ "$kind" = folder ]; then tag=(--tags fast); fi
+  bats_test_function "${tag[@]}" --description "$kind: the second sync fetches nothing and starts no rsync" \
+    -- again "$kind"
+  bats_test_function "${tag[@]}" --description "$kind: a version is complete or not there, across SIGKILL" \
+    -- killed "$kind"
+  bats_test_function "${tag[@]}" --description "$kind: a version with other content is named, not overwritten" \
+    -- conflict "$kind"
+  bats_test_function "${tag[@]}" --description "$kind: a flipped byte in a report is mended, on either side" \
+    -- mends "$kind"
+done
+
+# results: what a host has after a run was trained and registered.
+results() {
+  local version="$THERE/adapters/mapper/v1.0.0" run="$THERE/adapters/runs/r1"
+  mkdir -p "$version" "$run/final" "$run/checkpoints/checkpoint-2" "$THERE/reports"
+  printf 'weights\n' >"$version/adapter_model.safetensors"
+  printf '{}\n' >"$version/adapter_config.json"
+  card
+  printf 'weights\n' >"$run/final/adapter_model.safetensors"
+  printf '{"state": "completed"}\n' >"$run/status.json"
+  printf '{"step": 1}\n' >"$run/metrics.jsonl"
+  printf 'state\n' >"$run/checkpoints/checkpoint-2/optimizer.pt"
+  printf '<p>\n' >"$THERE/reports/report.html"
+}
+# card: the version's card.json, with the SHA-256 of every other file.
+card() {
+  local version="$THERE/adapters/mapper/v1.0.0" name list=''
+  for name in adapter_model.safetensors adapter_config.json; do
+    list="$list${list:+, }\"$name\": {\"sha256\": \"$(openssl dgst -sha256 -r "$version/$name" | cut -c1-64)\"}"
+  done
+  printf '{"files": {%s}}\n' "$list" >"$version/card.json"
+}
+
+comes() {
+  use "$1"
+  results
+  down
+  expect 0
+  says "SHA-256 verified" "checkpoints stay there; --with-checkpoints brings them"
+  diff -r "$THERE/adapters/mapper" "$WORK/adapters/mapper"
+  diff -r "$THERE/reports" "$WORK/reports"
+  cmp "$THERE/adapters/runs/r1/status.json" "$WORK/adapters/runs/r1/status.json"
+  diff -r "$THERE/adapters/runs/r1/final" "$WORK/adapters/runs/r1/final"
+  [ ! -e "$WORK/adapters/runs/r1/checkpoints" ]
+  [ ! -e "$WORK/adapters/.incoming" ]
+  down --with-checkpoints
+  expect 0
+  diff -r "$THERE/adapters" "$WORK/adapters"
+}
+
+again() {
+  use "$1"
+  results
+  down
+  expect 0
+  before=$(picture "$WORK/adapters" "$WORK/reports")
+  RSYNC=/nowhere/rsync down
+  expect 0
+  says "nothing to fetch: 7 files"
+  [ "$before" = "$(picture "$WORK/adapters" "$WORK/reports")" ]
+}
+
+killed() {
+  use "$1"
+  results
+  sample "$THERE/adapters/mapper/v1.0.0/adapter_model.safetensors" 4000000
+  card
+  slow_rsync
+  "$KIT/scripts/sync_from_remote.sh" "$HOST_NAME" </dev/null >/dev/null 2>&1 3>&- &
+  CHILD=$!
+  until_true arriving
+  pkill -9 -P "$CHILD"
+  kill -9 "$CHILD"
+  [ ! -e "$WORK/adapters/mapper" ]
+  [ ! -e "$WORK/adapters/runs" ]
+  unset RSYNC
+  down
+  expect 0
+  diff -r "$THERE/adapters/mapper" "$WORK/adapters/mapper"
+  [ ! -e "$WORK/adapters/.incoming" ]
+}
+# The big file has begun to arrive.
+arriving() {
+  [ -n "$(find "$WORK/adapters/.incoming" -size +100k -name '*adapter_model*' 2>/dev/null)" ]
+}
+
+conflict() {
+  use "$1"
+  results
+  mkdir -p "$WORK/adapters/mapper/v1.0.0"
+  printf 'WEIGHTS\n' >"$WORK/adapters/mapper/v1.0.0/adapter_model.safetensors"
+  before=$(picture "$WORK/adapters/mapper")
+  down
+  expect 1
+  says "mapper@v1.0.0 differs" "$WORK/adapters/mapper/v1.0.0 here" \
+    "$TANDEM_REMOTE_DIR/adapters/mapper/v1.0.0" "register one of them under a new version"
+  [ "$before" = "$(picture "$WORK/adapters/mapper")" ]
+  [ -e "$WORK/reports/report.html" ] # the rest came all the same
+  [ -e "$WORK/adapters/runs/r1/final/adapter_model.safetensors" ]
+}
+
+mends() {
+  use "$1"
+  results
+  down
+  expect 0
+  flip "$WORK/reports/report.html"
+  down
+  expect 0
+  says "changed   1 file"
+  cmp "$THERE/reports/report.html" "$WORK/reports/report.html"
+  flip "$THERE/reports/report.html"
+  down
+  expect 0
+  cmp "$THERE/reports/report.html" "$WORK/reports/report.html"
+}
+
+@test "--help prints how to use it" {
+  run -0 "$KIT/scripts/sync_from_remote.sh" --help
+  says "Exit codes" "--with-checkpoints"
+}
+
+@test "a dry run changes nothing" {
+  use folder
+  results
+  before=$(picture "$WORK/data" "$HOST_NAME")
+  DRY_RUN=1 down
+  expect 0
+  says "new       7 files" "would be fetched"
+  [ "$before" = "$(picture "$WORK/data" "$HOST_NAME")" ]
+  [ ! -e "$WORK/adapters" ]
+}
+
+@test "bad HOSTs are refused here too" {
+  for name in 'a b' 'x;touch y' '$(touch y)' $'a\nb'; do
+    HOST_NAME="$name"
+    down
+    expect 2
+    one_line
+  done
+}
+
+@test "a host without the kit is named with the remedy" {
+  use folder
+  down
+  expect 1
+  one_line
+  says "does not exist" "make sync-up"
+  [ ! -e "$HOST_NAME" ]
+}
+
+@test "adapters that is a file there is named with the remedy" {
+  use folder
+  mkdir -p "$THERE"
+  : >"$THERE/adapters"
+  down
+  expect 1
+  one_line
+  says "/adapters is a file" "move it away"
+}
+
+@test "the same version already here, copied by other means, is recognised by its content" {
+  use folder
+  results
+  mkdir -p "$WORK/adapters/mapper"
+  cp -R "$THERE/adapters/mapper/v1.0.0" "$WORK/adapters/mapper/"
+  touch -t 202001010000 "$WORK"/adapters/mapper/v1.0.0/*
+  down
+  expect 0
+  down
+  says "nothing to fetch"
+}
+
+@test "a version that is not what its card says stays out, the rest comes" {
+  use folder
+  results
+  printf 'Weights\n' >"$THERE/adapters/mapper/v1.0.0/adapter_model.safetensors"
+  down
+  expect 1
+  says "adapters/mapper/v1.0.0 is not what its card.json says (adapters/mapper/v1.0.0/adapter_model"
+  [ ! -e "$WORK/adapters/mapper" ]
+  [ -e "$WORK/reports/report.html" ]
+  card
+  down
+  expect 0
+  diff -r "$THERE/adapters/mapper" "$WORK/adapters/mapper"
+}
+
+@test "a version with a missing file stays out" {
+  use folder
+  results
+  rm "$THERE/adapters/mapper/v1.0.0/adapter_config.json"
+  down
+  expect 1
+  says "adapter_config.json"
+  [ ! -e "$WORK/adapters/mapper" ]
+}
+
+@test "a version without a card is compared with the host alone, and that is said" {
+  use folder
+  results
+  rm "$THERE/adapters/mapper/v1.0.0/card.json"
+  down
+  expect 0
+  says "has no card.json"
+  [ -e "$WORK/adapters/mapper/v1.0.0/adapter_model.safetensors" ]
+}
+
+# bats test_tags=slow
+@test "what arrives damaged is fetched again; what keeps arriving damaged never appears" {
+  use folder
+  results
+  export MARK="$BATS_TEST_TMPDIR/mark"
+  damage='"$real" "$@" || exit; file=${*: -1}/mapper/v1.0.0/adapter_model.safetensors
+    if [ -e "$file" ] && [ ! -e "$MARK" ]; then %s printf X | dd of="$file" bs=1 conv=notrunc 2>/dev/null; fi'
+  RSYNC=$(wrapped_rsync "${damage/\%s/}") down
+  expect 1
+  says "adapters/mapper/v1.0.0 differs from the host's"
+  [ ! -e "$WORK/adapters/mapper" ]
+  [ -e "$WORK/reports/report.html" ]
+  RSYNC=$(wrapped_rsync "${damage/\%s/: >\"\$MARK\";}") down
+  expect 0
+  diff -r "$THERE/adapters/mapper" "$WORK/adapters/mapper"
+}
+
+# bats test_tags=slow
+@test "a run that is still being written comes as far as it is, and that is said" {
+  use folder
+  results
+  export LIVE="$THERE/adapters/runs/r1/metrics.jsonl"
+  RSYNC=$(wrapped_rsync 'printf "{}\n" >>"$LIVE"; "$real" "$@"; code=$?
+    printf "{}\n" >>"$LIVE"; exit $code') down
+  expect 0
+  [ -e "$WORK/adapters/mapper/v1.0.0/card.json" ]
+  [ -s "$WORK/adapters/runs/r1/metrics.jsonl" ]
+  down
+  expect 0
+  cmp "$LIVE" "$WORK/adapters/runs/r1/metrics.jsonl"
+}
+
+@test "a file that vanishes there while it is fetched is left out" {
+  use folder
+  results
+  export GONE="$THERE/adapters/runs/r1/metrics.jsonl"
+  RSYNC=$(wrapped_rsync 'rm -f "$GONE"; "$real" "$@"') down
+  expect 0
+  [ ! -e "$WORK/adapters/runs/r1/metrics.jsonl" ]
+  [ -e "$WORK/adapters/runs/r1/status.json" ]
+}
+
+@test "final/ of a run is renewed as a whole" {
+  use folder
+  results
+  printf 'old\n' >"$THERE/adapters/runs/r1/final/README.md"
+  down
+  expect 0
+  rm "$THERE/adapters/runs/r1/final/README.md"
+  printf 'more weights\n' >"$THERE/adapters/runs/r1/final/adapter_model.safetensors"
+  down
+  expect 0
+  diff -r "$THERE/adapters/runs/r1/final" "$WORK/adapters/runs/r1/final"
+  [ ! -e "$WORK/adapters/.replaced" ]
+}
+
+@test "a file edited here is kept in .replaced before the host's takes its place" {
+  use folder
+  results
+  mkdir -p "$WORK/reports"
+  printf 'mine\n' >"$WORK/reports/report.html"
+  down
+  expect 0
+  cmp "$THERE/reports/report.html" "$WORK/reports/report.html"
+  [ "$(cat "$WORK"/reports/.replaced/*/report.html)" = mine ]
+}
+
+@test "secrets, links and unfinished folders of the host do not come" {
+  use folder
+  results
+  mkdir -p "$THERE/adapters/mapper/.v1.1.0.abc.part"
+  printf 'half\n' >"$THERE/adapters/mapper/.v1.1.0.abc.part/adapter_model.safetensors"
+  printf 'x\n' >"$THERE/adapters/runs/r1/.env"
+  : >"$THERE/adapters/runs/r1/.lock"
+  ln -s /etc/passwd "$THERE/reports/link"
+  down
+  expect 0
+  [ -z "$(find "$WORK/adapters" "$WORK/reports" -name '*.part' -o -name .env -o -name .lock -o -name link)" ]
+}
+
+@test "runs on another disk, behind a link, come too" {
+  use folder
+  results
+  mv "$THERE/adapters" "$BATS_TEST_TMPDIR/scratch"
+  ln -s "$BATS_TEST_TMPDIR/scratch" "$THERE/adapters"
+  down
+  expect 0
+  diff -r "$BATS_TEST_TMPDIR/scratch/mapper" "$WORK/adapters/mapper"
+}
+
+one_line_at_the_end() { [ "$(printf '%s\n' "$stderr" | grep -c '^sync_from_remote.sh:')" -eq 1 ]; }
+@test "runs on another disk here: no half file there either, and all arrives" {
+  use folder
+  results
+  mkdir -p "$WORK/adapters/runs"
+  mount -t tmpfs -o size=9m tmpfs "$WORK/adapters/runs" 2>/dev/null ||
+    skip "mounting a disk needs root"
+  down
+  first="$status $output $stderr"
+  rm -rf "$THERE/adapters/runs/r1/checkpoints"
+  diff -r "$THERE/adapters/runs" "$WORK/adapters/runs" >"$BATS_TEST_TMPDIR/diff" || true
+  down
+  umount "$WORK/adapters/runs"
+  printf '%s\n' "$first"
+  [ ! -s "$BATS_TEST_TMPDIR/diff" ]
+  says "nothing to fetch"
+}
+
+@test "no room here: said before anything is fetched" {
+  use folder
+  results
+  sample "$THERE/reports/big" 8000000
+  mkdir "$WORK/adapters" "$WORK/reports"
+  mount -t tmpfs -o size=6m tmpfs "$WORK/reports" 2>/dev/null || skip "mounting a disk needs root"
+  down
+  left=$(ls -A "$WORK/reports")
+  umount "$WORK/reports"
+  expect 1
+  one_line_at_the_end
+  says "to fetch and" "free here"
+  [ -z "$left" ]
+}
+
+# bats test_tags=slow
+@test "Ctrl-C ends it with 130 and says how to go on" {
+  use folder
+  results
+  sample "$THERE/adapters/mapper/v1.0.0/adapter_model.safetensors" 4000000
+  card
+  slow_rsync
+  "$KIT/scripts/sync_from_remote.sh" "$HOST_NAME" </dev/null >/dev/null 2>"$WORK/stderr" 3>&- &
+  CHILD=$!
+  until_true arriving
+  kill -INT "$CHILD"
+  ends_with 130
+  grep -q 'run the same command again' "$WORK/stderr"
+  [ ! -e "$WORK/adapters/mapper" ]
+}
