@@ -72,7 +72,6 @@ host_from_config() {
 set_up_host() {
   local python
   export HOST
-  if [ -n "${REMOTE_DIR:-}" ]; then export TANDEM_REMOTE_DIR=$REMOTE_DIR; fi
   if [ "$MODE" = install ]; then
     say "Pushing the kit to the host"
     "$KIT_ROOT/scripts/sync_to_remote.sh" --kit-only

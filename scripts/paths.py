@@ -6,8 +6,8 @@
     python scripts/paths.py --json       one object
 
 Reads configs/paths_config.json. TANDEM_WORKDIR moves all relative folders under another root
-(a rehearsal does that); TANDEM_HOST and TANDEM_REMOTE_DIR (or REMOTE_DIR) replace the file's host
-and remote_dir.
+(a rehearsal does that). For host and remote_dir the variable HOST or REMOTE_DIR holds, then
+TANDEM_HOST or TANDEM_REMOTE_DIR, then the file.
 
 Exit codes: 0 good, 2 unknown name or a broken configuration file.
 """

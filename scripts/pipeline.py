@@ -19,7 +19,7 @@ import contextlib
 import os
 import time
 
-from kit import console
+from kit import console, paths
 from workflow import trip
 
 
@@ -34,7 +34,7 @@ def parse(argv: list[str] | None):
     )
     parser.add_argument(
         "--host",
-        default=os.environ.get("HOST") or None,
+        default=paths.host_variable() or None,
         help="an ssh name, or a folder beginning with /, ./ or ../ (HOST)",
     )
     parser.add_argument(

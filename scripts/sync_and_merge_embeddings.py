@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import console, paths
-from kit.report import Check, report
+from kit.report import Check, failed, report
 
 CLUSTER_FIX = "mend that and run the same command again; --merge-only merges what is here"
 
@@ -82,7 +82,7 @@ def fetch(args: argparse.Namespace) -> tuple[list[Check], list[dict[str, Any]]]:
     return checks, [summary(result) for result in results]
 
 
-def what_is_here(args: argparse.Namespace, failed: bool) -> list[Check]:
+def what_is_here(args: argparse.Namespace, incomplete: bool) -> list[Check]:
     """Which items are missing after a sync: to be known if a cluster failed or nothing merges."""
     from embeddings import shards
 
@@ -94,7 +94,7 @@ def what_is_here(args: argparse.Namespace, failed: bool) -> list[Check]:
         return [Check("shards", "fail", str(problem), CLUSTER_FIX)]
     gaps = shards.missing(found, args.items)
     text = shards.ranges(gaps) + " are missing" if gaps else f"items 0-{args.items} are here"
-    if failed:
+    if incomplete:
         return [Check("shards", "fail", f"{text}; nothing was merged", CLUSTER_FIX)]
     return [Check("shards", "warn" if gaps else "ok", text, "fetch from the other clusters too")]
 
@@ -149,12 +149,6 @@ def merge(args: argparse.Namespace) -> tuple[list[Check], dict[str, Any]]:
     files = {name: file["segments"] for name, file in manifest.pop("files").items()}
     merged = {"output": str(args.output), "files": sorted(files)} | manifest
     return checks, merged
-
-
-def failed(name: str, problem: console.Problem) -> Check:
-    """A check for what failed after something else had succeeded."""
-    found, _, fix = str(problem).partition("; ")
-    return Check(name, "fail", found, fix or "see the message")
 
 
 def complete(args: argparse.Namespace) -> None:

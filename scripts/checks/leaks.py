@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from pathlib import Path
 
 from checks.probe import Answer
 from kit.report import Check
+from kit.secret_names import is_secret
 
-# Names that hold secrets; what ends in .example, .sample, .template or .pub is none.
-_SECRET = re.compile(
-    r"(^|/)(\.env(\.[\w.-]+)?|\.netrc|\.pgpass|\.credentials/.*|.*\.credentials|.*\.pem|.*\.key"
-    r"|.*\.p12|id_(rsa|dsa|ecdsa|ed25519)[\w.-]*|(hf_|access_)?token(\.txt)?|secrets?\.(ya?ml|json|txt))$"
-)
-_HARMLESS = re.compile(r"\.(example|sample|template|dist|pub)$")
 # Values that are secrets wherever they stand: Hugging Face, AWS, OpenAI, GitHub, private keys.
 VALUES = (
     r"(hf_[A-Za-z0-9]{34,}|AKIA[0-9A-Z]{16}|sk-[A-Za-z0-9_-]{40,}|gh[pousr]_[A-Za-z0-9]{36}"
@@ -26,11 +20,6 @@ COMMANDS = {
     "git open": ["git", "ls-files", "-z", "--others", "--exclude-standard"],
     "git values": ["git", "grep", "-lIzE", "--untracked", "-e", VALUES],
 }
-
-
-def is_secret(path: str) -> bool:
-    """Whether a path's name says that it holds a secret."""
-    return bool(_SECRET.search(path)) and not _HARMLESS.search(path)
 
 
 def check(tracked: Answer, not_ignored: Answer, values: Answer, root: Path) -> list[Check]:

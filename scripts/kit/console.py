@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
@@ -24,10 +25,10 @@ GOOD, FAILED, MISUSED = 0, 1, 2
 
 
 class Problem(Exception):
-    """Ends a command with one line. `text` says what, where; `remedy` what mends it."""
+    """Ends a command with one line. `text` says what and where, `remedy` how to fix it."""
 
     def __init__(self, text: str, remedy: str = "", code: int = FAILED):
-        self.code = code
+        self.text, self.remedy, self.code = text, remedy, code
         super().__init__(f"{text}; {remedy}" if remedy else text)
 
 
@@ -48,22 +49,41 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(**kwargs)
 
     def error(self, message: str):
-        self.exit(MISUSED, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(MISUSED, printable(f"{self.prog}: {message}; see {self.prog} --help\n"))
 
 
-def say(text: str) -> None:
-    """A step begins: `==> text` on stderr."""
-    print(f"==> {text}", file=sys.stderr, flush=True)
+# All that a terminal could take for a command: C0 but tab and line feed, DEL, C1, and the marks
+# that reverse the direction of text.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """`text` with every control character shown as its escape: '\\x1b[2J'. Line feeds stay.
+
+    Text from a host, a card, a configuration or a log can hold sequences that move the cursor,
+    rename the window or write to the clipboard; all that this module prints passes here.
+    """
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def result(text: str) -> None:
+    """A line of the command's result, on stdout."""
+    print(printable(text), flush=True)
 
 
 def note(text: str) -> None:
     """A plain line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """A step begins: `==> text` on stderr."""
+    note(f"==> {text}")
 
 
 def warn(text: str) -> None:
     """A warning on stderr, in the words of the report: `warn  text`."""
-    print(f"warn  {text}", file=sys.stderr, flush=True)
+    note(f"warn  {text}")
 
 
 def colour(stream=sys.stdout) -> bool:
@@ -148,14 +168,14 @@ def run(main) -> None:
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # good where the reader of our stdout had enough (`| head`)
-        left_out, left_err = _unread(sys.stdout), _left(sys.stderr)
-        code = FAILED if left_err and not left_out else GOOD
+        stdout_was_unread, stderr_is_closed = _drop_unread(sys.stdout), _has_no_reader(sys.stderr)
+        code = FAILED if stderr_is_closed and not stdout_was_unread else GOOD
     except (Problem, OSError) as error:
         if os.environ.get("TANDEM_DEBUG"):
             raise
         code = getattr(error, "code", FAILED)
         with contextlib.suppress(BrokenPipeError):
-            print(f"{program()}: {_one_line(error)}", file=sys.stderr)
+            note(f"{program()}: {_one_line(error)}")
     except ModuleNotFoundError as error:
         if os.environ.get("TANDEM_DEBUG"):
             raise
@@ -166,21 +186,21 @@ def run(main) -> None:
             f"(make setup-local, make setup-remote)",
             file=sys.stderr,
         )
-    _unread(sys.stderr)  # what nobody read must not change the exit code
+    _drop_unread(sys.stderr)  # what nobody read must not change the exit code
     sys.exit(code)
 
 
-def _left(stream) -> bool:
-    """Whether the reader of a pipe went away."""
+def _has_no_reader(stream) -> bool:
+    """Whether the reader of a pipe has closed it."""
     if stream is None:  # it was closed before the command began
         return False
-    asked = select.poll()
-    asked.register(stream.fileno(), 0)
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
+    poller = select.poll()
+    poller.register(stream.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poller.poll(0))
 
 
-def _unread(stream) -> bool:
-    """Whether a stream holds what its reader, who went away, did not take; that is dropped."""
+def _drop_unread(stream) -> bool:
+    """Drop what a closed pipe did not take; whether there was anything."""
     try:
         if stream:
             stream.flush()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +73,40 @@ def load(config: Path | None = None) -> dict[str, Any]:
     here = raw.get("environments", {}).get(environment(), {})
     return {
         "folders": raw.get("folders", {}) | here.get("folders", {}),
-        "host": os.environ.get("TANDEM_HOST") or here.get("host") or raw.get("host", ""),
-        "remote_dir": os.environ.get("TANDEM_REMOTE_DIR")
-        or os.environ.get("REMOTE_DIR")
-        or here.get("remote_dir")
-        or raw.get("remote_dir", "tandem"),
+        "host": _first("HOST", here, raw, "host", ""),
+        "remote_dir": _first("REMOTE_DIR", here, raw, "remote_dir", "tandem"),
     }
+
+
+def _first(variable: str, here: dict, file: dict, key: str, default: str) -> str:
+    """The plain variable, then TANDEM_…, then the file: the one order for HOST and REMOTE_DIR."""
+    plain = host_variable() if variable == "HOST" else os.environ.get(variable)
+    return plain or os.environ.get(f"TANDEM_{variable}") or here.get(key) or file.get(key, default)
+
+
+def host_variable() -> str:
+    """The variable HOST, or '' where another program set it; that is noted once on stderr."""
+    host = os.environ.get("HOST", "")
+    if not is_of_another_program(host):
+        return host
+    console.note(
+        f"the variable HOST={host} is not used: a shell or conda set it; a host of that name is "
+        f"me@{host}"
+    )
+    os.environ.pop("HOST")
+    return ""
+
+
+def is_of_another_program(host: str) -> bool:
+    """Whether a value of HOST is not the user's choice: tcsh sets this machine's own name,
+    conda's compilers a target such as x86_64-conda-linux-gnu. A HOST of that name can still be
+    given as an argument, or as me@NAME.
+    """
+    machine = platform.node()
+    own = {machine, machine.partition(".")[0]} - {"", "localhost"}
+    return (
+        host in own or re.fullmatch(r"\w+-(\w+-)?(linux-gnu|apple-darwin)[\w.]*", host) is not None
+    )
 
 
 def folder(name: str) -> Path:

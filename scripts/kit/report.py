@@ -19,7 +19,7 @@ _COLOURS = {"ok": "32", "skip": "2", "warn": "33", "fail": "31"}
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One fact that was looked at. `found`: what is there; `fix`: the command that mends it."""
+    """One fact that was looked at. `found`: what is there; `fix`: the command that repairs it."""
 
     name: str
     status: str
@@ -31,6 +31,11 @@ class Check:
             raise ValueError(f"status {self.status!r} is none of {STATUSES}")
         if self.status in ("warn", "fail") and not self.fix:
             raise ValueError(f"the check {self.name!r} has status {self.status} and no fix")
+
+
+def failed(name: str, problem: console.Problem) -> Check:
+    """The failed check that a Problem makes: its text is what was found, its remedy the fix."""
+    return Check(name, "fail", problem.text, problem.remedy or "see the line above")
 
 
 def worst(checks: list[Check]) -> str:
@@ -51,9 +56,9 @@ def table(checks: list[Check], coloured: bool = False) -> str:
         mark = f"{c.status.upper() if c.status == 'fail' else c.status:<4}"
         if coloured:
             mark = f"\033[{_COLOURS[c.status]}m{mark}\033[0m"
-        lines.append(f"{mark}  {c.name:<{width}}  {c.found}")
+        lines.append(f"{mark}  {console.printable(f'{c.name:<{width}}  {c.found}')}")
         if c.status in ("warn", "fail"):
-            lines.append(f"{'':6}{'':<{width}}  fix: {c.fix}")
+            lines.append(console.printable(f"{'':6}{'':<{width}}  fix: {c.fix}"))
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from base_model import loading
 from kit import console
-from kit.report import Check
+from kit.report import Check, failed
 from rlhf import algorithms, models, session
 from rlhf.algorithms import Job
 from training import memory
@@ -71,8 +71,7 @@ def _found(checks: list[Check], name: str, action) -> Any:
     except console.Misuse:
         raise
     except console.Problem as problem:
-        found, _, fix = str(problem).partition("; ")
-        checks.append(Check(name, "fail", found, fix or "see the message"))
+        checks.append(failed(name, problem))
         raise
 
 

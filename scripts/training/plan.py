@@ -15,7 +15,7 @@ from typing import Any
 
 from base_model import loading
 from kit import console, paths
-from kit.report import Check
+from kit.report import Check, failed
 from training import encoding, memory
 
 
@@ -120,8 +120,7 @@ def attempt(checks: list[Check], name: str, action):
     except console.Misuse:
         raise
     except console.Problem as problem:
-        found, _, fix = str(problem).partition("; ")
-        checks.append(Check(name, "fail", found, fix or "see the message"))
+        checks.append(failed(name, problem))
         return None
 
 

@@ -94,8 +94,8 @@ def check_remote_dir(text: str) -> str:
 
 
 def choose(named: str | None) -> str:
-    """HOST: the argument, else the variable HOST, else TANDEM_HOST or the configuration."""
-    name = named or os.environ.get("HOST") or paths.load()["host"]
+    """HOST: the argument, else what the variables or the configuration say (kit/paths)."""
+    name = named or paths.load()["host"]
     if not name:
         raise console.Misuse("no HOST given", NO_HOST)
     return name

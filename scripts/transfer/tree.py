@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kit import console, paths
+from kit.secret_names import is_secret_name
 from transfer.host import Host, quote
 
 # Names of files and folders that never travel, by reason: whole names, beginnings, ends.
 SECRET, CACHE, ENVIRONMENT = "a secret", "a cache", "an environment or git's own"
 HALF_DONE = "half-done or set aside"
 WHOLE = {
-    **dict.fromkeys((".credentials", "credentials.json", ".env", "token", ".netrc"), SECRET),
-    **dict.fromkeys((".npmrc", ".pypirc", ".git-credentials", "rclone.conf"), SECRET),
-    **dict.fromkeys((".aws", ".ssh", ".kube"), SECRET),
     **dict.fromkeys((".git", ".envs", ".venv"), ENVIRONMENT),
     **dict.fromkeys(("__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"), CACHE),
     **dict.fromkeys((".hypothesis", "node_modules", ".cache", ".DS_Store"), CACHE),
@@ -36,16 +34,8 @@ WHOLE = {
     ".rehearsal": HALF_DONE,
     ".lock": "a lock of this machine's processes",
 }
-BEGINNINGS = {
-    ".env.": SECRET,
-    **dict.fromkeys(("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519"), SECRET),
-    ".venv-": ENVIRONMENT,
-}
-ENDS = {
-    **dict.fromkeys((".credentials", ".pem", ".key", ".p12", ".ppk", ".token"), SECRET),
-    **dict.fromkeys(("_token", "_token.txt"), SECRET),
-    ".pyc": CACHE,
-}
+BEGINNINGS = {".venv-": ENVIRONMENT}
+ENDS = {".pyc": CACHE}
 _BEGINNINGS, _ENDS = tuple(BEGINNINGS), tuple(ENDS)
 LINE_BREAK = "a line break in its name; rename it"
 LINK = "a symbolic link; copy the file itself there"
@@ -76,6 +66,8 @@ def why_not(name: str) -> str:
         return next(why for text, why in BEGINNINGS.items() if name.startswith(text))
     if name.endswith(_ENDS):
         return next(why for text, why in ENDS.items() if name.endswith(text))
+    if is_secret_name(name):
+        return SECRET
     return HALF_DONE if name[:1] == "." and name.endswith(".part") else ""
 
 

@@ -48,8 +48,7 @@ def _planned(stage: Stage, stages: Stages, facts: dict[str, Any]) -> report.Chec
         with stages.stage(f"plan {stage.name}") as running:
             facts["plan"] = stage.plan(running)
     except StageFailed as failure:
-        found, _, fix = str(failure).partition("; ")
-        return report.Check(stage.name, "fail", found, fix)
+        return report.failed(stage.name, failure)
     return report.Check(stage.name, "ok", f"would run ({facts['why']}): {running.fact}")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from config import loader
 from kit import console, paths, publish
-from kit.report import Check
+from kit.report import Check, failed
 from training import run_folder
 from workflow.stages import Stage as Running
 from workflow.state import State
@@ -226,8 +226,7 @@ def check_base(stage: str, name: str) -> Check:
     try:
         kind = loading.model_config(name).get("model_type")
     except console.Problem as problem:
-        found, _, fix = str(problem).partition("; ")
-        return Check(f"{stage}: base model", "fail", found, fix)
+        return failed(f"{stage}: base model", problem)
     return Check(f"{stage}: base model", "ok", f"{name} ({kind})")
 
 

@@ -56,8 +56,7 @@ class Trip:
         if self.rehearsal:
             self.remote_dir += "-rehearsal"
         self.env = os.environ | {"TANDEM_WORKDIR": str(self.laptop), "TANDEM_ENV": "local"}
-        self.env |= {"TANDEM_REMOTE_DIR": self.remote_dir, "REMOTE_DIR": self.remote_dir}
-        self.env |= {"HF_HUB_OFFLINE": "1", "HOST": self.host, "TANDEM_HOST": self.host}
+        self.env |= {"REMOTE_DIR": self.remote_dir, "HF_HUB_OFFLINE": "1", "HOST": self.host}
         if self.rehearsal:  # a miniature is slower with more threads
             self.env["OMP_NUM_THREADS"] = "1"
         laptop_only = ("TANDEM_WORKDIR", "TANDEM_ENV")
@@ -143,7 +142,7 @@ def sync_up(trip: Trip, s: Stage) -> None:
     if not (trip.rehearsal and trip.local_folder):
         s.run(
             [paths.ROOT / "setup_remote.sh", trip.host, *(["--allow-cpu"] * trip.rehearsal)],
-            env=trip.env | {"REMOTE_DIR": trip.home_dir, "TANDEM_REMOTE_DIR": trip.home_dir},
+            env=trip.env | {"REMOTE_DIR": trip.home_dir},
         )
     if trip.rehearsal:
         stands = paths.ROOT if trip.local_folder else Path("..") / trip.home_dir

@@ -320,6 +320,7 @@ def test_a_secret_that_git_tracks_fails_and_is_not_printed(validate, kit):
 
 
 def test_a_secret_that_git_would_take_fails(validate, kit):
+    (kit.root / ".gitignore").write_text("")
     (kit.root / "token.txt").write_text("nothing")
     code, checks = validate()
     assert code == 1 and "not ignored by git: token.txt" in checks["secrets not ignored"]["found"]

@@ -7,8 +7,11 @@ import sys
 
 import pytest
 
-from kit import console, jsonl, publish
-from kit.report import Check, exit_code, report, table, worst
+from kit import console, jsonl, publish, secret_names
+from kit.report import Check, exit_code, failed, report, table, worst
+from support.checkout import ROOT
+
+SCRIPTS = str(ROOT / "scripts")
 
 
 def test_the_worst_status_decides(capsys):
@@ -32,7 +35,23 @@ def test_a_failure_without_a_remedy_cannot_be_said():
 
 
 def test_colour_only_where_it_is_asked_for():
-    assert "\033" not in table([Check("a", "ok", "x")])
+    checks = [Check("a", "fail", "x", "y")]
+    assert "\033[31mFAIL\033[0m" in table(checks, coloured=True)
+    assert "\033" not in table(checks)
+
+
+@pytest.mark.parametrize(("terminal", "variable", "coloured"), [
+    (True, None, True), (True, "", False), (True, "1", False), (False, None, False),
+])  # fmt: skip
+def test_colour_needs_a_terminal_and_no_no_color(monkeypatch, terminal, variable, coloured):
+    class Stream:
+        def isatty(self):
+            return terminal
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("NO_COLOR", variable)
+    assert console.colour(Stream()) is coloured
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -124,3 +143,71 @@ def test_only_a_reader_of_the_result_may_leave_early(closed, length, code):
 def test_sizes_and_times_in_words():
     assert console.size(1536) == "1.5 KB" and console.size(5) == "5 B"
     assert console.duration(75) == "1 min 15 s" and console.duration(3.21) == "3.2 s"
+
+
+def test_a_problem_keeps_its_text_and_its_remedy_apart():
+    problem = console.Problem("a.yaml: bad; and worse", "write it anew; then again")
+    assert (problem.text, problem.remedy) == ("a.yaml: bad; and worse", "write it anew; then again")
+    assert str(problem) == "a.yaml: bad; and worse; write it anew; then again"
+    check = failed("config", problem)
+    assert (check.found, check.fix) == (problem.text, problem.remedy)
+
+
+HOSTILE = "gpu1\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202etxt"
+
+
+@pytest.mark.parametrize("speak", [console.note, console.say, console.warn, console.result])
+def test_no_control_sequence_reaches_the_terminal(speak, capsys):
+    speak(f"{HOSTILE}\nsecond line")
+    out = "".join(capsys.readouterr())
+    assert not set(out) & set("\x1b\x07\r\x9b\u202e")
+    assert "\\x1b]0;owned\\x07" in out and out.count("\n") == 2
+
+
+def test_no_control_sequence_reaches_the_terminal_from_checks_and_errors(capsys):
+    report([Check(HOSTILE, "fail", HOSTILE, HOSTILE)])
+    assert not set(capsys.readouterr().out) & set("\x1b\x07\r\x9b\u202e")
+    code = "from kit import console\n"
+    code += f"def main(): raise console.Problem({HOSTILE!r})\nconsole.run(main)"
+done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=os.environ | {"PYTHONPATH": SCRIPTS}
+    )
+    assert done.returncode == 1 and b"\x1b" not in done.stderr and b"\\x1b[2J" in done.stderr
+
+
+SECRETS = [
+    "configs/secrets.yaml", "secret.json", "token.txt", ".pgpass", ".npmrc", ".git-credentials",
+    "rclone.conf", "data/processed/.env.local", ".aws/config", "deploy/host.pem", "HF_TOKEN.txt",
+    "id_ed25519_gpu", "sub/id_rsa", "API.KEY", "tensor01.credentials",
+]  # fmt: skip
+PLAIN = [
+    "tokenizer.json", "special_tokens_map.json", ".env.example", "id_rsa.pub", "keys.txt",
+    "configs/paths_config.json", "environment.yml", "docs/tokens.md",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", SECRETS)
+def test_a_secret_is_one_for_git_the_leak_check_and_every_transfer(path):
+    from transfer import tree
+
+    assert secret_names.is_secret(path)
+    assert tree.stays(path) == tree.SECRET
+    if path.lower() == path or path.startswith("id_"):  # git's patterns know the case they show
+        ignored = subprocess.run(["git", "check-ignore", "-q", "--no-index", path], cwd=ROOT)
+        assert ignored.returncode == 0, f"{path} is not in .gitignore"
+
+
+@pytest.mark.parametrize("path", PLAIN)
+def test_an_ordinary_name_is_no_secret(path):
+    from transfer import tree
+
+    assert not secret_names.is_secret(path)
+    assert tree.stays(path) == ""
+    ignored = subprocess.run(["git", "check-ignore", "-q", "--no-index", path], cwd=ROOT)
+    assert ignored.returncode == 1
+
+
+def test_gitignore_repeats_the_list_of_secret_names():
+    lines = (ROOT / ".gitignore").read_text().splitlines()
+    assert set(secret_names.PATTERNS) <= set(lines)
+    assert {f"!*{ending}" for ending in secret_names.HARMLESS} <= set(lines)

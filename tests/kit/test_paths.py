@@ -1,4 +1,5 @@
 import json
+import platform
 
 import pytest
 
@@ -20,12 +21,21 @@ def test_an_unknown_name_says_the_nearest(command):
     assert done.returncode == 2 and "did you mean adapters?" in done.stderr
 
 
-def test_variables_replace_host_and_remote_dir(command):
-    assert command("paths.py", "remote_dir", env={"REMOTE_DIR": "work"}).stdout == "work\n"
-    both = {"REMOTE_DIR": "work", "TANDEM_REMOTE_DIR": "own"}
-    assert command("paths.py", "remote_dir", env=both).stdout == "own\n"
-    done = command("paths.py", "host", env={"TANDEM_HOST": "gpu7"})
-    assert done.stdout == "gpu7\n"
+@pytest.mark.parametrize("name", ["host", "remote_dir"])
+def test_the_plain_variable_holds_before_tandems_and_that_before_the_file(command, name):
+    plain, ours = name.upper(), f"TANDEM_{name.upper()}"
+    assert command("paths.py", name, env={plain: "gpu7", ours: "gpu8"}).stdout == "gpu7\n"
+    assert command("paths.py", name, env={ours: "gpu8"}).stdout == "gpu8\n"
+    assert command("paths.py", name).stdout == {"host": "\n", "remote_dir": "tandem\n"}[name]
+
+
+@pytest.mark.parametrize(
+    "host", [platform.node(), "x86_64-conda-linux-gnu", "arm64-apple-darwin20.0.0"]
+)
+def test_a_host_that_another_program_set_is_not_used_and_that_is_said(command, host):
+    done = command("paths.py", "host", env={"HOST": host, "TANDEM_HOST": "gpu8"})
+    assert done.stdout == "gpu8\n"
+    assert f"HOST={host} is not used" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_waits_double_from_2_to_32_seconds_give_or_take_a_quarter(monkeypatch):
 
 
 NEVER = (
-    ".env .env.local server.pem a.key id_rsa id_ed25519.pub .credentials hf_token token .netrc "
+    ".env .env.local server.pem a.key id_rsa id_ed25519 .credentials hf_token token .netrc "
     ".git .envs .venv .venv-local __pycache__ node_modules .incoming .rsync-partial .v1.abc.part "
     ".lock .cache rclone.conf credentials.json x.pyc"
 )
