@@ -169,7 +169,7 @@ def test_no_control_sequence_reaches_the_terminal_from_checks_and_errors(capsys)
     assert not set(capsys.readouterr().out) & set("\x1b\x07\r\x9b\u202e")
     code = "from kit import console\n"
     code += f"def main(): raise console.Problem({HOSTILE!r})\nconsole.run(main)"
-done = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, env=os.environ | {"PYTHONPATH": SCRIPTS}
     )
     assert done.returncode == 1 and b"\x1b" not in done.stderr and b"\\x1b[2J" in done.stderr

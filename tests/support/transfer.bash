@@ -27,11 +27,11 @@ transfer_setup() {
   [ -z "$SKIP_RSYNC" ] || skip "$SKIP_RSYNC"
   KIT="$BATS_TEST_TMPDIR/kit" WORK="$BATS_TEST_TMPDIR/work"
   export TANDEM_WORKDIR="$WORK" TANDEM_REMOTE_DIR="kit-$BATS_TEST_NUMBER" TANDEM_RETRY_WAIT=0.02
-  unset HOST TANDEM_HOST DRY_RUN RSYNC TANDEM_SSH_PASSWORD TANDEM_SSH_PASSWORD_FILE
+  unset HOST REMOTE_DIR TANDEM_HOST DRY_RUN RSYNC TANDEM_SSH_PASSWORD TANDEM_SSH_PASSWORD_FILE
   export TANDEM_SSH_CONFIG="$SSHD/ssh_config"
   [ -f "$TANDEM_SSH_CONFIG" ] || unset TANDEM_SSH_CONFIG
   mkdir -p "$KIT/scripts" "$KIT/docs" "$WORK/data/processed" "$WORK/data/synthetic"
-  cp -R "$REPOSITORY/scripts/kit" "$REPOSITORY/scripts/transfer" "$REPOSITORY/scripts/paths.py" \
+  cp -R "$REPOSITORY/scripts/kit" "$REPOSITORY/scripts/transfer" "$REPOSITORY/scripts/jobs" "$REPOSITORY/scripts/paths.py" \
     "$REPOSITORY"/scripts/sync_*.sh "$REPOSITORY"/scripts/host_*.sh "$KIT/scripts/"
   find "$KIT" -name __pycache__ -prune -exec rm -rf {} +
   mkdir "$KIT/configs" && cp "$REPOSITORY/configs/paths_config.json" "$KIT/configs/"
