@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Adapters with a life: a finished run becomes name@version, immutable and checked.
+"""Manage adapter versions: register a finished run as name@version; verify, pack, export, load it.
 
     python scripts/checkpoint_manager.py register RUN --name mapper-lora
     python scripts/checkpoint_manager.py list
@@ -12,9 +12,9 @@
     python scripts/checkpoint_manager.py load 'mapper-lora@^1.0' --base models/Llama-3.1-8B-Instruct
 
 NAME@VERSION: a version (@v1.0.0), @latest, or a range (@^1.0, @~1.2, @'>=1.0,<2'); a name alone
-means @latest. `COMMAND --help` says more; docs/ADAPTERS.md tells the whole life.
+means @latest. `COMMAND --help` says more; docs/ADAPTERS.md is the guide.
 
-Exit codes: 0 good, 1 a check or the work failed, 2 called wrongly (an unknown version, say).
+Exit codes: 0 good, 1 a check or the work failed, 2 called wrongly (an unknown version).
 """
 
 from __future__ import annotations
@@ -29,81 +29,35 @@ from kit import console, paths
 
 
 class CheckpointManager:
-    """The versions below `root` (default: the adapters folder of this checkout).
+    """The versions below `root` (default: the adapters folder), for your own Python programs.
 
-    Methods raise kit.console.Problem (Misuse for an unknown name or version) with one line.
+    Example: model, tokenizer, card = CheckpointManager().load_checkpoint("mapper-lora@^1.0")
+    Methods raise kit.console.Problem (Misuse for an unknown name or version).
     """
 
     def __init__(self, root: str | os.PathLike | None = None):
         self.root = Path(root) if root else paths.folder("adapters")
 
-    def names(self) -> list[str]:
-        """The names that have versions."""
-        from adapters import store
-
-        return store.all_names(self.root)
-
     def versions(self, name: str) -> list[Any]:
-        """Every adapters.store.Version of `name`, lowest first, retired ones too."""
-        from adapters import store
+        """Every adapters.version_store.Version of `name`, lowest first, retired ones too."""
+        from adapters import version_store
 
-        return store.versions(self.root, name)
+        return version_store.versions(self.root, name)
 
     def resolve(self, reference: str) -> Any:
-        """The adapters.store.Version that 'name@v1.0.0', '@latest' or a range means."""
-        from adapters import store
+        """The adapters.version_store.Version that 'name@v1.0.0', '@latest' or a range means."""
+        from adapters import version_store
 
-        return store.resolve(self.root, reference)
+        return version_store.resolve(self.root, reference)
 
-    def register(
-        self,
-        run: str | os.PathLike,
-        name: str,
-        bump: str | None = None,
-        force: str | None = None,
-        report: str | os.PathLike | None = None,
-    ) -> Any:
-        """Make a completed run the next version of `name`; returns the Version."""
+    def register(self, run: str | os.PathLike, name: str, **options: Any) -> Any:
+        """Make a completed run the next version of `name`; returns the Version.
+
+        options: bump, force, report, as adapters.register.register takes them.
+        """
         from adapters import register
 
-        return register.register(self.root, run, name, bump=bump, force=force, report=report)
-
-    def verify(self, reference: str, base: str | os.PathLike | None = None) -> dict[str, Any]:
-        """Facts of a sound version; raises adapters.weights.Difference at the first difference."""
-        from adapters import verify
-
-        return verify.verify(self.resolve(reference), Path(base) if base else None)
-
-    def pack(self, reference: str, output: str | os.PathLike) -> tuple[Any, str]:
-        """(Version, SHA-256 of the zip): the version as one reproducible zip at `output`."""
-        from adapters import pack
-
-        version = self.resolve(reference)
-        return version, pack.pack(version, output)
-
-    def unpack(self, archive: str | os.PathLike) -> tuple[Any, bool]:
-        """(Version, whether it is new) of a zip, verified before it is published."""
-        from adapters import pack
-
-        return pack.unpack(self.root, archive)
-
-    def diff(self, reference: str, other: str) -> dict[str, Any]:
-        """What differs from `reference` to `other`: card, files, weights."""
-        from adapters import diff
-
-        return diff.diff(self.resolve(reference), self.resolve(other))
-
-    def retire(self, reference: str, reason: str, undo: bool = False) -> Any:
-        """Mark the version as retired (or, with `undo`, not any more); returns the Version."""
-        from adapters import names, retire
-
-        version = self.resolve(reference)
-        if names.split(reference)[1] != version.version:
-            raise console.Misuse(
-                f"{reference} means {version.reference} now", "name the version that you retire"
-            )
-        retire.restore(version) if undo else retire.retire(version, reason)
-        return version
+        return register.register(self.root, run, name, **options)
 
     def load_checkpoint(self, reference: str, base: str | os.PathLike | None = None,
                         device: str | None = None, dtype: str | None = None,
@@ -118,9 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = console.ArgumentParser(__doc__)
     commands.add_all(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
     args = parser.parse_args(argv)
-    manager = CheckpointManager()
     try:
-        result, lines = args.run(manager, args)
+        result, lines = args.run(paths.folder("adapters"), args)
     except console.Problem as problem:
         if args.json:
             print(json.dumps({"ok": False, "error": str(problem)} | commands.details(problem)))

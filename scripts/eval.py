@@ -110,16 +110,16 @@ def evaluate(args) -> int:
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):  # nothing is downloaded by itself
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from evaluation import report, session
+    from evaluation import measurement, score_report
 
-    measured = session.predictions(args, settings) if args.predictions else session.model(
+    measured = measurement.predictions(args, settings) if args.predictions else measurement.model(
         args, settings)  # fmt: skip
     body, run = measured
-    written = report.write(body, args.out_dir or paths.folder("reports"), run)
+    written = score_report.write(body, args.out_dir or paths.folder("reports"), run)
     if args.json:
         print(json.dumps(body, ensure_ascii=False))
     else:
-        print(report.table(body))
+        print(score_report.table(body))
         print("\n".join(paths.show(path) for path in written))
     return console.GOOD
 

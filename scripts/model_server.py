@@ -71,16 +71,16 @@ def listen(host: str, port: int, token: str | None) -> tuple[socket.socket, bool
 
 def choose(references: list[str], base: str | None) -> list:
     """The versions to serve."""
-    from checkpoint_manager import CheckpointManager
+    from adapters import version_store
 
-    manager = CheckpointManager()
+    root = paths.folder("adapters")
     if not references and not base:
-        names = manager.names()
+        names = version_store.all_names(root)
         if len(names) != 1:
             there = f"there are: {', '.join(names)}" if names else "register a run first"
             raise console.Misuse("which adapter? give --checkpoint NAME@VERSION", there)
         references = names
-    versions = [manager.resolve(reference) for reference in references]
+    versions = [version_store.resolve(root, reference) for reference in references]
     return list({version.reference: version for version in versions}.values())
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import load
-from adapters.store import Version
+from adapters.version_store import Version
 from adapters.weights import FILE, Difference
 from kit import console, publish
 

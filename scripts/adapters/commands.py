@@ -1,6 +1,6 @@
 """The subcommands of checkpoint_manager.py: options, and what each prints.
 
-Each handler takes (manager, args) and returns (the object for --json, the lines for people).
+Each handler takes (adapters folder, args) and returns (object for --json, lines for people).
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from adapters import version_store
 from adapters.names import BUMPS
 from kit import console, paths
 
-Result = tuple[Any, list[str]]
+CommandResult = tuple[Any, list[str]]
 
 
 def add_all(subparsers) -> None:
@@ -73,7 +74,7 @@ def details(problem: console.Problem) -> dict[str, Any]:
     return {"file": problem.file} if hasattr(problem, "file") else {}
 
 
-def register(manager, args) -> Result:
+def register(root: Path, args) -> CommandResult:
     """Make a completed run the next version of NAME.
 
     The gate compares its report.json with the best version on the same evaluation; a drop beyond
@@ -81,7 +82,10 @@ def register(manager, args) -> Result:
     """
     if args.force is not None and not args.force.strip():
         raise console.Misuse("--force needs a reason", '--force "smaller, and fast enough"')
-    version = manager.register(args.run_folder, args.name, args.bump, args.force, args.report)
+    from adapters import register as registration
+
+    options = {"bump": args.bump, "force": args.force, "report": args.report}
+    version = registration.register(root, args.run_folder, args.name, **options)
     card = version.card
     outcome, bump = card["gate"], card["bump"]
     against = f" against {outcome['compared_with']}" if "compared_with" in outcome else ""
@@ -111,12 +115,12 @@ def facts(version) -> dict[str, Any]:
     }
 
 
-def list_versions(manager, args) -> Result:
+def list_versions(root: Path, args) -> CommandResult:
     """Every version, with its base, score and gate."""
-    if args.name and not manager.versions(args.name):
-        manager.resolve(args.name)  # says which names there are
-    chosen = [args.name] if args.name else manager.names()
-    rows = [facts(version) for name in chosen for version in manager.versions(name)]
+    if args.name and not version_store.versions(root, args.name):
+        version_store.resolve(root, args.name)  # says which names there are
+    chosen = [args.name] if args.name else version_store.all_names(root)
+    rows = [facts(version) for name in chosen for version in version_store.versions(root, name)]
     lines = [_row(row) for row in rows]
     empty = "no versions yet; register a run: checkpoint_manager.py register RUN --name NAME"
     return {"versions": rows}, lines or [empty]
@@ -134,11 +138,11 @@ def _score(score: dict[str, Any] | None) -> str:
     return f"{score['metric']} {score['value']:.4f}" if score else "-"
 
 
-def show(manager, args) -> Result:
+def show(root: Path, args) -> CommandResult:
     """One version: its card in words, and how vLLM serves it."""
     from adapters.exports import vllm
 
-    version = manager.resolve(args.reference)
+    version = version_store.resolve(root, args.reference)
     card = version.card
     run, base, lora, outcome = card["run"], card["base"], card["adapter"], card["gate"]
     lines = [
@@ -168,9 +172,12 @@ def _listed(modules: list[str] | str | None) -> str:
     return ", ".join(sorted(modules)) if isinstance(modules, list) else str(modules)
 
 
-def verify(manager, args) -> Result:
+def verify(root: Path, args) -> CommandResult:
     """Compare a version with its card; exit 1 at the first difference, naming the file."""
-    found = manager.verify(args.reference, args.base)
+    from adapters import verification
+
+    version = version_store.resolve(root, args.reference)
+    found = verification.verify(version, Path(args.base) if args.base else None)
     line = (
         f"ok    {found['reference']}  {found['files']} files, {console.size(found['bytes'])}, "
         f"r {found['r']}, base: {found['base']}"
@@ -178,27 +185,35 @@ def verify(manager, args) -> Result:
     return {"ok": True} | found, [line]
 
 
-def pack(manager, args) -> Result:
+def pack(root: Path, args) -> CommandResult:
     """Write a version as one zip: the same version gives the same bytes, anywhere."""
-    version, digest = manager.pack(args.reference, args.output)
+    from adapters import pack as packing
+
+    version = version_store.resolve(root, args.reference)
+    digest = packing.pack(version, args.output)
     size = Path(args.output).stat().st_size
     found = {"reference": version.reference, "file": args.output, "sha256": digest, "bytes": size}
     return {"ok": True} | found, [f"{digest}  {args.output}"]
 
 
-def unpack(manager, args) -> Result:
+def unpack(root: Path, args) -> CommandResult:
     """Verify a zip and publish the version in it; nothing is left if anything is wrong."""
-    version, new = manager.unpack(args.archive)
+    from adapters import pack as packing
+
+    version, new = packing.unpack(root, args.archive)
     console.note(f"{version.reference} {'unpacked' if new else 'was here already, the same'}")
     return {"ok": True, "reference": version.reference, "new": new}, [version.reference]
 
 
-def diff(manager, args) -> Result:
+def diff(root: Path, args) -> CommandResult:
     """Say what differs between two versions: base, data, configuration, metrics, weights."""
-    found = manager.diff(args.reference, args.other)
+    from adapters import diff as difference
+
+    old, new = (version_store.resolve(root, r) for r in (args.reference, args.other))
+    found = difference.diff(old, new)
     lines = [f"{found['old']} -> {found['new']}"]
-    for key, (old, new) in found["card"].items():
-        lines.append(f"  {key:<40} {_short(old)} -> {_short(new)}")
+    for key, (before, after) in found["card"].items():
+        lines.append(f"  {key:<40} {_short(before)} -> {_short(after)}")
     lines += [f"  file {name} differs" for name in found["files"]]
     for row in found["weights"][:5]:
         lines.append(
@@ -213,9 +228,17 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def retire(manager, args) -> Result:
+def retire(root: Path, args) -> CommandResult:
     """Take a version out of @latest and of ranges; its number still loads it."""
-    version = manager.retire(args.reference, args.reason, undo=args.undo)
+    from adapters import names
+    from adapters import retire as retirement
+
+    version = version_store.resolve(root, args.reference)
+    if names.split(args.reference)[1] != version.version:
+        raise console.Misuse(
+            f"{args.reference} means {version.reference} now", "name the version that you retire"
+        )
+    retirement.restore(version) if args.undo else retirement.retire(version, args.reason)
     state = "back" if args.undo else "retired"
     found = {"ok": True, "reference": version.reference, "retired": version.retired}
     return found, [f"{version.reference} {state}"]
@@ -227,11 +250,11 @@ def _loading(args) -> dict[str, Any]:
     return named | {"any_base": args.any_base}
 
 
-def load(manager, args) -> Result:
+def load(root: Path, args) -> CommandResult:
     """Really load base and adapter, and say parameters and device."""
     from adapters import load
 
-    version = manager.resolve(args.reference)
+    version = version_store.resolve(root, args.reference)
     model, _, _ = load.load(version, **_loading(args))
     found = load.describe(model)
     line = (
@@ -241,20 +264,19 @@ def load(manager, args) -> Result:
     return {"ok": True, "reference": version.reference} | found, [line]
 
 
-def export(manager, args) -> Result:
+def export(root: Path, args) -> CommandResult:
     """Make what other programs take: merged safetensors, a GGUF file, an Ollama model.
 
     gguf needs llama.cpp's converter: its checkout in $LLAMA_CPP or ~/llama.cpp. vLLM needs no
     export: `show` prints the command.
     """
-    from adapters.exports import export as exports
-    from adapters.exports import vllm
+    from adapters.exports import gguf, merged, ollama, vllm
 
-    version, output = manager.resolve(args.reference), Path(args.output)
+    version, output = version_store.resolve(root, args.reference), Path(args.output)
     if args.format == "gguf":
-        facts = exports.gguf(version, output, args.outtype, **_loading(args))
+        facts = gguf.export(version, output, args.outtype, **_loading(args))
     else:
-        make = exports.merged if args.format == "merged" else exports.for_ollama
+        make = merged.export if args.format == "merged" else ollama.export
         facts = make(version, output, **_loading(args))
     console.note(f"logits differ from the adapter's by {facts['logits_relative_error']:.1g}")
     if args.format == "ollama":
@@ -263,11 +285,11 @@ def export(manager, args) -> Result:
     return {"ok": True} | facts, [str(output)]
 
 
-def canary(manager, args) -> Result:
+def canary(root: Path, args) -> CommandResult:
     """Let base and adapter answer fixed prompts; exit 1 if the adapter changes nothing."""
     from adapters import canary as canaries
 
-    version = manager.resolve(args.reference)
+    version = version_store.resolve(root, args.reference)
     prompts = canaries.prompts_of(args.prompts)
     found = canaries.canary(version, prompts, args.max_new_tokens, **_loading(args))
     lines = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from adapters import weights
-from adapters.store import Version
+from adapters.version_store import Version
 
 SILENT = ("created", "files", "name", "version", "run", "bump", "gate", "format")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.card import read_json
-from adapters.store import Version
+from adapters.version_store import Version
 from kit import console, paths
 
 METRICS = ("f1", "rouge_l", "exact_match", "bleu")  # the first one that both have decides "best"

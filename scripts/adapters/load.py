@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from adapters import verify, weights
-from adapters.store import Version
+from adapters import verification, weights
+from adapters.version_store import Version
 from base_model import identity
 from kit import console
 
@@ -48,8 +48,8 @@ def load(
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded by itself
     facts = version.card
-    verify.check_files(version.folder, facts)
-    verify.check_contents(version.folder, facts)
+    verification.check_files(version.folder, facts)
+    verification.check_contents(version.folder, facts)
     folder = base_of(version, base_path, any_base)
     import logging
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import card as cards
-from adapters import names, store, verify
+from adapters import names, verification, version_store
 from adapters.weights import Difference
 from kit import console, paths, publish
 
@@ -32,10 +32,10 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplemente
 AGAIN = "pack the version again and copy the file anew"
 
 
-def pack(version: store.Version, output: str | os.PathLike) -> str:
+def pack(version: version_store.Version, output: str | os.PathLike) -> str:
     """Publish the version as a zip at `output`, after verifying it; returns the zip's SHA-256."""
     facts = version.card
-    verify.verify(version)
+    verification.verify(version)
     members = [cards.FILE, *sorted(facts["files"])]
     with publish.file(output, "wb") as f, zipfile.ZipFile(f, "w") as archive:
         for member in members:
@@ -49,7 +49,7 @@ def pack(version: store.Version, output: str | os.PathLike) -> str:
     return publish.sha256(output)
 
 
-def unpack(root: Path, archive: str | os.PathLike) -> tuple[store.Version, bool]:
+def unpack(root: Path, archive: str | os.PathLike) -> tuple[version_store.Version, bool]:
     """(version, whether it is new) of a zip made by `pack`, verified before it is published.
 
     Difference or Problem for anything that is not exactly one sound version; then nothing is left
@@ -63,12 +63,14 @@ def unpack(root: Path, archive: str | os.PathLike) -> tuple[store.Version, bool]
             name, number, members = _contents(opened, path)
             facts = _card(opened, members.pop(cards.FILE), path)
             _compare(facts, members, f"{name}@{names.text(number)}", path)
-            there = store.Version(name, number, root / name / names.text(number))
+            there = version_store.Version(name, number, root / name / names.text(number))
             if there.folder.exists():
                 return _same(there, facts), False
             _room(root, facts)
-            with store.staging(root) as stage:
-                return _publish(opened, facts, members, store.Version(name, number, stage), there)
+            with version_store.staging(root) as stage:
+                return _publish(
+                    opened, facts, members, version_store.Version(name, number, stage), there
+                )
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise  # the disk's trouble, not the archive's
@@ -138,7 +140,7 @@ def _compare(facts, members, reference: str, path: Path) -> None:
             raise Difference(path.name, f"{member} is not in its card", "do not use it")
 
 
-def _same(there: store.Version, facts: dict[str, Any]) -> store.Version:
+def _same(there: version_store.Version, facts: dict[str, Any]) -> version_store.Version:
     if there.card != facts:
         raise console.Problem(
             f"{there.reference} is here already, with other contents",
@@ -148,25 +150,25 @@ def _same(there: store.Version, facts: dict[str, Any]) -> store.Version:
 
 
 def _room(root: Path, facts: dict[str, Any]) -> None:
-    needed, free = sum(e["bytes"] for e in facts["files"].values()), store.free_space(root)
+    needed, free = sum(e["bytes"] for e in facts["files"].values()), version_store.free_space(root)
     if needed > free:
         text = f"{console.size(needed)} to unpack, {console.size(free)} free at {paths.show(root)}"
         raise console.Problem(text, "free space there")
 
 
-def _publish(opened, facts, members, staged: store.Version, final: store.Version):
+def _publish(opened, facts, members, staged: version_store.Version, final: version_store.Version):
     for member, entry in members.items():
         _extract(opened, entry, staged.folder / member, facts["files"][member], member)
     publish.json_file(staged.folder / cards.FILE, facts)
-    verify.verify(staged)
+    verification.verify(staged)
 
-    def fill(version: store.Version) -> None:
+    def fill(version: version_store.Version) -> None:
         for file in [*members, cards.FILE]:
             (version.folder / file).parent.mkdir(parents=True, exist_ok=True)
             os.rename(staged.folder / file, version.folder / file)
 
     try:
-        return store.publish_as(final, fill), True
+        return version_store.publish_as(final, fill), True
     except FileExistsError:
         return _same(final, facts), False
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import card as cards
-from adapters import files, gate, names, store, weights
+from adapters import gate, names, version_files, version_store, weights
 from kit import console, paths, publish
 
 STATES = {  # states of status.json that cannot be registered -> what to do
@@ -46,7 +46,7 @@ def check_state(run: Path) -> None:
         raise console.Problem(f"the run {run.name} is {state}, not completed", STATES[state])
 
 
-def choose_bump(new: dict[str, Any], latest: store.Version | None) -> tuple[str, str]:
+def choose_bump(new: dict[str, Any], latest: version_store.Version | None) -> tuple[str, str]:
     """(major|minor|patch, why) for a run without --bump, so that ^1.0 stays safe to follow."""
     if latest is None:
         return "major", "nothing to compare with"
@@ -69,7 +69,7 @@ def register(
     bump: str | None = None,
     force: str | None = None,
     report: str | os.PathLike | None = None,
-) -> store.Version:
+) -> version_store.Version:
     """Publish a completed run as the next version of `name`, and return that.
 
     Problem if the run is not completed, its adapter is not sound, or the gate closes.
@@ -85,14 +85,16 @@ def register(
     chosen: dict[str, Any] = {}
 
     def number() -> names.Number:
-        there = chosen["there"] = store.readable(root, name)
+        there = chosen["there"] = version_store.readable(root, name)
         chosen["gate"] = gate.decide(evaluated, there, force)
         kind, why = (bump, "asked for") if bump else choose_bump(card, there[-1] if there else None)
         chosen["bump"] = {"kind": kind, "why": why}
-        return names.after(store.latest_number(root, name), kind)
+        return names.after(version_store.latest_number(root, name), kind)
 
-    def fill(version: store.Version) -> None:
-        copied = files.copy(files.sources(final, report), version.folder, card["base"]["name"])
+    def fill(version: version_store.Version) -> None:
+        copied = version_files.copy(
+            version_files.sources(final, report), version.folder, card["base"]["name"]
+        )
         warn_of_twin(chosen.pop("there"), copied)
         whole = {"name": name, "version": version.version} | card | chosen | {"files": copied}
         wrong = cards.problem(whole)
@@ -103,10 +105,10 @@ def register(
             )
         publish.json_file(version.folder / cards.FILE, whole)
 
-    return store.publish_version(root, name, number, fill)
+    return version_store.publish_version(root, name, number, fill)
 
 
-def warn_of_twin(there: list[store.Version], copied: dict[str, Any]) -> None:
+def warn_of_twin(there: list[version_store.Version], copied: dict[str, Any]) -> None:
     """Say it when a version has the same weights already."""
     for version in there:
         if version.card["files"].get(weights.FILE) == copied[weights.FILE]:

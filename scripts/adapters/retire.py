@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 
-from adapters.store import Version
+from adapters.version_store import Version
 from kit import console, publish
 
 

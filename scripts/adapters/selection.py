@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from adapters import card, gate, store, verify, weights
+from adapters import card, gate, verification, version_store, weights
 from base_model import identity
 from kit import console
 
@@ -22,7 +22,7 @@ class Choice:
 
     base_model: str
     base_folder: Path | None
-    version: store.Version | None
+    version: version_store.Version | None
     entry: str | None
     why: str
     rejected: list[dict[str, str]]
@@ -51,10 +51,10 @@ def base_folder(config, name: str) -> Path | None:
     return identity.find(name) or (identity.find(known.repo, known.revision) if known else None)
 
 
-def candidates(root: Path, entry) -> tuple[list[store.Version], list[dict[str, str]]]:
+def candidates(root: Path, entry) -> tuple[list[version_store.Version], list[dict[str, str]]]:
     """(versions of an entry that may answer, highest first; the others, each with its reason)."""
     try:
-        there = store.matching(root, entry.checkpoint)
+        there = version_store.matching(root, entry.checkpoint)
     except console.Misuse as missing:
         return [], [{"name": entry.checkpoint, "why": str(missing)}]
     good, rejected = [], []
@@ -67,7 +67,7 @@ def candidates(root: Path, entry) -> tuple[list[store.Version], list[dict[str, s
     return good, rejected
 
 
-def refusal(version: store.Version) -> str | None:
+def refusal(version: version_store.Version) -> str | None:
     """Why a version may not answer, None if it may."""
     try:
         outcome = version.card["gate"]["status"]
@@ -82,7 +82,7 @@ def refusal(version: store.Version) -> str | None:
     return None
 
 
-def better(new: store.Version, old: store.Version) -> bool:
+def better(new: version_store.Version, old: version_store.Version) -> bool:
     """Whether `new` scored higher than `old` on the same evaluation."""
     one, two = new.card.get("evaluation"), old.card.get("evaluation")
     if not one or not two or not gate.same_evaluation(one, two):
@@ -100,7 +100,7 @@ def select(root: Path, config, only: str | None = None) -> Choice:
     if not config.selection.prefer_rag_finetuned:
         why = "prefer_rag_finetuned is false"
         return Choice(default, base_folder(config, default), None, None, why, [])
-    found: list[tuple[str, store.Version]] = []
+    found: list[tuple[str, version_store.Version]] = []
     rejected: list[dict[str, str]] = []
     for name, entry in entries.items():
         good, refused = candidates(root, entry)
@@ -112,7 +112,7 @@ def select(root: Path, config, only: str | None = None) -> Choice:
             if better(version, winner):
                 entry, winner = name, version
         try:
-            verify.check_files(winner.folder, winner.card)
+            verification.check_files(winner.folder, winner.card)
         except weights.Difference as difference:
             rejected.append({"name": winner.reference, "why": str(difference)})
             found.remove((entry, winner))
@@ -126,7 +126,7 @@ def select(root: Path, config, only: str | None = None) -> Choice:
     return Choice(default, base_folder(config, default), None, None, why, rejected)
 
 
-def reason(winner: store.Version, count: int) -> str:
+def reason(winner: version_store.Version, count: int) -> str:
     """Why this version was taken, in words."""
     scored = gate.score((winner.card.get("evaluation") or {}).get("metrics") or {})
     score = f", {scored[0]} {scored[1]:.4f}" if scored else ""

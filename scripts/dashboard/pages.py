@@ -22,7 +22,7 @@ from dashboard import training_models as models
 from dashboard import training_runs as runs
 from dashboard.training_errors import Refused, status_of
 from dashboard.training_plans import DRY_RUN_REMEDY, FIRST_YES, Plan, Plans, Wish, from_root
-from evaluation.report import LABELS
+from evaluation.score_report import LABELS
 from kit import console, paths
 
 HERE = Path(__file__).resolve().parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from adapters import gate, store
+from adapters import gate, version_store
 from adapters.exports import vllm
 from dashboard import training_runs as runs
 from kit import console, paths
@@ -14,13 +14,15 @@ from kit import console, paths
 def everything() -> list[dict[str, Any]]:
     """Every version, the newest first and retired ones last; a damaged one says so in `error`."""
     root = paths.folder("adapters")
-    found = [v for name in store.all_names(root) for v in store.versions(root, name)]
+    found = [
+        v for name in version_store.all_names(root) for v in version_store.versions(root, name)
+    ]
     described = [describe(version) for version in found]
     described.sort(key=lambda v: (v["created"] or "", v["reference"]), reverse=True)
     return sorted(described, key=lambda v: bool(v["retired"]))
 
 
-def describe(version: store.Version) -> dict[str, Any]:
+def describe(version: version_store.Version) -> dict[str, Any]:
     """One version; metrics and base_metrics: {name: {"value", "low", "high"}}."""
     names = {"reference": version.reference, "name": version.name, "version": version.version}
     facts: dict[str, Any] = names | {"created": None, "retired": None, "error": None}

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from evaluation import metrics
+from adapters import metrics
 
 CHUNK = 50  # resamples at once: 50 x rows integers in memory
 Interval = dict[str, float | None]  # value, low, high; None: nothing is known

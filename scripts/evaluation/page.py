@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from evaluation import curve, report
+from evaluation import curve, score_report
 
 LOWER_IS_BETTER = ("loss",)
 STYLE = """
@@ -120,14 +120,17 @@ def _metrics(body: dict[str, Any]) -> str:
     heads = ["Metric", "Model"] + (["Base", "Difference", ""] if base else [])
     lines = []
     for name, cell in body["metrics"].items():
-        cells = [report.cell(name, cell)]
+        cells = [score_report.cell(name, cell)]
         if base:
             gap = body["difference"].get(name)
             words = verdict(name, gap)
-            cells += [report.cell(name, base.get(name)), report.cell(name, gap, sign=True)]
+            cells += [
+                score_report.cell(name, base.get(name)),
+                score_report.cell(name, gap, sign=True),
+            ]
             kind = {"better": "good", "worse": "bad"}.get(words, "soft")
             cells.append(f'<span class="{kind}">{words}</span>')
-        lines.append(f"<tr><th scope=row>{report.LABELS[name]}</th>{_cells(cells)}</tr>")
+        lines.append(f"<tr><th scope=row>{score_report.LABELS[name]}</th>{_cells(cells)}</tr>")
     return (
         f'<div class="wide"><table class="numbers"><caption>[{share:.0%} bootstrap interval]. '
         "Exact match, F1, ROUGE-L: 0 to 1; BLEU: 0 to 100; loss: nats per token, lower is better."

@@ -64,18 +64,18 @@ def run_folder(named: str | Path) -> Path:
 
 def _is_version(named: str) -> bool:
     """Whether it is name@version, or the name alone of an adapter that has versions."""
-    from adapters import names, store
+    from adapters import names, version_store
 
     return "@" in named or bool(
-        names.NAME.fullmatch(named) and store.versions(paths.folder("adapters"), named)
+        names.NAME.fullmatch(named) and version_store.versions(paths.folder("adapters"), named)
     )
 
 
 def _version(reference: str) -> tuple[str, Path]:
     """(name@vX.Y.Z, its folder) of name@version, name@latest, name@^1.0."""
-    from adapters import store
+    from adapters import version_store
 
-    version = store.resolve(paths.folder("adapters"), reference)
+    version = version_store.resolve(paths.folder("adapters"), reference)
     return version.reference, version.folder
 
 

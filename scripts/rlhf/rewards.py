@@ -56,7 +56,7 @@ def functions(
     names: Sequence[str], rows: Sequence[Row], tokenizer, most: int, model: RewardModel | None
 ) -> list[Callable[..., list[float]]]:
     """The reward functions of these names. `most`: max_completion_length, for `ended`."""
-    from evaluation import metrics
+    from adapters import metrics
 
     def f1(completions, row, **_):
         """Shared words with the chosen answer, 0 to 1 (SQuAD)."""

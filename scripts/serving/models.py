@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from adapters import load, names, store, verify, weights
+from adapters import load, names, verification, version_store, weights
 from kit import console
 from serving.engine import BASE
 
@@ -31,7 +31,7 @@ class Served:
     created: int
     parent: str | None  # the base's id, for an adapter
     fingerprint: str
-    version: store.Version | None = None
+    version: version_store.Version | None = None
     tokenizer: Any = None
     ends: frozenset[int] = frozenset()
     vocabulary: int = 0
@@ -95,7 +95,7 @@ class Catalog:
         return f"{hint}served: {', '.join(ids)}"
 
 
-def check(versions: list[store.Version], base: str | None, options: Options) -> Catalog:
+def check(versions: list[version_store.Version], base: str | None, options: Options) -> Catalog:
     """Verify every file of every version and that all have the same base; nothing is loaded.
 
     Needs no torch. Difference for a tampered file, or for an adapter of another base.
@@ -107,8 +107,8 @@ def check(versions: list[store.Version], base: str | None, options: Options) -> 
         card = version.card
         if version.retired:
             console.warn(f"{version.reference} is retired: {version.retired['reason']}")
-        verify.check_files(version.folder, card)
-        found = verify.check_contents(version.folder, card)
+        verification.check_files(version.folder, card)
+        found = verification.check_contents(version.folder, card)
         folder = load.base_of(version, base or folder, options.any_base)
         weights.check_shapes(found, folder)
         told = [version.reference, card["files"][weights.FILE]["sha256"], vars(options)]

@@ -196,7 +196,7 @@ def test_no_zip_and_no_file_are_answered(manage, archive, tmp_path):
 
 
 def test_a_full_disk_is_said_before_unpacking(manage, archive, tmp_path, monkeypatch):
-    monkeypatch.setattr("adapters.store.free_space", lambda folder: 100)
+    monkeypatch.setattr("adapters.version_store.free_space", lambda folder: 100)
     assert "to unpack, 100 B free" in refused(manage, archive, tmp_path)
 
 

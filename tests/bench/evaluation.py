@@ -48,7 +48,8 @@ def scoring(rows: int = 960) -> dict[str, float]:
     from rouge_score import rouge_scorer
     from sacrebleu.metrics import BLEU
 
-    from evaluation import intervals, metrics
+    from adapters import metrics
+    from evaluation import intervals
 
     predictions, references = texts(rows, 1), texts(rows, 2)
 

@@ -112,12 +112,12 @@ async def load(url: str, model: str, clients: int, each: int) -> dict[str, float
 
 def prepare(work: Path) -> Path:
     """Base, adapter and merged model below `work`; returns the merged folder."""
-    from adapters.exports import export
+    from adapters.exports import merged
     from support import served_models
 
     version = served_models.build(work, ("weather-lora",), answers=12)["weather-lora"]
     os.environ["TANDEM_WORKDIR"] = str(work)
-    export.merged(version, work / "merged")
+    merged.export(version, work / "merged")
     return work / "merged"
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import intervals, metrics
+from adapters import metrics
+from evaluation import intervals
 
 REFERENCES = Path(__file__).parents[3] / "shared" / "samples" / "evalref"
 ALPHABETS = ["你好，世界！今天的天气很好。", "Привет, мир! Как дела сегодня?",
@@ -190,10 +191,10 @@ def test_rows_without_a_supervised_token_leave_the_loss_a_number_or_unknown():
 
 
 def test_a_loss_that_is_no_number_ends_the_evaluation_and_a_missing_one_is_left_out(capsys):
-    from evaluation import session
+    from evaluation import measurement
     from kit import console
 
     with pytest.raises(console.Problem, match="the loss of the adapter is no number for 1 of 2"):
-        session._sound(intervals.Losses([1.0, math.nan], [2, 2]), "adapter")
-    assert session._sound(intervals.Losses([0.0], [0]), "adapter") is None
+        measurement._sound(intervals.Losses([1.0, math.nan], [2, 2]), "adapter")
+    assert measurement._sound(intervals.Losses([0.0], [0]), "adapter") is None
     assert "no answer begins within data.max_length" in capsys.readouterr().err

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from evaluation import curve, metrics, page, report, rows
+from adapters import metrics
+from evaluation import curve, page, rows, score_report
 
 
 def measured(value, low=None, high=None):
@@ -137,16 +138,16 @@ class Column:
 def test_regressions_are_the_rows_that_got_worse_the_worst_first():
     examples = [rows.Example(n, [], {}, [f"reference {n}"]) for n in range(1, 6)]
     adapter, base = Column([0.5, 0.2, 1.0, 0.0, 0.9]), Column([0.5, 0.4, 0.0, 1.0, 0.8])
-    found = report.regressions(examples, [adapter, base], 10)
+    found = score_report.regressions(examples, [adapter, base], 10)
     assert [row["row"] for row in found] == [4, 2]
     assert found[0]["base"]["prediction"] == "answer 1.0"
-    assert len(report.regressions(examples, [adapter, base], 1)) == 1
-    assert report.regressions(examples, [adapter], 10) == []
+    assert len(score_report.regressions(examples, [adapter, base], 1)) == 1
+    assert score_report.regressions(examples, [adapter], 10) == []
 
 
 def test_two_reports_of_the_same_second_are_both_kept(tmp_path):
     for _ in range(2):
-        report.write(body(name="a b/c"), tmp_path, None)
+        score_report.write(body(name="a b/c"), tmp_path, None)
     stems = ("eval_a-b-c_20261121-081530", "eval_a-b-c_20261121-081530-2")
     wanted = {stem + suffix for stem in stems for suffix in (".json", ".html")}
     assert {path.name for path in tmp_path.iterdir()} == wanted
@@ -159,5 +160,5 @@ def test_what_is_not_known_or_was_not_measured_of_the_base_is_a_dash():
     made = body(base=base, difference={k: v for k, v in difference.items() if k != "loss"})
     text = page.render(made, None)
     assert "<td>-</td><td>-</td>" in text and "+0.10 [-, -]" in text and "not known" in text
-    assert report.table(made).splitlines()[-1].split() == ["Loss", "0.5000", "[0.5000,", "0.5000]",
-                                                           "-", "-"]  # fmt: skip
+    last = score_report.table(made).splitlines()[-1].split()
+    assert last == ["Loss", "0.5000", "[0.5000,", "0.5000]", "-", "-"]

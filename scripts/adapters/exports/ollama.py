@@ -1,18 +1,76 @@
-"""An Ollama Modelfile whose TEMPLATE is the training chat template (https://docs.ollama.com).
+"""Export a version as a folder for `ollama create NAME -f Modelfile`: merged weights, Modelfile.
 
-Ollama's templates are Go's text/template. All texts are written as string constants, so that no
-blank or line break is Go's to trim.
+The Modelfile's TEMPLATE is the training chat template (https://docs.ollama.com). Ollama's
+templates are Go's text/template. All texts are written as string constants, so that Go trims no
+space and no line break.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
+from adapters import load
+from adapters.exports import chat_format, merged
 from adapters.exports.chat_format import Format
-from kit import console
+from adapters.version_store import Version
+from kit import console, publish
 
 # architectures that `FROM <safetensors folder>` imports; others need a GGUF file
 IMPORTS = ("llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3", "phi3", "qwen2", "qwen3")
+
+
+def export(version: Version, output: Path, **loading: Any) -> dict[str, Any]:
+    """Publish a folder for `ollama create NAME -f Modelfile`: merged weights and the Modelfile."""
+    from transformers import AutoTokenizer
+
+    own = (version.folder / "tokenizer_config.json").is_file()
+    place = version.folder if own else load.base_of(version, loading.get("base_path"))
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    text = modelfile_of(tokenizer)  # before the long work: a refusal comes at once
+    with publish.folder(merged.free_output(output)) as stage:
+        facts = merged.merge_into(version, stage, **loading)
+        family = json.loads((stage / "config.json").read_text(encoding="utf-8"))["model_type"]
+        if family not in IMPORTS:
+            console.warn(
+                f"Ollama imports no {family} model from safetensors: export --format gguf, and "
+                f"write its file's name after FROM in the Modelfile"
+            )
+        (stage / "Modelfile").write_text(text, encoding="utf-8")
+    return facts | {"folder": str(output), "modelfile": str(output / "Modelfile")}
+
+
+def modelfile_of(tokenizer) -> str:
+    """The Modelfile for a tokenizer's chat template; Problem where that cannot be translated."""
+    jinja = tokenizer.chat_template
+    if not isinstance(jinja, str):
+        fix = "register a run whose tokenizer has one chat template"
+        raise console.Problem("no chat template, or several", fix)
+
+    def render(messages, opening: bool) -> str:
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=opening
+        )
+
+    found = chat_format.find(render)
+    bos = tokenizer.bos_token
+    adds = bool(bos) and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    notes = []
+    if "tools" in jinja:
+        notes.append("tool calls of the training template are not translated")
+    if "strftime_now" in jinja:
+        notes.append("the date in the template is that of this export")
+    if adds and not found.start.startswith(bos):
+        notes.append(f"Ollama puts {bos} first, which the training template does not")
+    for note in notes:
+        console.warn(note)
+    stop = [tokenizer.eos_token] if tokenizer.eos_token else []
+    end = next((t for t in tokenizer.get_added_vocab() if found.assistant[1].startswith(t)), None)
+    return modelfile(
+        found, ".", sorted({*stop, *([end] if end else [])}), bos if adds else None, notes
+    )
 
 
 def modelfile(
@@ -71,8 +129,6 @@ def constant(text: str) -> str:
 
 def without_bos(f: Format, bos: str) -> Format:
     """`f` without the token that the tokenizer puts first anyway: it must not stand twice."""
-    import dataclasses
-
     block = f.place == "block"
     system = (f.system[0].removeprefix(bos), f.system[1]) if block else f.system
     return dataclasses.replace(f, start=f.start.removeprefix(bos), system=system)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from adapters.store import Version
+from adapters.version_store import Version
 from kit import paths
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank takes

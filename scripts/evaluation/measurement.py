@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation import intervals, metrics, report, rows
+from adapters import metrics
+from evaluation import intervals, rows, score_report
 from kit import console, jsonl, paths, publish
 
 
@@ -215,9 +216,9 @@ def _report(args, settings, examples, columns: list[Column], name: str, facts: d
         "metrics": summaries[0],
         "base": summaries[1] if len(columns) > 1 else None,
         "difference": difference or None,
-        "regressions": report.regressions(examples, columns, settings.report.regressions),
+        "regressions": score_report.regressions(examples, columns, settings.report.regressions),
         "samples": [
-            report.row_facts(examples[i], columns, i)
+            score_report.row_facts(examples[i], columns, i)
             for i in range(min(settings.report.samples, len(examples)))
         ],
         "generation": {  # with the dataset's SHA-256: what makes two evaluations comparable
@@ -228,6 +229,6 @@ def _report(args, settings, examples, columns: list[Column], name: str, facts: d
         "rag": settings.rag.model_dump() if settings.rag.collection else None,
         "bleu_signature": metrics.bleu_signature(references, tokenize),
         "unicode_rows": columns[0].scores.unicode_rows,
-        "created": report.now(),
+        "created": score_report.now(),
         "settings": settings.model_dump(exclude={"model", "quantization"}) | facts,
     }

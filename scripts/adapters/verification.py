@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import card, weights
-from adapters.store import RESTORE, Version
+from adapters.version_store import RESTORE, Version
 from adapters.weights import Difference
 from base_model import identity
 from kit import console, publish

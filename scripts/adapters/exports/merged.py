@@ -1,0 +1,52 @@
+"""Export a version as one model: base and adapter merged, as safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from adapters import load
+from adapters.version_store import Version
+from kit import console, publish
+
+PROBE = "The quick brown fox jumps over the lazy dog."
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # relative, of the logits
+
+
+def export(version: Version, output: Path, **loading: Any) -> dict[str, Any]:
+    """Publish base + adapter as one model in `output`; returns facts.
+
+    The merged logits are compared with the adapter's: Problem if they are not the same model.
+    """
+    with publish.folder(free_output(output)) as stage:
+        return merge_into(version, stage, **loading) | {"folder": str(output)}
+
+
+def free_output(output: Path) -> Path:
+    if output.exists():
+        raise console.Misuse(f"{output} exists already", "give another --output, or delete it")
+    return output
+
+
+def merge_into(version: Version, stage: Path, **loading: Any) -> dict[str, Any]:
+    import torch
+
+    model, tokenizer, card = load.load(version, **loading)
+    probe = tokenizer(PROBE, return_tensors="pt").to(model.device)["input_ids"]
+    with torch.no_grad():
+        before = model(probe).logits.float()
+        one = model.merge_and_unload(safe_merge=True)
+        after = one(probe).logits.float()
+    error = float((after - before).norm() / before.norm())
+    dtype = str(next(one.parameters()).dtype).removeprefix("torch.")
+    if not error < TOLERANCE.get(dtype, 5e-2):
+        raise console.Problem(
+            f"{version.reference}: merged, it is another model (logits differ by {error:.2g})",
+            "merge with --dtype float32",
+        )
+    one.save_pretrained(stage)
+    tokenizer.save_pretrained(stage)
+    facts = {"reference": version.reference, "base": card["base"], "dtype": dtype,
+             "logits_relative_error": error}  # fmt: skip
+    publish.json_file(stage / "export.json", facts)
+    return facts
