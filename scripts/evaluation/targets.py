@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from config import loader
+from config import loader, yaml_reader
 from kit import console, paths
 
 
@@ -237,7 +237,7 @@ def _yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return loader.scalar(path.read_text(encoding="utf-8")) or {}
+        return yaml_reader.scalar(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, ValueError):
         raise _damaged(path, "not YAML") from None
 

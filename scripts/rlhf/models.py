@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from base_model import loading
-from config import loader
+from config import loader, yaml_reader
 from kit import console, paths, publish
 from training import run_folder
 
@@ -104,7 +104,7 @@ def reward_settings(run: Path):
     from base_model import identity
 
     text = (run / "config.yaml").read_text(encoding="utf-8")
-    settings = loader.schema_of("rlhf").model_validate(loader.scalar(text))
+    settings = loader.schema_of("rlhf").model_validate(yaml_reader.scalar(text))
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
     found = identity.find(settings.model.model_name_or_path, settings.model.model_revision)
     if found and facts.get("base_identity"):

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from config import yaml_reader
 from kit import console, jsonl, paths, publish
 
 UNFINISHED = ("running", "stopped", "failed")
@@ -68,12 +69,10 @@ def read_all(root: Path | None = None) -> list[tuple[Path, dict[str, Any]]]:
 
 def read_config(run: Path) -> dict[str, Any]:
     """The configuration that a run began with; Problem where config.yaml is not there, damaged."""
-    import yaml
-
     file = run / "config.yaml"
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        config = yaml_reader.scalar(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         config = None
     if not isinstance(config, dict):
         found = "damaged" if file.is_file() else "missing"

@@ -169,3 +169,33 @@ def test_every_parameter_of_the_training_configuration_is_commented():
     comments = sum(line.startswith("#") for line in body)
     parameters = [line for line in body if line and not line.startswith("#") and ": " in line]
     assert comments > 0.8 * len(parameters)
+
+
+@pytest.mark.parametrize("word", ["no", "No", "off"])
+def test_a_word_is_a_word_where_words_are_wanted_and_a_boolean_where_those_are(write, word):
+    text = f"training:\n  packing: {word}\n  load_best_model_at_end: false\n"
+    text += "  early_stopping_patience: null\n  eval_strategy: 'no'\n"
+    assert loader.load(write(text)).training.packing is False
+    plain = loader.load(write(text.replace("'no'", "no")))
+    assert plain.training.eval_strategy == "no"
+    with pytest.raises(loader.ConfigError, match="optim"):
+        loader.load(write(f"training:\n  optim: {word}\n"))
+
+
+BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, "more than 20,000 values"),
+        ("training: {report_to: '" + "x" * (30 << 20) + "'}", "larger than 1.0 MB"),
+        ("training: " + "[" * 400 + "]" * 400, "nested without end"),
+        ("training: &t {a: *t}", "nested without end"),
+    ],
+)
+def test_a_file_that_would_fill_time_or_memory_is_one_line(write, text, said):
+    with pytest.raises(loader.ConfigError, match=said):
+        loader.load(write(text))
