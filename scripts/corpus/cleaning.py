@@ -21,7 +21,7 @@ _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31}
 class Cleaner:
     """Cleans rows as the `cleaning` section says, and counts what it mended.
 
-    config: config.schemas.data.Cleaning.
+    config: config.schemas.data.CleaningSection.
     """
 
     def __init__(self, config):

@@ -29,7 +29,7 @@ _WORD = re.compile(r"[a-z']+")
 class LanguageFilter:
     """Says which rows are in another language than those kept.
 
-    config: config.schemas.data.LanguageFilter.
+    config: config.schemas.data.LanguageFilterSection.
     """
 
     def __init__(self, config):

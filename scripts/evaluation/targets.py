@@ -185,9 +185,9 @@ def check_base(target: Target) -> None:
 
 
 def _section(where: str, settings):
-    from config.schemas.training import Model
+    from config.schemas.training import ModelSection
 
-    return Model(model_name_or_path=where, **settings.model.model_dump())
+    return ModelSection(model_name_or_path=where, **settings.model.model_dump())
 
 
 def _short(folder: Path) -> str:

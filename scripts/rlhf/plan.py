@@ -105,7 +105,7 @@ def _data(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
 
 def _memory(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
     """An estimate: the trainer's, with twice the rows for pairs, and every copy of the base."""
-    from config.schemas.training import Training
+    from config.schemas.training import TrainingSection
 
     settings = job.settings
     config = loading.model_config(settings.model.model_name_or_path)
@@ -116,7 +116,7 @@ def _memory(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
         else job.section.max_length
     )
     t = settings.training
-    training = Training(
+    training = TrainingSection(
         per_device_train_batch_size=t.per_device_train_batch_size * pairs,
         max_length=longest,
         gradient_checkpointing=t.gradient_checkpointing,

@@ -43,7 +43,7 @@ def test_text_shorter_than_a_shingle_still_equals_itself(text):
 @pytest.mark.slow
 def test_of_2000_planted_near_duplicates_at_most_two_are_missed():
     r = random.Random(3)
-    finder = deduplication.NearDuplicates(data.Deduplication())
+    finder = deduplication.NearDuplicates(data.DeduplicationSection())
     originals = [sentence(r) for _ in range(2000)]
     for words in originals:
         finder.add(sets(" ".join(words)))
@@ -62,7 +62,7 @@ def test_of_2000_planted_near_duplicates_at_most_two_are_missed():
 
 def test_what_is_called_a_near_duplicate_reaches_the_threshold_exactly():
     r = random.Random(5)
-    finder = deduplication.NearDuplicates(data.Deduplication())
+    finder = deduplication.NearDuplicates(data.DeduplicationSection())
     kept = []
     for _ in range(1500):
         words = sentence(r, 10) if r.random() < 0.5 or not kept else list(r.choice(kept)[0])

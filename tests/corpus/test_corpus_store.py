@@ -62,7 +62,7 @@ def test_an_embedder_that_is_neither_hashing_nor_a_folder_is_a_misuse(tmp_path):
 def store(tmp_path):
     from corpus.documents.store import Store
 
-    return Store(data.Documents(), tmp_path / "chroma", create=True)
+    return Store(data.DocumentsSection(), tmp_path / "chroma", create=True)
 
 
 def put(store, source: str, sha: str, texts: list[str], chunking: str = "1200/150") -> None:
@@ -98,7 +98,7 @@ def test_a_collection_made_with_another_embedder_is_not_searched(store, samples)
     from corpus.documents.store import Store
 
     put(store, "a.txt", "sha-1", ["text"])
-    other = data.Documents(embedder=str(samples / "models/semhash_model2vec_test_model"))
+    other = data.DocumentsSection(embedder=str(samples / "models/semhash_model2vec_test_model"))
     with pytest.raises(console.Misuse, match="was made with hashing-1:1024"):
         Store(other, store.folder)
 
@@ -107,6 +107,6 @@ def test_a_missing_store_and_a_missing_collection_name_the_command_that_makes_th
     from corpus.documents.store import Store
 
     with pytest.raises(console.Misuse, match="ingest_documents.py"):
-        Store(data.Documents(), tmp_path / "nothing")
+        Store(data.DocumentsSection(), tmp_path / "nothing")
     with pytest.raises(console.Misuse, match="there are: pdf_docs"):
-        Store(data.Documents(collection="law"), store.folder)
+        Store(data.DocumentsSection(collection="law"), store.folder)

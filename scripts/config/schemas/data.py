@@ -15,11 +15,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Language = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]{2})?$")]
 
 
-class Split(Section):
+class SplitSection(Section):
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
 
 
-class Cleaning(Section):
+class CleaningSection(Section):
     mojibake: bool = True
     html_entities: bool = True
     control_characters: bool = True
@@ -27,13 +27,13 @@ class Cleaning(Section):
     max_chars: Positive = 100_000
 
 
-class LanguageFilter(Section):
+class LanguageFilterSection(Section):
     keep: list[Language] = ["en"]
     min_chars: Positive = 200
     min_probability: Share = 0.9
 
 
-class Deduplication(Section):
+class DeduplicationSection(Section):
     exact: bool = True
     near: bool = True
     jaccard: Annotated[float, Field(gt=0, le=1)] = 0.7
@@ -50,17 +50,17 @@ class Deduplication(Section):
         return self
 
 
-class Length(Section):
+class LengthSection(Section):
     tokenizer: str | None = None
     max_length: Annotated[int, Field(ge=8)] | None = None
     too_long: Literal["report", "drop"] = "report"
 
 
-class Preference(Section):
+class PreferenceSection(Section):
     also_sft: bool = True
 
 
-class Documents(Section):
+class DocumentsSection(Section):
     collection: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$")] = (
         "pdf_docs"
     )
@@ -80,7 +80,7 @@ class Documents(Section):
         return self
 
 
-class Recipe(Section):
+class RecipeSection(Section):
     """How one kind of file becomes rows. Which keys matter depends on `kind`."""
 
     kind: Literal["csv", "jsonl", "text", "html", "pdf", "chroma", "generated"]
@@ -122,11 +122,11 @@ class DataConfig(Section):
     seed: int = 13
     max_samples: Positive | None = None
     bad_rows: Literal["fail", "drop"] = "fail"
-    split: Split = Split()
-    cleaning: Cleaning = Cleaning()
-    language: LanguageFilter = LanguageFilter()
-    deduplication: Deduplication = Deduplication()
-    length: Length = Length()
-    preference: Preference = Preference()
-    documents: Documents = Documents()
-    recipes: dict[str, Recipe] = {}
+    split: SplitSection = SplitSection()
+    cleaning: CleaningSection = CleaningSection()
+    language: LanguageFilterSection = LanguageFilterSection()
+    deduplication: DeduplicationSection = DeduplicationSection()
+    length: LengthSection = LengthSection()
+    preference: PreferenceSection = PreferenceSection()
+    documents: DocumentsSection = DocumentsSection()
+    recipes: dict[str, RecipeSection] = {}

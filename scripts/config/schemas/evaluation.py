@@ -10,18 +10,18 @@ from config.schemas import Section
 from config.schemas.training import Dtype, Positive, Quantization
 
 
-class Data(Section):
+class EvalDataSection(Section):
     max_samples: Positive | None = None
     max_length: Annotated[int, Field(ge=8)] = 2048
     allow_placeholders: bool = False
 
 
-class Generation(Section):
+class GenerationSection(Section):
     batch_size: Positive = 8
     max_new_tokens: Positive = 256
 
 
-class Metrics(Section):
+class EvalMetricsSection(Section):
     loss: bool = True
     bleu_tokenize: Literal["13a", "intl", "zh", "char", "none"] | None = None
     bootstrap_samples: Annotated[int, Field(ge=100)] = 1000
@@ -29,17 +29,17 @@ class Metrics(Section):
     seed: Annotated[int, Field(ge=0)] = 42
 
 
-class Report(Section):
+class EvalReportSection(Section):
     regressions: Annotated[int, Field(ge=0)] = 10
     samples: Annotated[int, Field(ge=0)] = 5
 
 
-class Rag(Section):
+class RagSection(Section):
     collection: str | None = None
     top_k: Positive = 3
 
 
-class Model(Section):
+class EvalModelSection(Section):
     model_revision: str | None = None
     dtype: Dtype = "bfloat16"
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
@@ -47,10 +47,10 @@ class Model(Section):
 
 
 class EvalConfig(Section):
-    data: Data = Data()
-    generation: Generation = Generation()
-    metrics: Metrics = Metrics()
-    report: Report = Report()
-    rag: Rag = Rag()
-    model: Model = Model()
+    data: EvalDataSection = EvalDataSection()
+    generation: GenerationSection = GenerationSection()
+    metrics: EvalMetricsSection = EvalMetricsSection()
+    report: EvalReportSection = EvalReportSection()
+    rag: RagSection = RagSection()
+    model: EvalModelSection = EvalModelSection()
     quantization: Quantization = Quantization(load_in_4bit=False)

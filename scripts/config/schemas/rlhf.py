@@ -17,19 +17,19 @@ Algorithm = Literal["dpo", "grpo", "rloo", "ppo"]
 RewardFunction = Literal["reward_model", "f1", "exact_match", "ended", "json"]
 
 
-class Model(sft.Model):
+class RlhfModelSection(sft.ModelSection):
     model_name_or_path: str | None = None
 
 
-class Lora(sft.Lora):
+class RlhfLoraSection(sft.LoraSection):
     lora_dropout: Share = 0.0
 
 
-class Safety(Section):
+class RlhfSafetySection(Section):
     min_free_disk_gb: NotBelow = 10.0
 
 
-class Data(Section):
+class RlhfDataSection(Section):
     train_file: str = "data/processed/train_preference.jsonl"
     val_file: str | None = "data/processed/val_preference.jsonl"
     max_samples: Positive | None = None
@@ -37,7 +37,7 @@ class Data(Section):
     val_prompts: Positive = 64
 
 
-class Training(Section):
+class RlhfTrainingSection(Section):
     num_train_epochs: Above = 1.0
     max_steps: Annotated[int, Field(ge=-1)] = -1
     per_device_train_batch_size: Positive = 4
@@ -58,13 +58,13 @@ class Training(Section):
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
 
 
-class Reward(Section):
+class RewardSection(Section):
     learning_rate: Rate = 1e-4
     max_length: Positive = 1024
     center_rewards_coefficient: NotBelow | None = 0.01
 
 
-class Dpo(Section):
+class DpoSection(Section):
     learning_rate: Rate = 5e-6
     max_length: Positive = 1024
     beta: Above = 0.1
@@ -72,7 +72,7 @@ class Dpo(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
 
 
-class Grpo(Section):
+class GrpoSection(Section):
     learning_rate: Rate = 1e-5
     beta: NotBelow = 0.04
     num_generations: Annotated[int, Field(ge=2)] = 8
@@ -84,7 +84,7 @@ class Grpo(Section):
     mask_truncated_completions: bool = False
 
 
-class Rloo(Section):
+class RlooSection(Section):
     learning_rate: Rate = 1e-5
     beta: NotBelow = 0.05
     num_generations: Annotated[int, Field(ge=2)] = 4
@@ -96,7 +96,7 @@ class Rloo(Section):
     mask_truncated_completions: bool = False
 
 
-class Ppo(Section):
+class PpoSection(Section):
     learning_rate: Rate = 1e-5
     kl_coef: NotBelow = 0.05
     kl_estimator: Literal["k1", "k3"] = "k1"
@@ -121,17 +121,17 @@ class RlhfConfig(Section):
     reward_model_path: str = "latest"
     reward_funcs: Annotated[list[RewardFunction], Field(min_length=1)] = ["reward_model"]
     reward_weights: list[float] | None = None
-    model: Model = Model()
-    lora: Lora = Lora()
+    model: RlhfModelSection = RlhfModelSection()
+    lora: RlhfLoraSection = RlhfLoraSection()
     quantization: Quantization = Quantization()
-    data: Data = Data()
-    training: Training = Training()
-    reward: Reward = Reward()
-    dpo: Dpo = Dpo()
-    grpo: Grpo = Grpo()
-    rloo: Rloo = Rloo()
-    ppo: Ppo = Ppo()
-    safety: Safety = Safety()
+    data: RlhfDataSection = RlhfDataSection()
+    training: RlhfTrainingSection = RlhfTrainingSection()
+    reward: RewardSection = RewardSection()
+    dpo: DpoSection = DpoSection()
+    grpo: GrpoSection = GrpoSection()
+    rloo: RlooSection = RlooSection()
+    ppo: PpoSection = PpoSection()
+    safety: RlhfSafetySection = RlhfSafetySection()
 
     @property
     def chosen(self) -> Section:

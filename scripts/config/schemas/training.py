@@ -24,7 +24,7 @@ Optimizer = Literal[
 LLAMA_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-class Model(Section):
+class ModelSection(Section):
     model_name_or_path: str = "models/Llama-3.1-8B-Instruct"
     model_revision: str | None = None
     dtype: Dtype = "bfloat16"
@@ -32,7 +32,7 @@ class Model(Section):
     chat_template: str | None = None
 
 
-class Lora(Section):
+class LoraSection(Section):
     r: Positive = 16
     lora_alpha: Positive = 32
     lora_dropout: Share = 0.05
@@ -45,7 +45,7 @@ class Lora(Section):
     use_dora: bool = False
 
 
-class Quantization(Section):
+class QuantizationSection(Section):
     load_in_4bit: bool = True
     load_in_8bit: bool = False
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
@@ -75,7 +75,7 @@ class FsdpConfig(Section):
     state_dict_type: Literal["FULL_STATE_DICT", "SHARDED_STATE_DICT"] | None = None
 
 
-class Training(Section):
+class TrainingSection(Section):
     num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
     max_steps: Annotated[int, Field(ge=-1)] = -1
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
@@ -139,21 +139,21 @@ class Training(Section):
         return self
 
 
-class Data(Section):
+class DataSection(Section):
     train_file: str = "data/processed/train_sft.jsonl"
     val_file: str | None = "data/processed/val_sft.jsonl"
     max_samples: Positive | None = None
 
 
-class Safety(Section):
+class SafetySection(Section):
     dry_run: bool = True
     min_free_disk_gb: Annotated[float, Field(ge=0)] = 10.0
 
 
 class TrainingConfig(Section):
-    model: Model = Model()
-    lora: Lora = Lora()
-    quantization: Quantization = Quantization()
-    training: Training = Training()
-    data: Data = Data()
-    safety: Safety = Safety()
+    model: ModelSection = ModelSection()
+    lora: LoraSection = LoraSection()
+    quantization: QuantizationSection = QuantizationSection()
+    training: TrainingSection = TrainingSection()
+    data: DataSection = DataSection()
+    safety: SafetySection = SafetySection()

@@ -21,7 +21,7 @@ class Source(NamedTuple):
     name: str
     path: Path
     recipe_name: str
-    recipe: Any  # config.schemas.data.Recipe
+    recipe: Any  # config.schemas.data.RecipeSection
 
 
 def find_sources(
