@@ -48,7 +48,7 @@ def jaccard(a: Any, b: Any) -> float:
 class NearDuplicates:
     """Remembers rows by their shingles and says which earlier row a new one repeats.
 
-    config: config.schemas.data.DeduplicationSection. Rows whose MinHash values agree in one whole band are
+    config: a DeduplicationSection. Rows whose MinHash values agree in one whole band are
     candidates. (datasketch's own MinHashLSH finds the same ones in twice the time.)
     """
 

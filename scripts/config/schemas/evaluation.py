@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from config.schemas import Section
-from config.schemas.training import Dtype, Positive, Quantization
+from config.schemas.training import Dtype, Positive, QuantizationSection
 
 
 class EvalDataSection(Section):
@@ -53,4 +53,4 @@ class EvalConfig(Section):
     report: EvalReportSection = EvalReportSection()
     rag: RagSection = RagSection()
     model: EvalModelSection = EvalModelSection()
-    quantization: Quantization = Quantization(load_in_4bit=False)
+    quantization: QuantizationSection = QuantizationSection(load_in_4bit=False)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from config.schemas import Section
 from config.schemas import training as sft
-from config.schemas.training import Optimizer, Positive, Quantization, Seed, Share
+from config.schemas.training import Optimizer, Positive, QuantizationSection, Seed, Share
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Above = Annotated[float, Field(gt=0)]
@@ -123,7 +123,7 @@ class RlhfConfig(Section):
     reward_weights: list[float] | None = None
     model: RlhfModelSection = RlhfModelSection()
     lora: RlhfLoraSection = RlhfLoraSection()
-    quantization: Quantization = Quantization()
+    quantization: QuantizationSection = QuantizationSection()
     data: RlhfDataSection = RlhfDataSection()
     training: RlhfTrainingSection = RlhfTrainingSection()
     reward: RewardSection = RewardSection()

@@ -30,7 +30,7 @@ class Passage(NamedTuple):
 
 
 class Store:
-    """One collection. documents: config.schemas.data.DocumentsSection; `create` makes a missing one."""
+    """One collection. documents: a DocumentsSection; `create` makes a missing one."""
 
     def __init__(self, documents, folder: Path | None = None, create: bool = False):
         from kit import paths
