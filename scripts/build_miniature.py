@@ -20,6 +20,7 @@ from pathlib import Path
 from base_model import miniature
 from config import loader
 from kit import console, jsonl
+from training import encoding
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         raise console.Misuse(
             f"{args.out} is not a miniature", "choose another --out: it stays as it is"
         )
-    rows = [row for _, row in jsonl.read(args.data)]
+    rows = [encoding.conversation(row) for _, row in jsonl.read(args.data)]
     if not rows:
         raise console.Problem(f"{args.data}: no rows", "make data writes rows")
     family = miniature.family_of(args.like, loader.load(args.config))

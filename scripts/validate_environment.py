@@ -21,6 +21,7 @@ import subprocess
 import sys
 from typing import Any
 
+from base_model import folder_checks
 from checks import configs, gpu, hub, leaks, machine, pins, programs, storage
 from checks.probe import Answer, Running
 from kit import console, paths
@@ -78,7 +79,7 @@ def check_model(said: dict[str, Any]) -> tuple[list[Check], bool]:
     """(the base model's check, whether a token will be needed to fetch it)."""
     if not said.get("model"):
         return [Check("base model", "skip", "the configuration does not say which")], False
-    check, gated = hub.check_model(said["model"], said["known"])
+    check, gated = folder_checks.summary(said["model"], said["known"])
     return [check], gated
 
 

@@ -19,7 +19,8 @@ import contextlib
 import difflib
 from pathlib import Path
 
-from base_model import model_files
+from base_model import folder_checks, hashes, locate, model_folder
+from base_model.model_folder import ModelFolder
 from kit import console, paths
 from kit.report import Check, report
 
@@ -37,17 +38,17 @@ def configured() -> str:
         ) from None
 
 
-def locate(name: str, revision: str | None) -> tuple[model_files.Model, list[Check]]:
+def named(name: str, revision: str | None) -> tuple[ModelFolder, list[Check]]:
     """The model that is meant, and a skip where the known files could not be read."""
     notes: list[Check] = []
     try:
-        entries = model_files.known()
+        entries = locate.known()
     except ModuleNotFoundError as error:
         text = f"configs/models.yaml not read, {error.name} is not here: index and headers only"
         entries, notes = {}, [Check("known files", "skip", text)]
-    model = model_files.find(name, entries, revision)
+    model = model_folder.find(name, entries, revision)
     if model is None and Path(name).parent.name == "models":
-        model = model_files.Model(paths.workdir() / name, Path(name).name)
+        model = ModelFolder(paths.workdir() / name, Path(name).name)
     if model is None:
         near = difflib.get_close_matches(name.rpartition("/")[2], entries, 1, 0.5)
         hint = (
@@ -57,9 +58,9 @@ def locate(name: str, revision: str | None) -> tuple[model_files.Model, list[Che
     return model, notes
 
 
-def hash_all(model: model_files.Model) -> list[Check]:
-    """hash_checks with a bar where tqdm is there."""
-    expected = model_files.expected_hashes(model)
+def hash_all(model: ModelFolder) -> list[Check]:
+    """hashes.checks with a bar where tqdm is there."""
+    expected = hashes.expected_hashes(model)
     total = sum((model.folder / name).stat().st_size for name in expected)
     with contextlib.ExitStack() as stack:
         try:
@@ -68,8 +69,8 @@ def hash_all(model: model_files.Model) -> list[Check]:
             )
         except ModuleNotFoundError:
             console.say(f"hashing {console.size(total)}")
-            return model_files.hash_checks(model)
-        return model_files.hash_checks(model, bar.update)
+            return hashes.checks(model)
+        return hashes.checks(model, bar.update)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,8 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--revision", metavar="COMMIT", help="fail where it is another commit")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
-    model, notes = locate(args.model or configured(), args.revision)
-    checks = notes + model_files.checks(model, args.revision)
+    model, notes = named(args.model or configured(), args.revision)
+    checks = notes + folder_checks.checks(model, args.revision)
     if args.hash and model.folder.is_dir():
         checks += hash_all(model)
     if not args.json:

@@ -12,13 +12,12 @@ files        {name: {sha256, bytes}} of every file of the version but card.json 
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from adapters import weights
-from base_model import identity
+from base_model import chat_template, identity, locate
 from kit import console, paths
 
 FILE = "card.json"
@@ -112,21 +111,8 @@ def _portable(value: Any) -> Any:
     if isinstance(value, list):
         return [_portable(inner) for inner in value]
     if isinstance(value, str) and value.startswith("/"):
-        return identity.relative(value) if Path(value).is_relative_to(paths.workdir()) else value
+        return locate.relative(value) if Path(value).is_relative_to(paths.workdir()) else value
     return value
-
-
-def template_sha256(folder: Path) -> str | None:
-    """SHA-256 of the chat template's text in a tokenizer's folder, None where it has none."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        text = file.read_text(encoding="utf-8")
-    else:
-        text = read_json(folder / "tokenizer_config.json").get("chat_template")
-    if text is None:
-        return None
-    text = text if isinstance(text, str) else json.dumps(text, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def build(run: Path, final: Path, evaluation: dict[str, Any] | None) -> dict[str, Any]:
@@ -160,7 +146,8 @@ def build(run: Path, final: Path, evaluation: dict[str, Any] | None) -> dict[str
 
 def checked_template(final: Path, facts: dict[str, Any]) -> str | None:
     """The chat template's hash; Difference if final/ has another one than the run trained with."""
-    template, trained_with = template_sha256(final), facts.get("chat_template_sha256")
+    template = chat_template.sha256(chat_template.of_folder(final))
+    trained_with = facts.get("chat_template_sha256")
     if template and trained_with and template != trained_with:
         raise weights.Difference(
             "chat_template.jinja",
@@ -193,16 +180,16 @@ def base_section(facts: dict, config: dict, adapter: weights.Adapter) -> dict[st
         fix = "write the base model's name into base_model_name_or_path"
         raise weights.Difference(weights.CONFIG, "names no base model", fix)
     revision = facts.get("base_revision") or config.get("revision")
-    section = {"name": identity.relative(name), "revision": revision}
+    section = {"name": locate.relative(name), "revision": revision}
     section |= facts.get("base_identity") or {}
-    here = identity.find(name, revision) or identity.find(section["name"], revision)
+    here = locate.find(name, revision) or locate.find(section["name"], revision)
     if here:
         try:
             identity.check(section, here, "this run")
             weights.check_shapes(adapter, here)
             section = identity.identity(here) | section
         except weights.Difference as difference:
-            if "weights_sha256" not in section:
+            if not identity.is_recorded(section):
                 raise
             console.warn(f"{difference.file}: {difference.found}; the run's own record is kept")
         except console.Problem as problem:

@@ -8,7 +8,7 @@ from typing import Any
 
 from adapters import verification, weights
 from adapters.version_store import Version
-from base_model import identity
+from base_model import identity, loading, locate, tokenizer
 from kit import console
 
 
@@ -20,7 +20,7 @@ def base_of(
     Difference if another model lies there; with `any_base` that is a warning.
     """
     wanted = version.card["base"]
-    folder = identity.locate(wanted, given)
+    folder = locate.of_card(wanted, given)
     if folder is None:
         raise console.Problem(
             f"the base model of {version.reference} is not at {wanted['name']}",
@@ -46,52 +46,24 @@ def load(
 
     `device`: cuda, mps, cpu; default the best here. `dtype`: default that of the base's files.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded by itself
     facts = version.card
     verification.check_files(version.folder, facts)
     verification.check_contents(version.folder, facts)
     folder = base_of(version, base_path, any_base)
-    import logging
-
-    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # a CPU without AMX says so
     import torch
 
+    fix = f"python scripts/verify_model.py {facts['base']['name']} --hash finds a broken file"
     try:
-        model, tokenizer = _load(version.folder, folder, device, dtype)
+        words = tokenizer.of_adapter(version.folder, folder)
+        model = loading.load(folder, dtype=dtype, device_map=device or loading.device(), remedy=fix)
+        rows = len(words) if (version.folder / tokenizer.CONFIG).is_file() else 0
+        model = loading.attach(model, version.folder, rows=rows)
     except torch.OutOfMemoryError:
         fix = "load it with --device cpu, or on a larger GPU"
         raise console.Problem(f"{version.reference}: out of GPU memory", fix) from None
-    except (OSError, ValueError, RuntimeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        fix = f"python scripts/verify_model.py {facts['base']['name']} --hash finds a broken file"
-        raise console.Problem(f"{version.reference} cannot be loaded ({line})", fix) from None
-    return model, tokenizer, facts
-
-
-def _load(adapter: Path, base_folder: Path, device: str | None, dtype: str | None):
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    own = (adapter / "tokenizer_config.json").is_file()
-    tokenizer = AutoTokenizer.from_pretrained(adapter if own else base_folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        base_folder,
-        dtype=getattr(torch, dtype) if dtype else "auto",
-        device_map=device or best_device(),
-    )
-    if own and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer))  # as PEFT's AutoPeftModel does
-    return PeftModel.from_pretrained(model, adapter).eval(), tokenizer
-
-
-def best_device() -> str:
-    """'cuda', 'mps' or 'cpu': the best that torch sees here."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    except console.Problem as problem:
+        raise console.Problem(f"{version.reference} cannot be loaded: {problem}", fix) from None
+    return model.eval(), words, facts
 
 
 def describe(model) -> dict[str, Any]:

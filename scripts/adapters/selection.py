@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import card, gate, verification, version_store, weights
-from base_model import identity
+from base_model import locate
 from kit import console
 
 
@@ -47,8 +47,7 @@ class Choice:
 
 def base_folder(config, name: str) -> Path | None:
     """Where a base model of models.yaml (or any other) lies on this machine, None for nowhere."""
-    known = config.base_models.get(name)
-    return identity.find(name) or (identity.find(known.repo, known.revision) if known else None)
+    return locate.find(name, known=config.model_dump()["base_models"])
 
 
 def candidates(root: Path, entry) -> tuple[list[version_store.Version], list[dict[str, str]]]:
@@ -118,7 +117,7 @@ def select(root: Path, config, only: str | None = None) -> Choice:
             found.remove((entry, winner))
             continue
         model = winner.card["base"]
-        folder = identity.find(model["name"], model.get("revision"))
+        folder = locate.find(model["name"], model.get("revision"))
         folder = folder or base_folder(config, config.entries[entry].base_model)
         why = reason(winner, len(found))
         return Choice(model["name"], folder, winner, entry, why, rejected)

@@ -8,7 +8,7 @@ from typing import Any
 from adapters import card, weights
 from adapters.version_store import RESTORE, Version
 from adapters.weights import Difference
-from base_model import identity
+from base_model import chat_template, identity, locate
 from kit import console, publish
 
 
@@ -68,7 +68,7 @@ def check_contents(folder: Path, facts: dict[str, Any]) -> weights.Adapter:
     if named != facts["base"]["name"]:
         found = f"its base is {named}, the card says {facts['base']['name']}"
         raise Difference(weights.CONFIG, found, RESTORE)
-    template = card.template_sha256(folder)
+    template = chat_template.sha256(chat_template.of_folder(folder))
     if template and template != facts["chat_template_sha256"]:
         raise Difference("chat_template.jinja", "not the template of the card", RESTORE)
     return adapter
@@ -77,7 +77,7 @@ def check_contents(folder: Path, facts: dict[str, Any]) -> weights.Adapter:
 def check_base(reference: str, facts, adapter, folder: Path | None) -> str:
     """'same', or why it was not compared; Difference where another model stands in its place."""
     wanted = facts["base"]
-    place = identity.locate(wanted, folder)
+    place = locate.of_card(wanted, folder)
     if place is None:
         return "not on this machine"
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from base_model import safetensors_header
-from kit import console
+from base_model.identity import Difference
 
 FILE = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -25,14 +25,6 @@ _LORA = re.compile(
     r"(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
     r"(?:\.weight|\.bias)?"
 )
-
-
-class Difference(console.Problem):
-    """An adapter is not what it says: `file` is where, the text says what and the remedy."""
-
-    def __init__(self, file: str, found: str, fix: str):
-        self.file, self.found, self.fix = file, found, fix
-        super().__init__(f"{file}: {found}", fix)
 
 
 AGAIN = "save the adapter again with PEFT's save_pretrained, or fetch it again"

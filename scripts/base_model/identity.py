@@ -1,8 +1,8 @@
-"""The base model of an adapter: where it lies on this machine, and whether it is the right one.
+"""Which base model lies in a folder: one identity, cheap for any size.
 
 A path says nothing (laptop and host differ), and neither do names or shapes: a model and its
-Instruct twin have the same. So its identity is config.json, the index of its weights, and a
-sample of their bytes: cheap for any size.
+Instruct twin have the same. So the identity is config.json, the index of the weights, and a
+sample of their bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from adapters.weights import Difference
 from kit import console, paths, publish
 
 INDEX = "model.safetensors.index.json"
@@ -21,49 +20,12 @@ SINGLE = "model.safetensors"
 SAMPLES, BLOCK = 16, 4096  # blocks a file, bytes a block
 
 
-def find(name: str | None, revision: str | None = None) -> Path | None:
-    """A base model's folder on this machine: a path, a folder below models/, the hub's cache."""
-    if not name:
-        return None
-    below = Path(name).expanduser()
-    for folder in (below, paths.workdir() / below, paths.folder("models") / below.name):
-        if (folder / "config.json").is_file():
-            return folder
-    return _cached(name, revision) if name.count("/") == 1 and not name.startswith(".") else None
+class Difference(console.Problem):
+    """A file is not what a card or configuration says: `file` is where, `found` what, `fix` how."""
 
-
-def locate(section: dict[str, Any], given: str | os.PathLike | None = None) -> Path | None:
-    """The folder for a card's `base` section: `given`, or where its name lies; None for nowhere.
-
-    Misuse where `given` holds no model.
-    """
-    if not given:
-        return find(section["name"], section.get("revision"))
-    folder = find(str(given))
-    if folder is None:
-        raise console.Misuse(f"no base model at {given} (no config.json)", "correct --base")
-    return folder
-
-
-def _cached(name: str, revision: str | None) -> Path | None:
-    try:
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(name, "config.json", revision=revision)
-    except (ImportError, ValueError):
-        return None
-    return Path(found).parent if isinstance(found, str) else None
-
-
-def relative(name: str) -> str:
-    """A model's name as a card keeps it: no path of this machine; hub names stay as they are."""
-    path = Path(name)
-    if not path.is_absolute():
-        return name
-    for root in (paths.workdir(), paths.ROOT):
-        if path.is_relative_to(root):
-            return path.relative_to(root).as_posix()
-    return f"models/{path.name}"
+    def __init__(self, file: str, found: str, fix: str):
+        self.file, self.found, self.fix = file, found, fix
+        super().__init__(f"{file}: {found}", fix)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -82,7 +44,7 @@ def weight_files(folder: Path) -> list[Path]:
     missing = [f.name for f in files if not f.is_file()]
     if missing or not files:
         what = f"{missing[0]} is missing" if missing else "no weights there"
-        fix = "finish the download; python scripts/verify_model.py lists what lacks"
+        fix = "finish the download; python scripts/verify_model.py lists what is missing"
         raise console.Problem(f"the base model {paths.show(folder)} is not whole ({what})", fix)
     return files
 
@@ -90,14 +52,14 @@ def weight_files(folder: Path) -> list[Path]:
 def identity(folder: str | os.PathLike) -> dict[str, Any]:
     """{"config_sha256", "weights_sha256"?, "weights_bytes", "weights_sample_sha256"} of a model.
 
-    weights_sha256 is that of the index; a model of one file has none here (it may be large).
+    weights_sha256 is that of the index; a model of one file has none (the file may be large).
     weights_sample_sha256 is over name, size and 16 blocks of 4 KB of each file of weights.
     """
     folder = Path(folder)
     files = weight_files(folder)
-    found: dict[str, Any] = {"config_sha256": publish.sha256(folder / "config.json")}
+    values: dict[str, Any] = {"config_sha256": publish.sha256(folder / "config.json")}
     if (folder / INDEX).is_file():
-        found["weights_sha256"] = publish.sha256(folder / INDEX)
+        values["weights_sha256"] = publish.sha256(folder / INDEX)
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
@@ -106,16 +68,34 @@ def identity(folder: str | os.PathLike) -> dict[str, Any]:
             for i in range(SAMPLES):
                 f.seek(max(0, size - BLOCK) * i // (SAMPLES - 1))
                 digest.update(f.read(BLOCK))
-    found["weights_bytes"] = sum(f.stat().st_size for f in files)
-    found["weights_sample_sha256"] = digest.hexdigest()
-    return found
+    values["weights_bytes"] = sum(f.stat().st_size for f in files)
+    values["weights_sample_sha256"] = digest.hexdigest()
+    return values
+
+
+def as_hash(folder: str | os.PathLike) -> str:
+    """The identity as one hash, for state files."""
+    values = identity(folder)
+    content = "weights_sha256" if "weights_sha256" in values else "weights_sample_sha256"
+    chosen = {name: values[name] for name in ("config_sha256", content)}
+    return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()
+
+
+def is_recorded(base: dict[str, Any]) -> bool:
+    """Whether a card's `base` section or a run's base_identity says anything about the weights."""
+    return "weights_sha256" in base or "weights_sample_sha256" in base
+
+
+def is_sampled(base: dict[str, Any], folder: Path) -> bool:
+    """Whether the record needs no hash of a whole file of weights, as older runs have it."""
+    return "weights_sample_sha256" in base or (folder / INDEX).is_file()
 
 
 def check(wanted: dict[str, Any], folder: Path, reference: str) -> None:
     """Difference unless `folder` is the base model that a card's `base` section describes."""
     here = identity(folder)
-    if not (folder / INDEX).is_file() and "weights_sample_sha256" not in wanted:
-        here["weights_sha256"] = publish.sha256(folder / SINGLE)  # all that a run recorded
+    if (folder / SINGLE).is_file() and not is_sampled(wanted, folder):
+        here["weights_sha256"] = publish.sha256(folder / SINGLE)  # what runs recorded formerly
     names = {
         "config_sha256": "its config.json",
         "weights_sha256": "its index of weights" if (folder / INDEX).is_file() else "its weights",

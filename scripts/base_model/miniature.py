@@ -14,22 +14,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from base_model import chat_template, description, family_templates
 from kit import console, publish
 
 FAMILIES = ("llama", "mistral", "mamba")
 VOCABULARY = 4096
+Conversation = tuple[list[dict[str, Any]], list[dict[str, Any]] | None]  # messages, tools
 ANSWERED = 0.3  # share of the base's rows that keep an (other row's) answer
 
 
 def family_of(like: str | None, settings) -> str:
     """The family to imitate: named, or that of the configured model by its config.json or name."""
-    from base_model import loading
-
     if like in FAMILIES:
         return like
     name = like or settings.model.model_name_or_path
     try:
-        found = loading.model_config(name).get("model_type", "")
+        found = description.config(name).get("model_type", "")
     except console.Problem:
         found = name.lower()
     return next((family for family in FAMILIES if family in found), "llama")
@@ -42,8 +42,6 @@ def build_tokenizer(texts: list[str], family: str, tools: Iterable[str] = ()) ->
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
-
-    from base_model import family_templates
 
     special = family_templates.SPECIAL_TOKENS[family]
     tokenizer = Tokenizer(models.BPE())
@@ -97,20 +95,16 @@ def build_config(family: str, tokenizer) -> Any:
     )
 
 
-def without_the_task(rows: list[dict], seed: int) -> list[dict]:
-    """The rows with their last answers dealt out anew, and most of them left out.
+def with_shuffled_answers(conversations: list[Conversation], seed: int) -> list[Conversation]:
+    """The conversations with most last answers removed and the others dealt out at random.
 
     What a base learns from that is the language and the format; the task is left to the adapter.
     """
-    from training import encoding
-
     dice = random.Random(seed)
-    talks = [list(encoding.conversation(row)[0]) for row in rows]
-    answers = [talk[-1:] for talk in talks]
+    answers = [messages[-1:] for messages, _ in conversations]
     dice.shuffle(answers)
     dealt = [answer if dice.random() < ANSWERED else [] for answer in answers]
-    pairs = zip(rows, talks, dealt, strict=True)
-    return [{"messages": t[:-1] + a, "tools": row.get("tools")} for row, t, a in pairs]
+    return [(m[:-1] + a, tools) for (m, tools), a in zip(conversations, dealt, strict=True)]
 
 
 def train_base(model, batches: list[list[list[int]]], steps: int, pad: int) -> tuple[float, float]:
@@ -141,28 +135,30 @@ def train_base(model, batches: list[list[list[int]]], steps: int, pad: int) -> t
 
 
 def build(
-    rows: list[dict], family: str, out: Path, steps: int, seed: int, length: int = 192
+    conversations: list[Conversation],
+    family: str,
+    out: Path,
+    steps: int,
+    seed: int,
+    length: int = 192,
 ) -> dict:
-    """Build the miniature at `out` (replaced whole) and return what it is."""
+    """Build the miniature at `out` (replaced whole) from (messages, tools) pairs; its facts."""
     import shutil
 
     import torch
     from transformers import AutoModelForCausalLM, set_seed
 
-    from training import encoding
-
     set_seed(seed)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     texts, tools = [], collections.Counter()
-    for row in rows:
-        talk, offered = encoding.conversation(row)
-        texts += [str(m.get("content") or "") + str(m.get("tool_calls") or "") for m in talk]
+    for messages, offered in conversations:
+        texts += [str(m.get("content") or "") + str(m.get("tool_calls") or "") for m in messages]
         tools.update(json.dumps(tool, ensure_ascii=False) for tool in offered or ())
     tokenizer = build_tokenizer(texts, family, [t for t, _ in tools.most_common(50)])
     model = AutoModelForCausalLM.from_config(build_config(family, tokenizer))
     coded, dice = [], random.Random(seed)
-    for row in without_the_task(rows, seed):
-        text = encoding.render(tokenizer, row["messages"], row["tools"])
+    for messages, offered in with_shuffled_answers(conversations, seed):
+        text = chat_template.render(tokenizer, messages, offered)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         start = dice.randint(0, max(0, len(ids) - length))  # a long row gives one window of it
         coded.append(ids[start : start + length])

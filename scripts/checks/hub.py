@@ -1,14 +1,11 @@
-"""Hugging Face: where its cache lies, whether a token is there (never which), the base model."""
+"""Hugging Face: where its cache lies, whether a token is there (never which)."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-from base_model import model_files
 from checks import storage
-from kit import paths
 from kit.report import Check
 
 _YES = ("1", "true", "yes", "on")
@@ -58,23 +55,3 @@ def check_transfer(installed: set[str] | None) -> list[Check]:
         return []
     text = "set without the package hf_transfer: older huggingface_hub refuses to download"
     return [Check(name, "warn", text, f"unset {name} (HF_XET_HIGH_PERFORMANCE=1 replaces it)")]
-
-
-def check_model(name: str, known: dict[str, dict[str, Any]]) -> tuple[Check, bool]:
-    """(the configured base model without hashes, whether it is gated and still to be fetched)."""
-    model = model_files.find(name, known)
-    if model is None:
-        text = f"{name} is not there"
-        fix = f"hf download {name}, or correct model.model_name_or_path"
-        if "/models/" in f"/{name}":
-            fix = f"hf download ORG/{Path(name).name} --local-dir {name} (docs/MODEL_DOWNLOAD.md)"
-        return Check("base model", "warn", text, fix), False
-    where = paths.show(model.folder)
-    if not model.folder.is_dir() or not any(model.folder.iterdir()):
-        gated = bool((model.facts or {}).get("gated"))
-        return Check("base model", "warn", f"{where} is not there", model.again), gated
-    wrong = [c for c in model_files.checks(model) if c.status == "fail"]
-    if wrong:
-        text = f"{where}: {wrong[0].name}: {wrong[0].found}"
-        return Check("base model", "fail", text, f"python scripts/verify_model.py {name}"), False
-    return Check("base model", "ok", f"{where} (verify_model.py --hash reads every byte)"), False

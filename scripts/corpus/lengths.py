@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from base_model import tokenizer
 from corpus.rows import Row
-from kit import console, paths
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 _WIDE = re.compile("[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
@@ -28,32 +25,12 @@ def settings(config) -> tuple[str, int, str | None]:
 
 
 def load_tokenizer(name: str, template: str | None) -> Any | None:
-    """The local tokenizer in folder `name`, or None where there is none on this machine.
+    """The tokenizer of a base model, or None where there is none on this machine.
 
     Raises Problem where it has no chat template: it could not render a conversation.
     """
-    folder = next((p for p in (Path(name), paths.workdir() / name) if p.is_dir()), None)
-    if folder is None or not any((folder / f).is_file() for f in TOKENIZER_FILES):
-        return None
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a local folder needs nobody to be asked
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torch, we do not
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        text = str(error).strip().split("\n")[0]
-        raise console.Problem(f"{folder}: the tokenizer cannot be loaded ({text})",
-                              "download the model's tokenizer files again") from None  # fmt: skip
-    if template:
-        tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
-    if not tokenizer.chat_template:
-        raise console.Problem(
-            f"{folder}: the tokenizer has no chat template",
-            "use the tokenizer of an instruct model, or set model.chat_template in "
-            "configs/training_config.yaml to a Jinja file",
-        )
-    return tokenizer
+    folder = tokenizer.folder_of(name)
+    return tokenizer.with_template(folder, template) if folder else None
 
 
 def count(rows: Sequence[Row], tokenizer: Any | None) -> tuple[list[int | str], str]:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from base_model import chat_template
 from evaluation import intervals, rows
 from kit import console
 from training import encoding
@@ -27,7 +28,7 @@ def prompts(tokenizer, examples: Sequence[rows.Example]) -> list[list[int]]:
     found = []
     for example in examples:
         with _templated(example):
-            text = encoding.render(tokenizer, example.prompt, example.tools, prompt=True)
+            text = chat_template.render(tokenizer, example.prompt, example.tools, prompt=True)
         found.append(tokenizer(text, add_special_tokens=False)["input_ids"])
     return found
 
@@ -37,9 +38,9 @@ def fill_references(tokenizer, examples: Sequence[rows.Example]) -> None:
     for example in examples:
         if not example.references:
             with _templated(example):
-                before = encoding.render(tokenizer, example.prompt, example.tools, prompt=True)
+                before = chat_template.render(tokenizer, example.prompt, example.tools, prompt=True)
                 turns = [*example.prompt, example.answer]
-                after = encoding.render(tokenizer, turns, example.tools)
+                after = chat_template.render(tokenizer, turns, example.tools)
             ids = tokenizer(after[len(before) :], add_special_tokens=False)["input_ids"]
             example.references = [tokenizer.decode(ids, skip_special_tokens=True).strip()]
 

@@ -111,9 +111,7 @@ def measure(target, tokenizer, examples, settings) -> list[Column]:
     _quiet()
     loaded = loading.load_base(target.model, target.quantization)
     if target.adapter:
-        from peft import PeftModel
-
-        loaded = PeftModel.from_pretrained(loaded, str(target.adapter))
+        loaded = loading.attach(loaded, target.adapter)
         columns = [_column("adapter", loaded, tokenizer, examples, settings)]
         with loaded.disable_adapter():
             return [*columns, _column("base", loaded, tokenizer, examples, settings)]
@@ -190,7 +188,7 @@ def save_predictions(path: Path, examples: Sequence[rows.Example], column: Colum
 
 def _report(args, settings, examples, columns: list[Column], name: str, facts: dict[str, Any]):
     """The report of the measured columns: the contract of report.json."""
-    from base_model import identity
+    from base_model import locate
 
     resampling = intervals.Settings(
         settings.metrics.bootstrap_samples, settings.metrics.confidence, settings.metrics.seed
@@ -201,9 +199,7 @@ def _report(args, settings, examples, columns: list[Column], name: str, facts: d
     references = [example.references for example in examples]
     tokenize = settings.metrics.bleu_tokenize or metrics.bleu_tokenizer(references)
     file = args.dataset or args.predictions
-    named = {
-        k: identity.relative(str(facts.pop(k))) for k in ("model", "base_model") if facts.get(k)
-    }
+    named = {k: locate.relative(str(facts.pop(k))) for k in ("model", "base_model") if facts.get(k)}
     return {
         "name": name,
         "model": named.get("model"),

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from config import loader, yaml_reader
+from config import yaml_reader
 from kit import console, paths
 
 
@@ -81,14 +81,12 @@ def _version(reference: str) -> tuple[str, Path]:
 
 def _base_folder(name: str) -> Path:
     """A base model's folder: a path, a name of configs/models.yaml, a hub name in the cache."""
-    from base_model import identity
+    from base_model import locate
 
-    found = identity.find(name)
-    known = loader.load("models.yaml").base_models
-    if not found and name in known:
-        found = identity.find(known[name].repo, known[name].revision)
-    if found:
-        return found
+    known = locate.known()
+    folder = locate.find(name, known=known)
+    if folder:
+        return folder
     if name in known:
         raise console.Problem(
             f"the base model {name} is not on this machine", "docs/MODEL_DOWNLOAD.md gets it"
@@ -101,7 +99,7 @@ def _base_folder(name: str) -> Path:
 
 
 def _adapter(name: str, folder: Path, base: str | None, settings) -> Target:
-    from base_model import identity as bases
+    from base_model import locate
 
     folder = folder.resolve()
     config = _json(folder / "adapter_config.json")
@@ -112,7 +110,7 @@ def _adapter(name: str, folder: Path, base: str | None, settings) -> Target:
         where, revision = _base_folder(base), None
     else:
         where, revision = model.model_name_or_path, model.model_revision
-    found = bases.find(str(where), revision)
+    found = locate.find(str(where), revision)
     if not found:
         raise console.Problem(
             f"the base model of {name} is not on this machine ({where})",
@@ -160,14 +158,14 @@ def _training_config(folder: Path, run: Path | None):
 
 def _identity(folder: Path, run: Path | None, config: dict[str, Any]) -> dict[str, Any]:
     """{"name", hashes} of the base that the adapter was trained on, {} where nothing tells."""
-    from base_model import identity
+    from base_model import identity, locate
 
     if run and (run / "run.json").is_file():
         facts = _json(run / "run.json")
         return {"name": facts.get("base_model")} | _object(run / "run.json", facts, "base_identity")
     if (folder / "card.json").is_file():
         return _object(folder / "card.json", _json(folder / "card.json"), "base")
-    trained_on = identity.find(_base_name(folder, config), config.get("revision"))
+    trained_on = locate.find(_base_name(folder, config), config.get("revision"))
     return {"name": str(trained_on)} | identity.identity(trained_on) if trained_on else {}
 
 
@@ -244,10 +242,10 @@ def _yaml(path: Path) -> Any:
 
 def tokenizer(target: Target):
     """The adapter's own tokenizer where it has one (with the template it was trained with)."""
-    from base_model import loading
+    from base_model import tokenizer as tokenizers
 
     section = target.model
     if target.adapter and (target.adapter / "tokenizer_config.json").is_file():
         update = {"model_name_or_path": str(target.adapter), "model_revision": None}
         section = section.model_copy(update=update | {"chat_template": None})
-    return loading.load_tokenizer(section)
+    return tokenizers.configured(section)

@@ -11,10 +11,10 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+from base_model import chat_template
 from corpus import formats
 from corpus.rows import BadRow, Row, validate
 from kit import console, jsonl
-from training import encoding
 
 SHOWN = 20  # problems printed before the rest is only counted
 KNOWN = "rows need prompt, chosen and rejected; make data writes such rows"
@@ -99,8 +99,8 @@ def _texts(tokenizer, row: Row) -> tuple[str, list[str]]:
     answers = [row.messages[row.prompt_turns :]]
     answers += [row.rejected] if row.rejected is not None else []
     try:
-        before = encoding.render(tokenizer, prompt, row.tools, prompt=True)
-        whole = [encoding.render(tokenizer, prompt + answer, row.tools) for answer in answers]
+        before = chat_template.render(tokenizer, prompt, row.tools, prompt=True)
+        whole = [chat_template.render(tokenizer, prompt + answer, row.tools) for answer in answers]
     except Exception as error:  # a template's own refusal: order of roles, tool calls
         raise console.Problem(
             f"{row.where}: the chat template refuses the row ({str(error).strip()})",
@@ -157,7 +157,7 @@ def encode_prompts(tokenizer, rows: list[Row], max_prompt_length: int) -> Encode
     for place, row in enumerate(rows):
         result.read += 1
         try:
-            text = encoding.render(tokenizer, prompt_of(row), row.tools, prompt=True)
+            text = chat_template.render(tokenizer, prompt_of(row), row.tools, prompt=True)
         except Exception as error:
             raise console.Problem(
                 f"{row.where}: the chat template refuses the prompt ({str(error).strip()})",

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from base_model import loading
+from base_model import identity as base_identity
+from base_model import loading, locate, tokenizer
 from config import loader, yaml_reader
 from kit import console, paths, publish
 from training import run_folder
@@ -41,11 +42,9 @@ def start_of(settings):
 
 def with_base(settings, target):
     """The settings with the base model named: the one that `target` was trained on, or theirs."""
-    from base_model import identity
-
     name = settings.model.model_name_or_path
     if target is not None and not name:
-        name = identity.relative(target.model.model_name_or_path)
+        name = locate.relative(target.model.model_name_or_path)
     if not name:
         raise console.Misuse(
             "no base model is named", "set sft_model_path, or model.model_name_or_path"
@@ -101,15 +100,13 @@ def needs_reward_model(settings) -> bool:
 
 def reward_settings(run: Path):
     """The RlhfConfig that a reward model's run was trained with. Difference for another base."""
-    from base_model import identity
-
     text = (run / "config.yaml").read_text(encoding="utf-8")
     settings = loader.schema_of("rlhf").model_validate(yaml_reader.scalar(text))
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    found = identity.find(settings.model.model_name_or_path, settings.model.model_revision)
+    found = locate.find(settings.model.model_name_or_path, settings.model.model_revision)
     if found and facts.get("base_identity"):
         wanted = {"name": facts["base_model"]} | facts["base_identity"]
-        identity.check(wanted, found, f"the reward model {run.name}")
+        base_identity.check(wanted, found, f"the reward model {run.name}")
     return settings
 
 
@@ -119,7 +116,7 @@ def tokenizer_of(settings, target):
 
     if target is not None and not settings.model.chat_template:
         return targets.tokenizer(target)
-    return loading.load_tokenizer(settings.model)
+    return tokenizer.configured(settings.model)
 
 
 def load_policy(settings, target) -> Any:
@@ -127,7 +124,7 @@ def load_policy(settings, target) -> Any:
     base = loading.load_base(settings.model, settings.quantization)
     if target is None:
         return base
-    return _adapted(base, target.adapter, trainable=True)
+    return loading.attach(base, target.adapter, trainable=True)
 
 
 def load_scoring_base(settings) -> Any:
@@ -149,30 +146,17 @@ def load_reward_model(run: Path, trainable: bool = False) -> tuple[Any, Any]:
     section = settings.model.model_copy(
         update={"model_name_or_path": str(run / "final"), "chat_template": None}
     )
-    tokenizer = loading.load_tokenizer(section)
-    base.config.pad_token_id = tokenizer.pad_token_id
-    model = _adapted(base, run / "final", trainable)
-    return model if trainable else model.eval(), tokenizer
+    words = tokenizer.configured(section)
+    base.config.pad_token_id = words.pad_token_id
+    model = loading.attach(base, run / "final", trainable=trainable)
+    return model if trainable else model.eval(), words
 
 
-def _adapted(base, folder: Path, trainable: bool):
-    from peft import PeftModel
-
-    try:
-        return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise console.Problem(
-            f"{paths.show(folder)}: the adapter does not fit the base model "
-            f"({loading.first_line(error)})",
-            "give the base model that it was trained on",
-        ) from None
-
-
-def check_same_tokens(tokenizer, run: Path) -> None:
+def check_same_tokens(policy, run: Path) -> None:
     """PPO gives the policy's token ids to the reward model: both must have one vocabulary."""
     settings = reward_settings(run)
     section = settings.model.model_copy(update={"model_name_or_path": str(run / "final")})
-    if loading.load_tokenizer(section).get_vocab() != tokenizer.get_vocab():
+    if tokenizer.configured(section).get_vocab() != policy.get_vocab():
         raise console.Misuse(
             f"the reward model {run.name} has another tokenizer than the policy",
             "ppo needs one vocabulary; use rloo or grpo, or train the reward model on this base",

@@ -9,7 +9,7 @@ import os
 from types import SimpleNamespace
 from typing import Any
 
-from base_model import loading
+from base_model import description
 from kit import console
 from kit.report import Check, failed
 from rlhf import algorithms, models, session
@@ -58,8 +58,8 @@ def resolve(kind: str, settings, checks: list[Check] | None = None) -> Job:
         settings = settings.model_copy(update={"reward_model_path": run.name})
     settings = models.with_base(settings, start)
     name = settings.model.model_name_or_path
-    config = _found(checks, "base model", lambda: loading.model_config(name))
-    loading.check_modules(config.get("model_type", ""), settings.lora)
+    config = _found(checks, "base model", lambda: description.config(name))
+    description.check_modules(config.get("model_type", ""), settings.lora)
     checks.append(Check("base model", "ok", f"{name} ({config.get('model_type')})"))
     return Job(kind, settings, start, run)
 
@@ -108,7 +108,7 @@ def _memory(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
     from config.schemas.training import TrainingSection
 
     settings = job.settings
-    config = loading.model_config(settings.model.model_name_or_path)
+    config = description.config(settings.model.model_name_or_path)
     pairs = 1 if job.generates else 2
     longest = (
         settings.data.max_prompt_length + job.longest_answer

@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from base_model import chat_template
 from corpus.rows import Row
 from rlhf import data
-from training import encoding
 
 
 class RewardModel:
@@ -26,7 +26,7 @@ class RewardModel:
 
     def __call__(self, completions: Sequence[str], row: Sequence[int], **_: Any) -> list[float]:
         texts = [
-            encoding.render(
+            chat_template.render(
                 self.tokenizer,
                 [*data.prompt_of(self.rows[i]), {"role": "assistant", "content": text}],
                 self.rows[i].tools,

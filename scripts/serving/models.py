@@ -12,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from adapters import load, names, verification, version_store, weights
+from base_model import loading, locate
+from base_model import tokenizer as tokenizers
 from kit import console
 from serving.engine import BASE
 
@@ -122,9 +124,7 @@ def check(versions: list[version_store.Version], base: str | None, options: Opti
                 )
             return Catalog(folder, adapters, options)
     if base and not versions:
-        from base_model import identity as bases
-
-        folder = bases.locate({"name": base}, base)
+        folder = locate.of_card({"name": base}, base)
     if folder is None:
         return Catalog(None, [], options)
     card_name = versions[0].card["base"]["name"] if versions else str(folder)
@@ -154,30 +154,21 @@ def _fingerprint(told: Any) -> str:
 
 def load_all(catalog: Catalog) -> Any:
     """Load base and adapters; fills in each Served's tokenizer. A PeftModel, or the base alone."""
-    from base_model import loading
-
-    loading.quiet()
     import torch
-    from peft import PeftModel
 
     model, tokenizer = _load_base(catalog)
     adapters = [(served, served.version.folder) for served in catalog.served if served.version]
     for served, folder in adapters:
         served.tokenizer = _tokenizer(folder) or tokenizer
-    longest = max((len(s.tokenizer) for s, _ in adapters if s.tokenizer), default=0)
-    if longest > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(longest)  # as PEFT's AutoPeftModel does
+    rows = tokenizers.longest(served.tokenizer for served, _ in adapters)
     try:
-        for i, (served, folder) in enumerate(adapters):
-            if i == 0:
-                model = PeftModel.from_pretrained(model, folder, adapter_name=served.adapter)
-            else:
-                model.load_adapter(folder, adapter_name=served.adapter)
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise _no_memory(catalog) from None
+        for served, folder in adapters:
+            model = loading.attach(model, folder, served.adapter, rows=rows)
+    except torch.OutOfMemoryError:
+        raise _no_memory(catalog) from None
+    except console.Problem as problem:
         fix = f"python scripts/checkpoint_manager.py verify {served.id}"
-        raise console.Problem(f"{served.id} cannot be loaded ({_line(error)})", fix) from None
+        raise console.Problem(f"{served.id} cannot be loaded: {problem}", fix) from None
     first = catalog.served[0].tokenizer or tokenizer
     for served in catalog.served:
         if served.adapter == BASE:  # without a template of its own it takes the adapter's
@@ -189,9 +180,6 @@ def load_all(catalog: Catalog) -> Any:
 def _load_base(catalog: Catalog) -> tuple[Any, Any]:
     """(model, tokenizer) of the base; the tokenizer is None where the folder has none."""
     import torch
-    from transformers import AutoModelForCausalLM
-
-    from base_model import loading
 
     options = catalog.options
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -201,36 +189,25 @@ def _load_base(catalog: Catalog) -> tuple[Any, Any]:
     if section.load_in_4bit or section.load_in_8bit:
         fix = "try --no-load-in-4bit"
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = loading.load(
             catalog.folder,
-            dtype=getattr(torch, options.dtype) if options.dtype else "auto",
-            device_map=options.device or load.best_device(),
-            quantization_config=loading.quantization_config(section),
+            dtype=options.dtype,
+            device_map=options.device or loading.device(),
+            quantization=section,
+            remedy=fix,
         )
     except torch.OutOfMemoryError:
         raise _no_memory(catalog) from None
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise console.Problem(f"the base cannot be loaded ({_line(error)})", fix) from None
-    for module in model.modules():  # on a CPU: not every matrix can be packed for AVX512
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
     return model, _tokenizer(catalog.folder)
 
 
 def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    if not (folder / "tokenizer_config.json").is_file():
+    """The tokenizer of a folder, None where it has none."""
+    if not (folder / tokenizers.CONFIG).is_file():
         return None
-    try:
-        found = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        text = f"{folder}: its tokenizer cannot be loaded ({_line(error)})"
-        raise console.Problem(text, "copy tokenizer.json and tokenizer_config.json again") from None
-    if not hasattr(found, "backend_tokenizer"):
-        raise console.Problem(f"{folder}: a tokenizer without tokenizer.json", "add that file")
-    found("a", add_special_tokens=False)  # drops a stored truncation before threads share it
-    return found
+    tokenizer = tokenizers.load(folder)
+    tokenizer("a", add_special_tokens=False)  # drops a stored truncation before threads share it
+    return tokenizer
 
 
 def _finish(served: Served, model) -> None:
@@ -247,7 +224,3 @@ def _no_memory(catalog: Catalog) -> console.Problem:
     return console.Problem(
         f"{catalog.folder}: out of GPU memory", "add --load-in-4bit, or --device cpu"
     )
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from base_model import chat_template
 from kit import console
 from serving import models, tool_calls
 from serving.engine import Answer, Engine, Piece, Refused
 from serving.errors import ApiError
 from serving.metrics import Metrics
 from serving.schemas import ChatRequest
-from training import encoding
 
 CONTEXT = 32768  # tokens, for models that name no longest context (Mamba)
 
@@ -170,7 +170,7 @@ class Service:
         if not served.tokenizer.chat_template:
             raise ApiError(400, f"{served.id} has no chat template", "no_chat_template", "model")
         try:
-            text = encoding.render(served.tokenizer, messages, asked.offered, prompt=True)
+            text = chat_template.render(served.tokenizer, messages, asked.offered, prompt=True)
             text.encode()
             return served.tokenizer(text, add_special_tokens=False)["input_ids"]
         except Exception as error:  # the template's own refusal, or a lone surrogate

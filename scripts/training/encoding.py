@@ -9,10 +9,10 @@ sample of its own, as the model will see it; one that fits neither way is refuse
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
+from base_model.chat_template import render
 from kit import console, jsonl
 
 IGNORED = -100  # the label of a token without loss, as in torch's cross entropy
@@ -60,13 +60,6 @@ def refuse_empty(row: dict[str, Any]) -> None:
         null = message["role"] == "assistant" and message.get("content", "") is None
         if null and not message.get("tool_calls"):
             raise EmptyTurn(f"message {i + 1}, the assistant's, has neither content nor tool_calls")
-
-
-def render(tokenizer, messages, tools=None, prompt: bool = False) -> str:
-    """The conversation as text; `prompt` adds the opening of the next assistant turn."""
-    return tokenizer.apply_chat_template(
-        messages, tools=tools or None, tokenize=False, add_generation_prompt=prompt
-    )
 
 
 def spans(tokenizer, messages, tools=None) -> tuple[str, list[tuple[int, int]]]:
@@ -205,12 +198,3 @@ def check(encoded: Encoded, path: Path, max_length: int) -> None:
             f"the model would never learn to stop",
             "use a chat template that writes the end token after assistant turns",
         )
-
-
-def template_sha256(tokenizer) -> str:
-    """SHA-256 of the chat template's text: two runs with equal hashes saw the same format."""
-    import hashlib
-
-    template = tokenizer.chat_template
-    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from base_model import loading
+from base_model import chat_template, description, identity, loading, locate
+from base_model import tokenizer as base_tokenizer
 from kit import console, paths, publish
-from training import encoding, memory, plan
+from training import memory, plan
 from training.run_folder import RunFolder
 
 # sections of training_config.yaml whose keys are SFTConfig's, less those that the kit handles
@@ -56,7 +57,7 @@ def lora_config(settings, model_type: str) -> Any:
     """The PEFT LoraConfig of the `lora` section."""
     from peft import LoraConfig
 
-    loading.check_modules(model_type, settings.lora)
+    description.check_modules(model_type, settings.lora)
     return LoraConfig(task_type="CAUSAL_LM", **settings.lora.model_dump())
 
 
@@ -75,17 +76,17 @@ def datasets(settings, tokenizer) -> dict[str, Any]:
 
 def run_facts(settings, tokenizer, counted: dict[str, Any], world_size: int) -> dict[str, Any]:
     """run.json: what this run stands on, by hashes."""
-    base = loading.model_path(settings.model.model_name_or_path)
+    base = locate.find(settings.model.model_name_or_path, settings.model.model_revision)
     manifest = plan.data_file(settings.data.train_file).parent / "manifest.json"
     lock = paths.ROOT / "requirements-remote.txt"
     return {
         "base_model": settings.model.model_name_or_path,
         "base_revision": settings.model.model_revision,
-        "base_identity": loading.base_identity(base) if os.path.isdir(base) else {},
+        "base_identity": identity.identity(base) if base else {},
         "train_sha256": publish.sha256(plan.data_file(settings.data.train_file)),
         "data_manifest_sha256": publish.sha256(manifest) if manifest.is_file() else None,
         "environment_lock_sha256": publish.sha256(lock) if lock.is_file() else None,
-        "chat_template_sha256": encoding.template_sha256(tokenizer),
+        "chat_template_sha256": chat_template.sha256(tokenizer.chat_template),
         "seed": settings.training.seed,
         "world_size": world_size,
         "device": loading.device(),
@@ -109,7 +110,7 @@ def train(settings, run: Path | None, checkpoint: Path | None) -> tuple[int, Pat
     broadcast_object_list(named)
     run, checkpoint = named
     set_seed(settings.training.seed)  # before model and adapter are built: resume is bit-identical
-    tokenizer = loading.load_tokenizer(settings.model)
+    tokenizer = base_tokenizer.configured(settings.model)
     data = datasets(settings, tokenizer)
     writer = None
     if state.is_main_process:
@@ -330,7 +331,7 @@ def save_final(trainer, tokenizer, run: Path) -> None:
 
 def out_of_memory(settings) -> console.Problem:
     """The Problem for a GPU that is full: what was estimated, and what to lower, in order."""
-    config = loading.model_config(settings.model.model_name_or_path)
+    config = description.config(settings.model.model_name_or_path)
     needed = console.size(memory.estimate(config, settings).total)
     order = "; ".join(f"{i}. {text}" for i, text in enumerate(memory.remedies(settings), 1))
     return console.Problem(

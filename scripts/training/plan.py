@@ -13,7 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from base_model import loading
+from base_model import description
+from base_model import tokenizer as base_tokenizer
 from kit import console, paths
 from kit.report import Check, failed
 from training import encoding, memory
@@ -53,8 +54,8 @@ def trained_rows(encoded: encoding.Encoded, training) -> int:
 
 def check(settings) -> None:
     """Problem or Misuse for what would end a training later: no base, other layers, a full disk."""
-    config = loading.model_config(settings.model.model_name_or_path)
-    loading.check_modules(config.get("model_type", ""), settings.lora)
+    config = description.config(settings.model.model_name_or_path)
+    description.check_modules(config.get("model_type", ""), settings.lora)
     check_disk(settings)
 
 
@@ -91,13 +92,13 @@ def make(settings, world_size: int | None = None) -> Plan:
     checks: list[Check] = []
     facts: dict[str, Any] = {"method": method(settings), "model": settings.model.model_name_or_path}
     config = attempt(
-        checks, "base model", lambda: loading.model_config(settings.model.model_name_or_path)
+        checks, "base model", lambda: description.config(settings.model.model_name_or_path)
     )
     if config:
-        loading.check_modules(config.get("model_type", ""), settings.lora)
+        description.check_modules(config.get("model_type", ""), settings.lora)
         checks.append(Check("base model", "ok", f"{facts['model']} ({config['model_type']})"))
         facts["estimate"] = estimate_facts(config, settings)
-        tokenizer = attempt(checks, "tokenizer", lambda: loading.load_tokenizer(settings.model))
+        tokenizer = attempt(checks, "tokenizer", lambda: base_tokenizer.configured(settings.model))
         if tokenizer:
             coded = attempt(checks, "data", lambda: encode_all(settings, tokenizer))
             if coded:

@@ -210,21 +210,19 @@ def run_trainer(
 
 
 def base_hash(name: str | None) -> str:
-    """What tells one base model from another: the hashes that runs record; else its name."""
-    from base_model import loading
+    """What tells one base model from another: its identity as one hash; else its name."""
+    from base_model import identity, locate
 
-    folder = loading.model_path(name or "")
-    if not name or not Path(folder, "config.json").is_file():
-        return name or ""
-    return hashlib.sha256(json.dumps(loading.base_identity(folder)).encode()).hexdigest()
+    folder = locate.find(name)
+    return identity.as_hash(folder) if folder else name or ""
 
 
 def check_base(stage: str, name: str) -> Check:
     """Whether the base model's folder, or its entry in the hub's cache, is there."""
-    from base_model import loading
+    from base_model import description
 
     try:
-        kind = loading.model_config(name).get("model_type")
+        kind = description.config(name).get("model_type")
     except console.Problem as problem:
         return failed(f"{stage}: base model", problem)
     return Check(f"{stage}: base model", "ok", f"{name} ({kind})")

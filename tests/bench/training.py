@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         tiny.write_rows(work, train=8 * args.steps)
         tiny.build(work, steps=30)
         from base_model import loading
+        from base_model import tokenizer as tokenizers
         from training import lora
 
         options = tiny.options(
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
             training__save_steps=10**6, training__logging_steps=10, data__val_file="null",
         )[1::2]  # fmt: skip
         settings = loader.load("training_config.yaml", options)
-        tokenizer = loading.load_tokenizer(settings.model)
+        tokenizer = tokenizers.configured(settings.model)
         data = lora.datasets(settings, tokenizer)
         for round_ in range(args.rounds + 1):  # the first warms up
             pair = {}

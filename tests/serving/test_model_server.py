@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from base_model import chat_template
 from support import adapter_runs, served_models
 from support.checkout import ROOT
 
@@ -120,13 +121,12 @@ def test_answers_are_those_of_the_version_loaded_by_itself(server, work):
     import torch
 
     from checkpoint_manager import CheckpointManager
-    from training import encoding
 
     loaded = CheckpointManager(work / "adapters").load_checkpoint(
         WEATHER, base=work / "models" / "miniature", dtype="float32"
     )
     model, tokenizer, _ = loaded
-    text = encoding.render(tokenizer, QUESTION, prompt=True)
+    text = chat_template.render(tokenizer, QUESTION, prompt=True)
     ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
     with torch.no_grad():
         out = model.generate(

@@ -16,7 +16,7 @@ def lora_model(family, dtype="float32", **lora):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from base_model import loading, miniature
+    from base_model import description, miniature
     from support import tiny
 
     torch.manual_seed(0)
@@ -25,7 +25,7 @@ def lora_model(family, dtype="float32", **lora):
     tokenizer = miniature.build_tokenizer(texts, family)
     model = AutoModelForCausalLM.from_config(miniature.build_config(family, tokenizer))
     model = model.to(getattr(torch, dtype)).eval()
-    targets = loading.TARGET_MODULES[family]
+    targets = description.TARGET_MODULES[family]
     config = LoraConfig(r=8, target_modules=targets, init_lora_weights=False, **lora)
     model = get_peft_model(model, config, adapter_name="a0")
     model.add_adapter("a1", config)
@@ -144,7 +144,7 @@ def test_a_base_in_four_bits_serves_several_adapters_in_one_batch(tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from base_model import loading
+    from base_model import description, loading
     from serving.engine import BASE
 
     loading.quiet()
@@ -154,7 +154,7 @@ def test_a_base_in_four_bits_serves_several_adapters_in_one_batch(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(
         tmp_path, quantization_config=quantised, dtype=torch.float32
     )
-    targets = loading.TARGET_MODULES["llama"]
+    targets = description.TARGET_MODULES["llama"]
     config = LoraConfig(r=8, target_modules=targets, init_lora_weights=False)
     model = get_peft_model(model, config, adapter_name="a0")
     model.add_adapter("a1", config)

@@ -51,13 +51,13 @@ def train(base: Path, rows: list[dict], out: Path, steps: int) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from base_model import loading, miniature
+    from base_model import description, miniature
     from training import encoding
 
     torch.manual_seed(1)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    targets = loading.TARGET_MODULES[model.config.model_type]
+    targets = description.TARGET_MODULES[model.config.model_type]
     lora = LoraConfig(r=8, lora_alpha=16, target_modules=targets, task_type="CAUSAL_LM")
     model = get_peft_model(model, lora)
     coded = [encoding.encode(tokenizer, row, 96)["input_ids"][:96] for row in rows]
@@ -74,13 +74,15 @@ def build(work: Path, names: tuple[str, ...] = NAMES, answers: int = 1) -> dict[
     """
     from base_model import miniature
     from checkpoint_manager import CheckpointManager
+    from training import encoding
 
     base = work / "models" / "miniature"
     weather = tiny.rows(160)
     for row in weather:
         row["messages"][-1]["content"] = " ".join([row["messages"][-1]["content"]] * answers)
     calls = tool_rows(80)
-    miniature.build(weather + calls, "llama", base, 100, seed=42)
+    conversations = [encoding.conversation(row) for row in weather + calls]
+    miniature.build(conversations, "llama", base, 100, seed=42)
     manager = CheckpointManager(work / "adapters")
     made = {}
     before = os.environ.get("TANDEM_WORKDIR")

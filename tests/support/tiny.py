@@ -40,9 +40,11 @@ def write_rows(folder: Path, train: int = 240, val: int = 32) -> None:
 def build(folder: Path, family: str = "llama", steps: int = 120) -> Path:
     """A trained miniature at `folder`/models/miniature."""
     from base_model import miniature
+    from training import encoding
 
     out = folder / "models" / "miniature"
-    miniature.build(rows(240), family, out, steps, seed=42)
+    conversations = [encoding.conversation(row) for row in rows(240)]
+    miniature.build(conversations, family, out, steps, seed=42)
     return out
 
 

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from base_model import family_templates, loading, miniature
+from base_model import description, family_templates, miniature
 from config import loader
 from kit import console
 from support import tiny
@@ -102,9 +102,9 @@ def test_a_tokenizer_without_a_template_is_refused(work, command):
 
 def test_mamba_refuses_all_linear():
     with pytest.raises(console.Misuse, match="in_proj, x_proj"):
-        loading.check_target_modules("mamba", "all-linear")
-    loading.check_target_modules("mamba", ["in_proj", "x_proj"])
-    loading.check_target_modules("llama", "all-linear")
+        description.check_target_modules("mamba", "all-linear")
+    description.check_target_modules("mamba", ["in_proj", "x_proj"])
+    description.check_target_modules("llama", "all-linear")
 
 
 def test_parameters_are_those_of_the_published_model():
@@ -220,10 +220,10 @@ def test_modules_that_a_model_has_not_are_refused(family, wrong):
     with pytest.raises(
         console.Misuse, match=rf"{wrong.partition('=')[0]}: a {family} model has no"
     ):
-        loading.check_modules(family, settings.lora)
+        description.check_modules(family, settings.lora)
     whole = {"llama": "[lm_head, embed_tokens]", "mamba": "[embeddings]"}[family]
     right = loader.load("training_config.yaml", [*base, f"lora.modules_to_save={whole}"])
-    loading.check_modules(family, right.lora)
+    description.check_modules(family, right.lora)
 
 
 def test_a_wrong_module_is_refused_before_there_is_a_run(work, command):
@@ -253,7 +253,7 @@ def test_a_chat_template_that_cannot_be_read_is_named(work, file):
 
 def test_a_model_path_with_a_space_is_a_model_that_is_not_there():
     with pytest.raises(console.Problem, match="no model at a b/c d"):
-        loading.model_config("a b/c d")
+        description.config("a b/c d")
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from adapters import load
 from adapters.exports import chat_format, merged
 from adapters.exports.chat_format import Format
 from adapters.version_store import Version
+from base_model import tokenizer as tokenizers
 from kit import console, publish
 
 # architectures that `FROM <safetensors folder>` imports; others need a GGUF file
@@ -24,12 +25,9 @@ IMPORTS = ("llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3", "phi3", "
 
 def export(version: Version, output: Path, **loading: Any) -> dict[str, Any]:
     """Publish a folder for `ollama create NAME -f Modelfile`: merged weights and the Modelfile."""
-    from transformers import AutoTokenizer
-
-    own = (version.folder / "tokenizer_config.json").is_file()
-    place = version.folder if own else load.base_of(version, loading.get("base_path"))
-    tokenizer = AutoTokenizer.from_pretrained(place)
-    text = modelfile_of(tokenizer)  # before the long work: a refusal comes at once
+    base = load.base_of(version, loading.get("base_path"))
+    # before the long work: a refusal comes at once
+    text = modelfile_of(tokenizers.of_adapter(version.folder, base))
     with publish.folder(merged.free_output(output)) as stage:
         facts = merged.merge_into(version, stage, **loading)
         family = json.loads((stage / "config.json").read_text(encoding="utf-8"))["model_type"]
