@@ -18,12 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from adapters import metrics
 from adapters.card import read_json
 from adapters.version_store import Version
 from kit import console, paths
 
-METRICS = ("f1", "rouge_l", "exact_match", "bleu")  # the first one that both have decides "best"
-LOWER_IS_BETTER = ("loss", "eval_loss")
 PASSED = ("passed", "first", "forced")  # what model_registry.py select accepts
 
 
@@ -41,8 +40,8 @@ def evaluation(file: Path) -> dict[str, Any] | None:
         raise console.Problem(
             f"{paths.show(file)}: {wrong}", "measure it again: python scripts/eval.py"
         )
-    metrics = _metrics(sections["metrics"])
-    if not metrics:
+    measured = _metrics(sections["metrics"])
+    if not measured:
         if report:
             console.warn(
                 f"{paths.show(file)}: no metrics in it; the gate takes it as no evaluation"
@@ -54,7 +53,7 @@ def evaluation(file: Path) -> dict[str, Any] | None:
     return {
         "dataset": dataset,
         "settings": {k: report[k] for k in ("rag", "generation") if report.get(k)},
-        "metrics": metrics,
+        "metrics": measured,
         "base": _metrics(sections["base"]),
         "difference": _metrics(sections["difference"]),  # model - base, paired
     }
@@ -109,9 +108,9 @@ def _key(evaluated: dict[str, Any]) -> str:
     return json.dumps(evaluated.get("settings") or {}, sort_keys=True)
 
 
-def score(metrics: dict[str, dict[str, float]]) -> tuple[str, float] | None:
+def score(measured: dict[str, dict[str, float]]) -> tuple[str, float] | None:
     """(metric, value) that versions are ranked by, None where no known metric was measured."""
-    return next(((name, metrics[name]["value"]) for name in METRICS if name in metrics), None)
+    return next(((m, measured[m]["value"]) for m in metrics.RANKED if m in measured), None)
 
 
 def best(evaluated: dict[str, Any], versions: list[Version]) -> tuple[str, dict] | None:
@@ -121,20 +120,20 @@ def best(evaluated: dict[str, Any], versions: list[Version]) -> tuple[str, dict]
         other = version.card.get("evaluation")
         if other and same_evaluation(evaluated, other):
             found.append((version.reference, _metrics(other["metrics"])))
-    shared = (m for m in METRICS if m in evaluated["metrics"] and any(m in f[1] for f in found))
+    ours = evaluated["metrics"]
+    shared = (m for m in metrics.RANKED if m in ours and any(m in theirs for _, theirs in found))
     decisive = next(shared, None)
-    known = [f for f in found if decisive in f[1]]
-    return max(known, key=lambda f: f[1][decisive]["value"], default=None)
+    known = [pair for pair in found if decisive in pair[1]]
+    return max(known, key=lambda p: metrics.merit(decisive, p[1][decisive]["value"]), default=None)
 
 
 def drops(new: dict[str, dict], old: dict[str, dict]) -> list[dict[str, Any]]:
     """The metrics whose new value lies beyond the worse end of the old one's interval."""
     found = []
     for name in sorted(set(new) & set(old)):
-        lower = name in LOWER_IS_BETTER
-        bound = old[name]["high" if lower else "low"]
+        bound = old[name]["low" if metrics.higher_is_better(name) else "high"]
         value = new[name]["value"]
-        if value > bound if lower else value < bound:
+        if metrics.worse(name, value, bound):
             found.append(
                 {"metric": name, "value": value, "best": old[name]["value"], "bound": bound}
             )
@@ -146,8 +145,8 @@ def below_base(evaluated: dict[str, Any]) -> list[str]:
     paired = evaluated["difference"]
     if not paired:
         return [d["metric"] for d in drops(evaluated["metrics"], evaluated["base"])]
-    return [m for m, d in sorted(paired.items())
-            if (d["low"] > 0 if m in LOWER_IS_BETTER else d["high"] < 0)]  # fmt: skip
+    best_ends = {m: d["high" if metrics.higher_is_better(m) else "low"] for m, d in paired.items()}
+    return [name for name, end in sorted(best_ends.items()) if metrics.worse(name, end, 0)]
 
 
 def decide(
@@ -161,12 +160,12 @@ def decide(
     outcome: dict[str, Any] = {"below_base": below} if evaluated["base"] else {}
     worse = []
     if found:
-        reference, metrics = found
-        worse = drops(evaluated["metrics"], metrics)
+        reference, best_metrics = found
+        worse = drops(evaluated["metrics"], best_metrics)
         outcome |= {"compared_with": reference, "drops": worse}
         if worse and force is None:
             raise console.Problem(
-                f"worse than {reference} on the same evaluation: {said(worse)}",
+                f"worse than {reference} on the same evaluation: {drops_in_words(worse)}",
                 'train again, or register it with --force "REASON"; the reason is kept',
             )
     if force is not None and (worse or below):
@@ -177,10 +176,13 @@ def decide(
     return {"status": "passed" if found or evaluated["base"] else "first"} | outcome
 
 
-def said(worse: list[dict[str, Any]]) -> str:
+def drops_in_words(worse: list[dict[str, Any]]) -> str:
     """'f1 0.41 (best 0.62, at least 0.55 needed)' for each drop."""
-    return ", ".join(
-        f"{d['metric']} {d['value']:.4g} (best {d['best']:.4g}, "
-        f"{'at most' if d['metric'] in LOWER_IS_BETTER else 'at least'} {d['bound']:.4g} needed)"
-        for d in worse
-    )
+    parts = []
+    for drop in worse:
+        needed = "at least" if metrics.higher_is_better(drop["metric"]) else "at most"
+        parts.append(
+            f"{drop['metric']} {drop['value']:.4g} "
+            f"(best {drop['best']:.4g}, {needed} {drop['bound']:.4g} needed)"
+        )
+    return ", ".join(parts)

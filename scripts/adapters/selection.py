@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from adapters import card, gate, verification, version_store, weights
+from adapters import card, gate, metrics, verification, version_store, weights
 from base_model import locate
 from kit import console
 
@@ -86,10 +86,11 @@ def better(new: version_store.Version, old: version_store.Version) -> bool:
     one, two = new.card.get("evaluation"), old.card.get("evaluation")
     if not one or not two or not gate.same_evaluation(one, two):
         return False
-    shared = [m for m in gate.METRICS if m in one["metrics"] and m in two["metrics"]]
-    return bool(shared) and (
-        one["metrics"][shared[0]]["value"] > two["metrics"][shared[0]]["value"]
-    )
+    shared = [m for m in metrics.RANKED if m in one["metrics"] and m in two["metrics"]]
+    if not shared:
+        return False
+    ours, theirs = (side["metrics"][shared[0]]["value"] for side in (one, two))
+    return metrics.worse(shared[0], theirs, ours)
 
 
 def select(root: Path, config, only: str | None = None) -> Choice:

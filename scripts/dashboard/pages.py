@@ -16,13 +16,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from adapters import metrics
 from dashboard import chart, comparison, guard, training_events
 from dashboard import training_jobs as jobs
 from dashboard import training_models as models
 from dashboard import training_runs as runs
 from dashboard.training_errors import Refused, status_of
 from dashboard.training_plans import DRY_RUN_REMEDY, FIRST_YES, Plan, Plans, Wish, from_root
-from evaluation.score_report import LABELS
 from kit import console, paths
 
 HERE = Path(__file__).resolve().parent
@@ -76,7 +76,11 @@ class Pages:
             "when": when, "about": about, "number": number, "size": console.size,
             "duration": console.duration, "command": shlex.join,
         }  # fmt: skip
-        self.templates.globals |= {"LABELS": LABELS, "USUAL": USUAL, "FIRST_YES": FIRST_YES}
+        self.templates.globals |= {
+            "metric_label": metrics.label,
+            "USUAL": USUAL,
+            "FIRST_YES": FIRST_YES,
+        }
 
     def render(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
         """A template as a response; its forms carry this browser's token."""

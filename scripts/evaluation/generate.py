@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from adapters import metrics
 from base_model import chat_template
-from evaluation import intervals, rows
+from evaluation import rows
 from kit import console
 from training import encoding
 
@@ -74,8 +75,8 @@ def answers(
 def losses(
     model, tokenizer, encoded: list[list[dict[str, list[int]]]], batch_size: int,
     advance: Callable[[int], None] = lambda n: None,
-) -> intervals.Losses:  # fmt: skip
-    """Summed loss and count of the supervised tokens of each row, a list of encoded samples."""
+) -> dict[str, list[float]]:  # fmt: skip
+    """The loss columns of each row, a list of encoded samples: summed loss, supervised tokens."""
 
     def batch(part: list[dict[str, list[int]]]) -> list[tuple[float, int]]:
         import torch
@@ -97,12 +98,12 @@ def losses(
         return sums
 
     samples = [sample for row in encoded for sample in row]
-    found = iter(_in_batches(samples, lambda s: len(s["input_ids"]), batch, batch_size, advance))
-    sums = [[next(found) for _ in row] for row in encoded]
-    return intervals.Losses(
-        [sum(total for total, _ in row) for row in sums],
-        [sum(tokens for _, tokens in row) for row in sums],
-    )
+    measured = iter(_in_batches(samples, lambda s: len(s["input_ids"]), batch, batch_size, advance))
+    rows_of_pairs = [[next(measured) for _ in row] for row in encoded]
+    return {
+        column: [float(sum(pair[i] for pair in row)) for row in rows_of_pairs]
+        for i, column in enumerate(metrics.LOSS_COLUMNS)
+    }
 
 
 def encode_losses(

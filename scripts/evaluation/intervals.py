@@ -21,16 +21,8 @@ class Settings:
     seed: int = 42
 
 
-@dataclasses.dataclass
-class Losses:
-    """Per row: the summed loss over its supervised tokens (nats), and how many these are."""
-
-    total: list[float]
-    tokens: list[int]
-
-
 def summarise(
-    columns: Sequence[tuple[metrics.Scores, Losses | None]], settings: Settings
+    columns: Sequence[metrics.Scores], settings: Settings
 ) -> tuple[list[dict[str, Interval]], dict[str, Interval]]:
     """({metric: {value, low, high}} of each column, and of the difference first - second).
 
@@ -39,16 +31,16 @@ def summarise(
     """
     import numpy as np
 
-    tables = [_table(scores, losses) for scores, losses in columns]
-    rows = len(tables[0])
-    values = [_measure(table.sum(0, keepdims=True), rows) for table in tables]
+    tables = [_arrays(scores) for scores in columns]
+    rows = len(next(iter(columns[0].columns.values())))
+    values = [_measure(table, np.ones((1, rows))) for table in tables]
     drawn: list[dict[str, list]] = [{name: [] for name in value} for value in values]
     generator = np.random.default_rng(settings.seed)
     for start in range(0, settings.samples, CHUNK):
         many = min(CHUNK, settings.samples - start)
         weights = generator.multinomial(rows, np.full(rows, 1 / rows), size=many).astype(float)
         for table, into in zip(tables, drawn, strict=True):
-            for name, value in _measure(weights @ table, rows).items():
+            for name, value in _measure(table, weights).items():
                 into[name].extend(value)
     summaries = [
         {name: _interval(value[name][0], into[name], settings) for name in value}
@@ -62,35 +54,23 @@ def summarise(
     return summaries, difference
 
 
-def _table(scores: metrics.Scores, losses: Losses | None):
-    """[rows, 13 or 15] floats whose weighted column sums are all that every measure needs."""
+def _arrays(scores: metrics.Scores):
+    """[(metric, {column: float array [rows]})] of every metric that was measured."""
     import numpy as np
 
-    columns = [scores.exact_match, scores.f1, scores.rouge_l, *zip(*scores.bleu, strict=True)]
-    if losses:
-        columns += [losses.total, losses.tokens]
-    return np.array(columns, dtype=float).T
+    return [
+        (metric, {column: np.array(scores.columns[column], float) for column in metric.columns})
+        for metric in scores.metrics
+    ]
 
 
-def _measure(sums, rows: int) -> dict[str, list[float]]:
-    """{metric: one value for each line of `sums` [resamples, 13 or 15]}; NaN: not known.
-
-    Rows without a supervised token may make up a whole resample: that one has no loss.
-    """
-    import numpy as np
-
-    result = {
-        "exact_match": list(sums[:, 0] / rows),
-        "f1": list(sums[:, 1] / rows),
-        "rouge_l": list(sums[:, 2] / rows),
-        "bleu": [metrics.bleu(line.round()) for line in sums[:, 3:13]],
+def _measure(table, weights) -> dict[str, Sequence[float]]:
+    """{metric: one value for each line of `weights` [resamples, rows]}; NaN: not known."""
+    rows = weights.shape[1]
+    return {
+        metric.name: metric.value({c: weights @ v for c, v in columns.items()}, rows)
+        for metric, columns in table
     }
-    if sums.shape[1] > 13:
-        total, tokens = sums[:, 13], sums[:, 14]
-        result["loss"] = list(
-            np.divide(total, tokens, out=np.full(len(sums), np.nan), where=tokens > 0)
-        )
-    return result
 
 
 def _interval(value: float, drawn, settings: Settings) -> Interval:

@@ -16,11 +16,10 @@ from kit import console, jsonl, paths, publish
 
 @dataclasses.dataclass
 class Column:
-    """What one model (the adapter, or its base) said to the rows, and what it was worth."""
+    """One model's answers to the rows (the adapter's, or its base's) and their scores."""
 
     predictions: list[str]
     scores: metrics.Scores
-    losses: intervals.Losses | None = None
 
 
 def predictions(args, settings) -> tuple[dict[str, Any], Path | None]:
@@ -139,7 +138,7 @@ def _column(what: str, loaded, tokenizer, examples, settings) -> Column:
     """Answers, losses where they are wanted, and scores of one model."""
     from evaluation import generate
 
-    size, losses, coded = settings.generation.batch_size, None, []
+    size, losses, coded = settings.generation.batch_size, {}, []
     if settings.metrics.loss:
         coded = generate.encode_losses(tokenizer, examples, settings.data.max_length)
     many = len(examples) + sum(map(len, coded))  # a row may be several samples
@@ -150,21 +149,22 @@ def _column(what: str, loaded, tokenizer, examples, settings) -> Column:
         texts = generate.answers(loaded, tokenizer, encoded, size, longest, bar.update)
         if coded:
             losses = generate.losses(loaded, tokenizer, coded, size, bar.update)
-            losses = _sound(losses, what)
+            losses = checked_losses(losses, what)
     return _scored(texts, examples, settings, losses)
 
 
-def _sound(losses: intervals.Losses, what: str) -> intervals.Losses | None:
-    """The losses; None where no token bears one, a Problem where one is no number."""
-    bad = sum(not math.isfinite(total) for total in losses.total)
+def checked_losses(losses: dict[str, list[float]], what: str) -> dict[str, list[float]]:
+    """The loss columns; {} where no token bears a loss. Problem where one is NaN or infinite."""
+    totals, tokens = (losses[column] for column in metrics.LOSS_COLUMNS)
+    bad = sum(not math.isfinite(total) for total in totals)
     if bad:
         raise console.Problem(
-            f"the loss of the {what} is no number for {bad} of {len(losses.total)} rows",
+            f"the loss of the {what} is no number for {bad} of {len(totals)} rows",
             "its training diverged (look at metrics.jsonl), or its base needs bfloat16",
         )
-    if not any(losses.tokens):
+    if not any(tokens):
         console.warn("no loss: no answer begins within data.max_length")
-        return None
+        return {}
     return losses
 
 
@@ -172,7 +172,8 @@ def _scored(texts: list[str], examples, settings, losses=None) -> Column:
     references = [example.references for example in examples]
     with console.progress(len(texts), "scores", "row") as bar:
         scores = metrics.score(texts, references, settings.metrics.bleu_tokenize, bar.update)
-    return Column(texts, scores, losses)
+    scores.columns |= losses or {}
+    return Column(texts, scores)
 
 
 def save_predictions(path: Path, examples: Sequence[rows.Example], column: Column) -> None:
@@ -193,9 +194,7 @@ def _report(args, settings, examples, columns: list[Column], name: str, facts: d
     resampling = intervals.Settings(
         settings.metrics.bootstrap_samples, settings.metrics.confidence, settings.metrics.seed
     )
-    summaries, difference = intervals.summarise(
-        [(column.scores, column.losses) for column in columns], resampling
-    )
+    summaries, difference = intervals.summarise([c.scores for c in columns], resampling)
     references = [example.references for example in examples]
     tokenize = settings.metrics.bleu_tokenize or metrics.bleu_tokenizer(references)
     file = args.dataset or args.predictions

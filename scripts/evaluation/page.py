@@ -8,9 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from adapters import metrics
 from evaluation import curve, score_report
 
-LOWER_IS_BETTER = ("loss",)
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --paper: #fff; --line: #d9dee5;
   --band: #f4f6f9; --model: #0b62c4; --base: #b45309; --good: #0f7a3d; --bad: #b42318; }
@@ -79,7 +79,7 @@ def verdict(name: str, cell: dict[str, float | None] | None) -> str:
         return "not known"
     if cell["low"] <= 0 <= cell["high"]:
         return "no clear difference"
-    return "better" if (cell["value"] > 0) != (name in LOWER_IS_BETTER) else "worse"
+    return "better" if (cell["value"] > 0) == metrics.higher_is_better(name) else "worse"
 
 
 def _origin(body: dict[str, Any]) -> str:
@@ -130,10 +130,10 @@ def _metrics(body: dict[str, Any]) -> str:
             ]
             kind = {"better": "good", "worse": "bad"}.get(words, "soft")
             cells.append(f'<span class="{kind}">{words}</span>')
-        lines.append(f"<tr><th scope=row>{score_report.LABELS[name]}</th>{_cells(cells)}</tr>")
+        lines.append(f"<tr><th scope=row>{escape(metrics.label(name))}</th>{_cells(cells)}</tr>")
     return (
         f'<div class="wide"><table class="numbers"><caption>[{share:.0%} bootstrap interval]. '
-        "Exact match, F1, ROUGE-L: 0 to 1; BLEU: 0 to 100; loss: nats per token, lower is better."
+        f"{metrics.ranges()}."
         f"</caption>{_head(heads)}<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
@@ -147,19 +147,22 @@ def _legend() -> str:
 
 def _regressions(body: dict[str, Any]) -> str:
     if not body["regressions"]:
-        return "<p>No row is answered worse than by the base (by F1, then ROUGE-L).</p>"
+        order = ", then ".join(map(metrics.label, metrics.ROWS_RANKED))
+        return f"<p>No row is answered worse than by the base (by {order}).</p>"
     return _rows(body["regressions"], True)
 
 
 def _rows(rows: list[dict[str, Any]], with_base: bool) -> str:
     names = ["model", "base"] if with_base else ["model"]
     heads = ["Row", "Prompt", "Reference", *(n.capitalize() for n in names)]
-    heads += [f"F1 {n}" if with_base else "F1" for n in names]
+    first = metrics.ROWS_RANKED[0]
+    label = metrics.label(first)
+    heads += [f"{label} {n}" if with_base else label for n in names]
     lines = []
     for row in rows:
         texts = [row["prompt"], row["reference"], *(row[n]["prediction"] for n in names)]
         cells = [str(row["row"])] + [f'<div class="text">{escape(t)}</div>' for t in texts]
-        cells += [f"{row[n]['f1']:.2f}" for n in names]
+        cells += [f"{row[n][first]:.2f}" for n in names]
         lines.append(f"<tr>{_cells(cells)}</tr>")
     return f'<div class="wide"><table>{_head(heads)}<tbody>{"".join(lines)}</tbody></table></div>'
 

@@ -7,16 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from adapters import metrics
 from evaluation import rows
 from kit import publish
 
-LABELS = {
-    "exact_match": "Exact match",
-    "f1": "F1",
-    "rouge_l": "ROUGE-L",
-    "bleu": "BLEU",
-    "loss": "Loss",
-}
 SHOWN = 2000  # characters of a prompt or answer that a report keeps
 
 
@@ -28,28 +22,20 @@ def row_facts(example: rows.Example, columns: Sequence[Any], i: int) -> dict[str
         "reference": example.references[0][:SHOWN],
     }
     for name, column in zip(("model", "base"), columns, strict=False):
-        found[name] = {
-            "prediction": column.predictions[i][:SHOWN],
-            "exact_match": column.scores.exact_match[i],
-            "f1": column.scores.f1[i],
-            "rouge_l": column.scores.rouge_l[i],
-        }
-        if column.losses and column.losses.tokens[i]:
-            found[name]["loss"] = column.losses.total[i] / column.losses.tokens[i]
+        found[name] = {"prediction": column.predictions[i][:SHOWN]} | column.scores.row(i)
     return found
 
 
 def regressions(examples, columns: Sequence[Any], most: int) -> list[dict[str, Any]]:
-    """The rows that the model answers worse than its base, by F1, then ROUGE-L; worst first."""
+    """The rows that the model answers worse than its base, worst first (by metrics.ROWS_RANKED)."""
     if len(columns) < 2:
         return []
-    ours, base = (column.scores for column in columns)
-    gaps = [
-        (ours.f1[i] - base.f1[i], ours.rouge_l[i] - base.rouge_l[i], i)
-        for i in range(len(examples))
-    ]
-    worse = sorted(gap for gap in gaps if gap[:2] < (0.0, 0.0))
-    return [row_facts(examples[i], columns, i) for _, _, i in worse[:most]]
+    gaps = []
+    for i in range(len(examples)):
+        ours, base = (column.scores.row(i) for column in columns)
+        gaps.append((*(ours[name] - base[name] for name in metrics.ROWS_RANKED), i))
+    worse = sorted(gap for gap in gaps if gap[:-1] < (0.0,) * len(metrics.ROWS_RANKED))
+    return [row_facts(examples[gap[-1]], columns, gap[-1]) for gap in worse[:most]]
 
 
 def now() -> str:
@@ -57,20 +43,13 @@ def now() -> str:
     return f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%d-%H%M%S}"
 
 
-def number(name: str, value: float | None) -> str:
-    """A metric's value with the digits that reports print; '-' where it is not known."""
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if name == "bleu" else f"{value:.4f}"
-
-
 def cell(name: str, value: dict[str, float | None] | None, sign: bool = False) -> str:
     """'0.3002 [0.2432, 0.3636]', with a plus where `sign` is wanted; '-' for what is missing."""
     if value is None or value["value"] is None:
         return "-"
     plus = "+" if sign and value["value"] >= 0 else ""
-    low, high = number(name, value["low"]), number(name, value["high"])
-    return f"{plus}{number(name, value['value'])} [{low}, {high}]"
+    middle, low, high = (metrics.text(name, value[key]) for key in ("value", "low", "high"))
+    return f"{plus}{middle} [{low}, {high}]"
 
 
 def table(report: dict[str, Any]) -> str:
@@ -80,7 +59,7 @@ def table(report: dict[str, Any]) -> str:
     if report["base"]:
         heads += ["base", "difference"]
     for name, value in report["metrics"].items():
-        line = [LABELS[name], cell(name, value)]
+        line = [metrics.label(name), cell(name, value)]
         if report["base"]:
             line.append(cell(name, report["base"].get(name)))
             line.append(cell(name, report["difference"].get(name), sign=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from adapters import metrics
 from kit import console, report
 from workflow.stages import StageFailed, Stages
 from workflow.state import State
@@ -90,10 +91,11 @@ def work(made: dict[str, Stage], state: State, args, log: Path) -> dict[str, Any
 def warn_of_worse(reports: dict[str, Any]) -> None:
     """Say it where RLHF answers worse than the adapter that it started from."""
     if len(reports) == 2:
-        before, after = (report["after"]["f1"]["value"] for report in reports.values())
-        if after < before:
+        name = metrics.RANKED[0]
+        before, after = (report["after"][name]["value"] for report in reports.values())
+        if metrics.worse(name, after, before):
             console.warn(
-                f"after RLHF F1 is {after:.3f}, before it {before:.3f}: "
+                f"after RLHF {metrics.label(name)} is {after:.3f}, before it {before:.3f}: "
                 f"use the adapter of the lora stage"
             )
 

@@ -9,6 +9,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from adapters import metrics
 from kit import paths
 from kit.report import Check
 from training import run_folder
@@ -336,7 +337,7 @@ class Eval(Stage):
 
     def says(self) -> str:
         before, after = self.result.get("before") or {}, self.result.get("after") or {}
-        name = "loss" if "loss" in after else "f1"
+        name = "loss" if "loss" in after else metrics.RANKED[0]
         if name not in before:
             return f"{name} {after[name]['value']:.3f}"
         return f"{name} {before[name]['value']:.3f} -> {after[name]['value']:.3f}"

@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from adapters import metrics
 from kit import console, paths
 from workflow.stages import Stage, StageFailed, Stages
 
@@ -239,8 +240,8 @@ PLANNED = tuple(pair for pair in REAL if pair[0] in ("data", "sync up", "validat
 # --- the end ----------------------------------------------------------------------------------
 
 
-def _value(metrics: dict[str, Any], name: str) -> str:
-    return f"{metrics[name]['value']:.3f}" if name in metrics else "?"
+def _value(measured: dict[str, Any], name: str) -> str:
+    return f"{measured[name]['value']:.3f}" if name in measured else "?"
 
 
 def _shown(host: str) -> str:
@@ -249,10 +250,9 @@ def _shown(host: str) -> str:
 
 def finish(trip: Trip, seconds: float) -> None:
     """What was learnt, where the adapter is, and the next command; report.json keeps it."""
-    names = ("loss", "exact_match", "f1", "rouge_l", "bleu")
     before, after = trip.result["before"], trip.result["after"]
     print(f"\n{'':14}{'before':>8}  {'after':>8}")
-    for name in names:
+    for name in (metric.name for metric in metrics.METRICS):
         print(f"  {name:<12}{_value(before, name):>8}  {_value(after, name):>8}")
     version = trip.result["adapter"].replace("@", "/")
     folder = trip.laptop / "adapters" / version

@@ -55,7 +55,7 @@ def scoring(rows: int = 960) -> dict[str, float]:
 
     def ours() -> None:
         scores = metrics.score(predictions, [[text] for text in references])
-        intervals.summarise([(scores, None)], intervals.Settings())
+        intervals.summarise([scores], intervals.Settings())
 
     def bare() -> None:
         scorer = rouge_scorer.RougeScorer(["rougeL"])

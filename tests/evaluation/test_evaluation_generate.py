@@ -84,8 +84,8 @@ def test_batched_answers_and_losses_equal_single_ones_in_every_family(family):
     answers = [generate.answers(model, tokenizer, prompts, size, 8) for size in (1, 6)]
     assert answers[0] == answers[1]
     losses = [generate.losses(model, tokenizer, coded, size) for size in (1, 6)]
-    assert losses[0].tokens == losses[1].tokens
-    assert losses[0].total == pytest.approx(losses[1].total, rel=1e-5)
+    assert losses[0]["loss_tokens"] == losses[1]["loss_tokens"]
+    assert losses[0]["loss_total"] == pytest.approx(losses[1]["loss_total"], rel=1e-5)
 
 
 def test_a_row_that_the_template_refuses_is_named_with_file_and_line():
@@ -135,6 +135,8 @@ def test_a_row_that_is_trained_turn_by_turn_has_the_loss_of_all_its_turns():
     torch.set_num_threads(1)
     both = generate.losses(model, tokenizer, coded, 2)
     alone = generate.losses(model, tokenizer, [[sample] for sample in coded[0]], 1)
-    assert both.tokens[0] == sum(alone.tokens)
-    assert both.total[0] == pytest.approx(sum(alone.total), rel=1e-5)
-    assert both.total[1] == pytest.approx(alone.total[0], rel=1e-5)  # the same first turn
+    assert both["loss_tokens"][0] == sum(alone["loss_tokens"])
+    assert both["loss_total"][0] == pytest.approx(sum(alone["loss_total"]), rel=1e-5)
+    assert both["loss_total"][1] == pytest.approx(
+        alone["loss_total"][0], rel=1e-5
+    )  # the same first turn

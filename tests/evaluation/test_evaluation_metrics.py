@@ -1,13 +1,15 @@
-"""scripts/evaluation/metrics.py and intervals.py against published scores and known cases."""
+"""The table of metrics and the intervals against published scores and known cases."""
 
 import json
 import math
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
-from adapters import metrics
-from evaluation import intervals
+from adapters import gate, metrics
+from evaluation import intervals, page, score_report
 
 REFERENCES = Path(__file__).parents[3] / "shared" / "samples" / "evalref"
 ALPHABETS = ["你好，世界！今天的天气很好。", "Привет, мир! Как дела сегодня?",
@@ -39,6 +41,56 @@ def test_exact_match_and_f1_of_the_trivia_file_equal_the_squad_script():
         total = sum(max(score(r["prediction"], a) for a in r["answers"]) for r in rows)
         percent = wanted["trivia_em_f1_90.jsonl"][name]  # of scores that were rounded to 1e-6
         assert total / len(rows) == pytest.approx(percent / 100, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "both"),
+    [("A", "A", 1), ("(a)", "A.", 1), ("", "A", 0), ("The", "A", 0), ("a the", "A", 0),
+     ("an apple", "An", 0), ("the the", "The The", 1), ("", "", 1), ("The", "", 0), ("x", "", 0),
+     ("+", "+", 1), ("-", "+", 0), ("a", "+", 0), ("The", "cat", 0), ("?!", "? !", 0),
+     ("the 猫", "猫", 1), ("The", "猫", 0)],
+)  # fmt: skip
+def test_where_squads_rule_leaves_nothing_both_scores_are_all_or_nothing(
+    prediction, reference, both
+):
+    """As in SQuAD 2.0, but an answer of articles or punctuation alone is not an empty one."""
+    assert metrics.exact_match(prediction, reference) == both
+    assert metrics.f1(prediction, reference) == both
+
+
+@hypothesis.given(st.text("aAthen .,+é猫", max_size=8), st.text("aAthen .,+é猫", max_size=8))
+def test_equal_answers_score_one_and_f1_is_never_below_exact_match(prediction, reference):
+    assert metrics.exact_match(reference, reference) == metrics.f1(reference, reference) == 1
+    assert metrics.f1(prediction, reference) >= metrics.exact_match(prediction, reference)
+
+
+def test_adding_a_metric_is_one_entry_of_the_table(monkeypatch):
+    """Scores, intervals, reports, pages and the gate ask the table and know no metric by name."""
+    length = metrics.Metric(
+        "length", "Length", "words, lower is better", ("length",),
+        lambda sums, rows: [n / rows for n in sums["length"]],
+        lambda columns, i: columns["length"][i],
+        lambda references, tokenize: lambda prediction, wanted: [len(prediction.split())],
+        None, higher_is_better=False, highest=math.inf, digits=1,
+    )  # fmt: skip
+    monkeypatch.setattr(metrics, "METRICS", (length,))
+    monkeypatch.setattr(metrics, "BY_NAME", {"length": length})
+    scores = metrics.score(["one two", "three"], [["x"], ["y"]])
+    summaries, _ = intervals.summarise([scores], intervals.Settings(samples=10))
+    assert summaries[0]["length"]["value"] == 1.5 and scores.row(0) == {"length": 2}
+    assert score_report.cell("length", {"value": 1.5, "low": 1, "high": 2}) == "1.5 [1.0, 2.0]"
+    assert page.verdict("length", {"value": -1, "low": -2, "high": -0.5}) == "better"
+    worse = gate.drops({"length": {"value": 3}}, {"length": {"value": 1, "low": 1, "high": 2}})
+    assert gate.drops_in_words(worse) == "length 3 (best 1, at most 2 needed)"
+    assert metrics.ranges() == "Length: words, lower is better"
+
+
+def test_every_metric_has_a_name_a_range_and_a_direction():
+    assert [m.name for m in metrics.METRICS] == ["exact_match", "f1", "rouge_l", "bleu", "loss"]
+    assert metrics.RANKED == ("f1", "rouge_l", "exact_match", "bleu")
+    assert metrics.worse("loss", 2, 1) and metrics.worse("eval_loss", 2, 1)
+    assert metrics.worse("f1", 0.1, 0.2) and metrics.worse("unknown", 0, 1)
+    assert metrics.text("bleu", 12.345) == "12.35" and metrics.text("f1", None) == "-"
 
 
 @pytest.mark.parametrize("text", ALPHABETS)
@@ -93,14 +145,14 @@ def scored():
 def test_each_of_the_80_real_outputs_scores_as_the_reference_says(scored, ours, theirs):
     rows, _, scores = scored
     wanted = [row[theirs] for row in rows]
-    assert getattr(scores, ours) == pytest.approx(wanted, abs=1e-6)
+    assert scores.columns[ours] == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.remote_env
 def test_corpus_scores_equal_the_references(scored):
     _, references, scores = scored
     wanted = sample("expected_corpus.json")["pairs_davinci002_first80.jsonl"]
-    found = intervals.summarise([(scores, None)], intervals.Settings())[0][0]
+    found = intervals.summarise([scores], intervals.Settings())[0][0]
     pairs = {"exact_match": "em", "f1": "f1", "rouge_l": "rougeL_f", "bleu": "corpus_bleu"}
     for ours, theirs in pairs.items():
         assert found[ours]["value"] == pytest.approx(wanted[theirs], abs=1e-6), ours
@@ -114,7 +166,8 @@ def test_bleu_of_summed_counts_is_sacrebleus_corpus_score_for_any_number_of_refe
     texts = ["the cat sat on the mat today", "a dog barks at the grey moon", "nothing in common"]
     references = [["the cat sat on a mat today", "a cat sat on the mat"],
                   ["the dog barks at the moon"], ["", "else entirely different here"]]  # fmt: skip
-    counts = metrics.bleu_counts(texts, references, "13a")
+    count = metrics.bleu_counter(references, "13a")
+    counts = [count(text, wanted) for text, wanted in zip(texts, references, strict=True)]
     streams = [[row[i] if i < len(row) else None for row in references] for i in range(2)]
     expected = BLEU().corpus_score(texts, streams).score
     assert metrics.bleu([sum(c) for c in zip(*counts, strict=True)]) == pytest.approx(expected)
@@ -123,17 +176,18 @@ def test_bleu_of_summed_counts_is_sacrebleus_corpus_score_for_any_number_of_refe
 @pytest.mark.remote_env
 def test_identical_texts_get_rouge_one_in_every_script_and_bleu_100():
     scores = metrics.score(ALPHABETS, [[text] for text in ALPHABETS])
-    assert scores.rouge_l == [1.0] * len(ALPHABETS)
+    assert scores.columns["rouge_l"] == [1.0] * len(ALPHABETS)
     assert scores.unicode_rows == len(ALPHABETS)
     for text in ("Привет, мир! Как дела сегодня?", "今天的天气非常好我们去公园"):
-        counts = metrics.score([text], [[text]]).bleu
-        assert metrics.bleu(counts[0]) == pytest.approx(100)
+        columns = metrics.score([text], [[text]]).columns
+        assert metrics.BY_NAME["bleu"].value(columns, 1) == pytest.approx([100])
 
 
 @pytest.mark.remote_env
 def test_a_prediction_without_the_reference_s_words_scores_zero():
     scores = metrics.score(["猫", ""], [["собака"], ["dog"]])
-    assert scores.exact_match == scores.f1 == scores.rouge_l == [0.0, 0.0]
+    for name in ("exact_match", "f1", "rouge_l"):
+        assert scores.columns[name] == [0.0, 0.0]
 
 
 # --- intervals ----------------------------------------------------------------------------------
@@ -141,9 +195,12 @@ def test_a_prediction_without_the_reference_s_words_scores_zero():
 
 def column(values, totals=None, tokens=None):
     """Scores with `values` as every measure, one BLEU-perfect word each."""
-    counts = [[4, 4, 4, 3, 2, 1, 4, 3, 2, 1]] * len(values)
-    losses = intervals.Losses(totals, tokens) if totals else None
-    return metrics.Scores(values, values, values, counts), losses
+    counts = dict(zip(metrics.BLEU_COLUMNS, [4, 4, 4, 3, 2, 1, 4, 3, 2, 1], strict=True))
+    columns = dict.fromkeys(("exact_match", "f1", "rouge_l"), values)
+    columns |= {name: [n] * len(values) for name, n in counts.items()}
+    if totals:
+        columns |= {"loss_total": totals, "loss_tokens": tokens}
+    return metrics.Scores(columns)
 
 
 @pytest.mark.remote_env
@@ -195,6 +252,9 @@ def test_a_loss_that_is_no_number_ends_the_evaluation_and_a_missing_one_is_left_
     from kit import console
 
     with pytest.raises(console.Problem, match="the loss of the adapter is no number for 1 of 2"):
-        measurement._sound(intervals.Losses([1.0, math.nan], [2, 2]), "adapter")
-    assert measurement._sound(intervals.Losses([0.0], [0]), "adapter") is None
+        measurement.checked_losses(
+            {"loss_total": [1.0, math.nan], "loss_tokens": [2, 2]}, "adapter"
+        )
+    none = {"loss_total": [0.0], "loss_tokens": [0]}
+    assert measurement.checked_losses(none, "adapter") == {}
     assert "no answer begins within data.max_length" in capsys.readouterr().err
