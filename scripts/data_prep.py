@@ -17,16 +17,10 @@ Exit codes: 0 good, 1 bad rows or nothing to read, 2 called or configured wrongl
 
 from __future__ import annotations
 
-import json
-import sys
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from corpus import output
 from kit import console
-
-SHOWN = 100  # lines of bad rows on the terminal; --rejects FILE has them all
 
 
 def parser() -> console.ArgumentParser:
@@ -74,14 +68,18 @@ def main(argv: list[str] | None = None) -> int:
     result = _prepare(args, config, out)
     if args.rejects:
         output.write_rejects(Path(args.rejects), result.rejects)
+    from corpus import summary
+
     if result.bad and config.bad_rows == "fail":
-        raise _refusal(result, args)
+        raise summary.refusal(result, args.json)
+    if shortage := result.shortage(config):
+        raise shortage
     files = output.contents(result.train, result.val, config.preference.also_sft)
     given = {"path": _shown(args.input), "collection": args.collection}
     manifest = output.manifest(result, config, files, given)
     if args.confirm:
         output.write(out, files, manifest)
-    _report(result, manifest, out, args)
+    summary.show(result, manifest, out, args.confirm, args.json)
     return console.GOOD
 
 
@@ -122,75 +120,14 @@ def _default_out() -> Path:
 
 
 def _prepare(args, config, out: Path):
-    """Run the pipeline over what the arguments name; returns its Result."""
-    from corpus import pipeline
-    from corpus.sources import recipes
+    """The PreparedRows of what the arguments name."""
+    from corpus import assembly
 
-    line = pipeline.Pipeline(config)
     if args.collection:
-        line.add(*recipes.collection(config, args.recipe, args.store))
-        return line.finish()
-    if not args.input:
-        line.add(*recipes.generated(config, args.recipe))
-        return line.finish()
-    root = Path(args.input)
-    sources, skipped = recipes.find_sources(root, config, args.recipe, without=out)
-    for reject in skipped:
-        console.warn(f"{reject.line()}: not read")
-    line.result.rejects += skipped
-    total = sum(s.path.stat().st_size for s in sources)
-    with console.progress(total, "reading", unit="B", unit_scale=True, delay=2) as bar:
-        for source in sources:
-            console.note(f"    {source.name}: recipe {source.recipe_name}")
-            line.add(source.name, source.recipe_name, recipes.rows(source, config))
-            bar.update(source.path.stat().st_size)
-    return line.finish()
-
-
-def _refusal(result, args) -> console.Problem:
-    """Name the bad rows, a line each, and give the error that counts them."""
-    for reject in result.bad[:SHOWN]:
-        print(reject.line(), file=sys.stderr)
-    if len(result.bad) > SHOWN:
-        print(f"… and {len(result.bad) - SHOWN} more: --rejects FILE keeps all", file=sys.stderr)
-    counts = Counter(r.reason for r in result.bad)
-    said = ", ".join(f"{reason} {n}" for reason, n in counts.most_common())
-    if args.json:
-        lines = [r.line() for r in result.bad]
-        print(json.dumps({"status": "failed", "bad": dict(counts), "problems": lines}))
-    return console.Problem(
-        f"bad rows: {len(result.bad)} ({said}); nothing was written",
-        "mend them, or leave them out with --set bad_rows=drop",
-    )
-
-
-def _report(result, manifest: dict[str, Any], out: Path, args) -> None:
-    from kit import paths
-
-    status = "written" if args.confirm else "planned"
-    if args.json:
-        print(json.dumps({"status": status, "out_dir": str(out)} | manifest, ensure_ascii=False))
-        return
-    for name, tally in result.tallies.items():
-        print(f"{name}: {tally.read} read, {tally.kept} kept")
-        for what, counts in (("dropped", tally.dropped), ("mended", tally.mended)):
-            said = ", ".join(f"{reason} {n}" for reason, n in counts.most_common() if n)
-            if said:
-                print(f"  {what}: {said}")
-    if manifest["length"].get("rows"):
-        print(_length_line(manifest["length"]))
-    for name, facts in manifest["files"].items():
-        size = console.size(facts["bytes"])
-        print(f"{status}  {paths.show(out / name)}  {facts['rows']} rows  {size}")
-    if not args.confirm:
-        console.note("This was the plan. Write it with --confirm.")
-
-
-def _length_line(n: dict[str, Any]) -> str:
-    return (
-        f"tokens ({n['method']}): median {n['median']}, 95 % {n['p95']}, longest {n['longest']}; "
-        f"{n['longer_than_max_length']} rows above max_length {n['max_length']}"
-    )
+        return assembly.of_collection(config, args.recipe, args.store)
+    if args.input:
+        return assembly.of_files(Path(args.input), config, args.recipe, without=out)
+    return assembly.of_generated(config, args.recipe)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,27 @@ from pathlib import Path
 from kit import console, jsonl, publish
 
 
+class TrainingDataGenerator:
+    """Weather dialogues for other programs:
+
+    from generate_examples import TrainingDataGenerator
+    path = TrainingDataGenerator().generate_dataset(size=1000)
+    """
+
+    def __init__(self, seed: int = 7):
+        self.seed = seed
+
+    def generate_dataset(self, size: int = 1000, out: str | Path | None = None) -> Path:
+        """Write `size` rows to `out` (default: weather_SIZE_SEED.jsonl in data/synthetic)."""
+        from corpus.weather import dialogues
+
+        if not 1 <= size <= 100_000:
+            raise console.Misuse(f"--size {size}", "give a number from 1 to 100000")
+        path = Path(out) if out else _default(size, self.seed)
+        jsonl.write(path, dialogues.dialogues(size, self.seed))
+        return path
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = console.ArgumentParser(__doc__)
     parser.add_argument("--size", type=int, default=1000, metavar="N", help="rows (default 1000)")
@@ -29,14 +50,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
-    if not 1 <= args.size <= 100_000:
-        raise console.Misuse(f"--size {args.size}", "give a number from 1 to 100000")
     from corpus import output
-    from corpus.weather import dialogues
 
     output.check_file("--out", args.out)
-    out = Path(args.out) if args.out else _default(args.size, args.seed)
-    rows = jsonl.write(out, dialogues.dialogues(args.size, args.seed))
+    out = TrainingDataGenerator(args.seed).generate_dataset(args.size, args.out)
+    rows = args.size
     if args.json:
         print(json.dumps({"file": str(out), "rows": rows, "sha256": publish.sha256(out)}))
     else:

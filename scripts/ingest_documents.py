@@ -16,10 +16,9 @@ Exit codes: 0 good, 1 a file could not be read, 2 called or configured wrongly.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
-from kit import console, publish
+from kit import console
 from kit.report import Check, report
 
 
@@ -55,20 +54,20 @@ def main(argv: list[str] | None = None) -> int:
     config = loader.load(args.config, args.overrides + named, kind="data_config")
     if args.search:
         return _search(args, config)
-    files, others = _files(args.paths)
     from corpus import output
-    from corpus.documents import store
+    from corpus.documents import ingestion, passage_store
 
+    files, others = ingestion.files_of(args.paths)
     output.check_file("--rejects", args.rejects)
-    target = store.Store(config.documents, args.store, create=True)
+    target = passage_store.PassageStore(config.documents, args.store, create=True)
+    line = ingestion.Ingestion(target, config)
     checks = [Check(name, "warn", f"not read: {why}", "name files instead") for name, why in others]
-    rejects: list = []
     with console.progress(len(files), "ingesting", unit="files", delay=2) as bar:
         for source, path in files:
-            checks.append(_ingest(source, path, target, config, rejects))
+            checks.append(line.add(source, path))
             bar.update()
     if args.rejects:
-        output.write_rejects(Path(args.rejects), rejects)
+        output.write_rejects(Path(args.rejects), line.rejects)
     facts = {
         "collection": target.name,
         "passages": target.count(),
@@ -81,95 +80,15 @@ def main(argv: list[str] | None = None) -> int:
     return report(checks, args.json, **facts)
 
 
-def _files(given: list[str]) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
-    """(source name, path) of every file that is not hidden, (name, why) of links and pipes.
-
-    Raises Misuse for an empty or missing path.
-    """
-    from corpus.sources import listing
-
-    if "" in given:
-        raise console.Misuse("an empty PATH", "name a file or a folder (RAW= of make)")
-    files, others = [], []
-    for root in map(Path, given):
-        if not root.exists():
-            raise console.Misuse(f"{root}: no such file or folder", "check the path")
-        if root.is_file():
-            files.append((listing.shown(root.name), root))
-            continue
-        if not root.is_dir():
-            raise console.Misuse(f"{root}: no regular file", "name a file or a folder")
-        read, passed = listing.below(root)
-
-        def name(path: Path, root: Path = root) -> str:
-            return listing.shown(f"{root.resolve().name}/{path.relative_to(root).as_posix()}")
-
-        files += [(name(path), path) for path in read]
-        others += [(name(path), why) for path, why in passed]
-    if not files:
-        said = "; ".join(f"{name}: {why}" for name, why in others[:3])
-        there = f"no files there ({said})" if said else "no files there"
-        raise console.Problem(f"{', '.join(given)}: {there}", "put your documents there")
-    return files, others
-
-
-def _ingest(source: str, path: Path, target, config, rejects: list) -> Check:
-    """Read one file into the collection and say what became of it."""
-    from corpus import cleaning
-    from corpus.documents import passages, reading
-
-    settings, cleaner = config.documents, cleaning.Cleaner(config.cleaning)
-    sha = publish.sha256(path)
-    chunking = f"{settings.chunk_chars}/{settings.chunk_overlap}"
-    stored = target.has(sha, chunking)
-    if stored:
-        return Check(source, "ok", "unchanged" if stored == source else f"same content as {stored}")
-    kind = reading.kind_of(path)
-    if kind is None:
-        fix = "convert it to PDF, HTML or .txt; tables and JSON: data_prep.py --input"
-        return Check(source, "warn", "not read: neither PDF, HTML nor text", fix)
-    made, lost, pages = [], [], 0
-    for item in reading.read(path, source, kind):
-        if isinstance(item, reading.Reject):
-            lost.append(item)
-            continue
-        pages += 1
-        text = cleaner.text(item.text, Counter())
-        cut = passages.passages(text, settings.chunk_chars, settings.chunk_overlap)
-        made += [(text, item.title, item.page or 0) for text in cut]
-    rejects += lost
-    if made:
-        target.replace(source, sha, chunking, made)
-    return _verdict(source, kind, pages, len(made), lost)
-
-
-def _verdict(source: str, kind: str, pages: int, passages: int, lost: list) -> Check:
-    broken = [r for r in lost if r.bad]
-    if broken and not passages:
-        return Check(source, "fail", broken[0].reason, broken[0].detail)
-    if not passages:
-        return Check(source, "warn", lost[0].reason, lost[0].detail)
-    unit = "page" if kind == "pdf" else "document"
-    found = f"{_many(pages, unit)}, {_many(passages, 'passage')}"
-    counts = Counter(r.reason for r in lost)
-    found += "".join(f"; {n} × {reason}" for reason, n in counts.items())
-    return Check(source, "warn", found, broken[0].detail) if broken else Check(source, "ok", found)
-
-
-def _many(n: int, unit: str) -> str:
-    return f"{n} {unit}" + ("s" if n != 1 else "")
-
-
 def _search(args, config) -> int:
-    from corpus.documents import store
+    from corpus.documents import passage_store
 
-    found = store.Store(config.documents, args.store).search([args.search], config.documents.top_k)[
-        0
-    ]
+    target = passage_store.PassageStore(config.documents, args.store)
+    (nearest,) = target.search([args.search], config.documents.top_k)
     if args.json:
-        print(json.dumps({"passages": [p._asdict() for p in found]}, ensure_ascii=False))
+        print(json.dumps({"passages": [p._asdict() for p in nearest]}, ensure_ascii=False))
     else:
-        for p in found:
+        for p in nearest:
             page = f", page {p.page}" if p.page else ""
             print(f"{p.title}{page} ({p.source})\n{p.text}\n")
     return console.GOOD

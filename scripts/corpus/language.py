@@ -26,7 +26,7 @@ _ENGLISH = frozenset(
 _WORD = re.compile(r"[a-z']+")
 
 
-class LanguageFilter:
+class ForeignLanguageFilter:
     """Says which rows are in another language than those kept.
 
     config: config.schemas.data.LanguageFilterSection.

@@ -41,7 +41,10 @@ def _as_written(rows: Iterable[Row], kind: str, also_sft: bool) -> Iterator[dict
 
 
 def manifest(result, config, files: dict[str, bytes], given: dict[str, Any]) -> dict[str, Any]:
-    """What the files are and how they came about. result: pipeline.Result; given: the input."""
+    """What the files are and how they were made.
+
+    result: preparation.PreparedRows; given: the input.
+    """
     return {
         "format": 1,
         "files": {

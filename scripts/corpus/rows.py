@@ -1,4 +1,4 @@
-"""What moves through the pipeline: a Document, a Row to be trained on, a Reject left out.
+"""What moves through data preparation: a Document, a Row to be trained on, a Reject left out.
 
 Messages are `{"role": system|user|assistant|tool, "content": text}`; an assistant message may
 carry `tool_calls`, one call each, with `arguments` as an object, as chat templates want them.

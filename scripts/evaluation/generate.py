@@ -8,13 +8,13 @@ from typing import Any
 
 from adapters import metrics
 from base_model import chat_template
-from evaluation import rows
+from evaluation import example_rows
 from kit import console
 from training import encoding
 
 
 @contextlib.contextmanager
-def _templated(example: rows.Example, remedy: str = "mend or delete that row"):
+def _templated(example: example_rows.Example, remedy: str = "mend or delete that row"):
     """A template's own refusal (order of roles, tool calls) as a Problem with file and line."""
     try:
         yield
@@ -24,7 +24,7 @@ def _templated(example: rows.Example, remedy: str = "mend or delete that row"):
         ) from None
 
 
-def prompts(tokenizer, examples: Sequence[rows.Example]) -> list[list[int]]:
+def prompts(tokenizer, examples: Sequence[example_rows.Example]) -> list[list[int]]:
     """Token ids of each prompt with the opening of the answer, by the chat template."""
     found = []
     for example in examples:
@@ -34,7 +34,7 @@ def prompts(tokenizer, examples: Sequence[rows.Example]) -> list[list[int]]:
     return found
 
 
-def fill_references(tokenizer, examples: Sequence[rows.Example]) -> None:
+def fill_references(tokenizer, examples: Sequence[example_rows.Example]) -> None:
     """Give tool-call rows their reference: the call as the template writes it, markers removed."""
     for example in examples:
         if not example.references:
@@ -107,7 +107,7 @@ def losses(
 
 
 def encode_losses(
-    tokenizer, examples: Sequence[rows.Example], max_length: int
+    tokenizer, examples: Sequence[example_rows.Example], max_length: int
 ) -> list[list[dict[str, list[int]]]]:
     """The samples of each row as training sees them: the same turns, loss tokens and cut."""
     found = []

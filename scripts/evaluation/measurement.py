@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import metrics
-from evaluation import intervals, rows, score_report
+from evaluation import example_rows, intervals, score_report
 from kit import console, jsonl, paths, publish
 
 
@@ -24,7 +24,7 @@ class Column:
 
 def predictions(args, settings) -> tuple[dict[str, Any], Path | None]:
     """(report, run folder) for rows that hold their prediction; no model, no torch."""
-    examples = rows.read(args.predictions, settings.data.max_samples, True, True)
+    examples = example_rows.read(args.predictions, settings.data.max_samples, True, True)
     column = _scored([example.prediction for example in examples], examples, settings)
     name = args.name or args.predictions.stem
     return _report(args, settings, examples, [column], name, {"model": None}), args.run
@@ -36,7 +36,7 @@ def model(args, settings) -> tuple[dict[str, Any], Path | None]:
     from evaluation import generate, targets
 
     target = targets.resolve(args.model, args.base, settings)
-    examples = rows.read(
+    examples = example_rows.read(
         args.dataset, settings.data.max_samples, False, settings.data.allow_placeholders
     )
     targets.check_base(target)
@@ -69,7 +69,7 @@ def model(args, settings) -> tuple[dict[str, Any], Path | None]:
     return body, args.run or target.run
 
 
-def _fitting(tokenizer, examples, longest: int) -> list[rows.Example]:
+def _fitting(tokenizer, examples, longest: int) -> list[example_rows.Example]:
     """The rows whose prompt has at most `longest` tokens; the others are counted in a warning."""
     from evaluation import generate
 
@@ -176,7 +176,7 @@ def _scored(texts: list[str], examples, settings, losses=None) -> Column:
     return Column(texts, scores)
 
 
-def save_predictions(path: Path, examples: Sequence[rows.Example], column: Column) -> None:
+def save_predictions(path: Path, examples: Sequence[example_rows.Example], column: Column) -> None:
     """Rows of prompt, prediction and references."""
     jsonl.write(
         path,

@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from config import loader
-from evaluation import rows
+from evaluation import example_rows
 
 
-def augment(examples: Sequence[rows.Example], collection: str, top_k: int) -> dict[str, Any]:
+def augment(
+    examples: Sequence[example_rows.Example], collection: str, top_k: int
+) -> dict[str, Any]:
     """Give each example its `top_k` nearest passages; rows that come with passages stay.
 
     Returns {"augmented", "already": rows, "answer_found": share of the augmented rows whose
     passages contain a reference}. The embedder is documents.embedder of data_config.yaml.
     Raises Misuse for an unknown collection.
     """
-    from corpus.documents import questions, store
+    from corpus.documents import passage_store, questions
 
     documents = loader.load("data_config.yaml").documents
-    found = store.Store(documents.model_copy(update={"collection": collection}))
+    found = passage_store.PassageStore(documents.model_copy(update={"collection": collection}))
     plain = [e for e in examples if questions.RAG not in e.question]
     hits = 0
     passages = found.search([e.question for e in plain], top_k) if plain else []

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from adapters import metrics
-from evaluation import rows
+from evaluation import example_rows
 from kit import publish
 
 SHOWN = 2000  # characters of a prompt or answer that a report keeps
 
 
-def row_facts(example: rows.Example, columns: Sequence[Any], i: int) -> dict[str, Any]:
+def row_facts(example: example_rows.Example, columns: Sequence[Any], i: int) -> dict[str, Any]:
     """Row `i` as reports show it; `columns` are (model) or (model, base)."""
     found: dict[str, Any] = {
         "row": example.number,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
 from adapters import metrics
+from corpus.documents.passage_store import collection_hash
 from kit import paths
 from kit.report import Check
 from training import run_folder
@@ -58,7 +57,7 @@ class DataPrep(Stage):
         if self.given.raw:
             found["raw"] = file_hash(Path(self.given.raw))
         elif self.given.collection:
-            found["collection"] = collection_hash(self.store(), self.given.collection)
+            found["collection"] = collection_hash(self.given.collection)
         return found
 
     def store(self) -> Path:
@@ -104,25 +103,6 @@ class DataPrep(Stage):
     def _there(self) -> str:
         manifest = json.loads((self.out / "manifest.json").read_text(encoding="utf-8"))
         return _rows({name: facts["rows"] for name, facts in manifest["files"].items()})
-
-
-def collection_hash(store: Path, name: str) -> str:
-    """Hash of a collection's passage ids, which name their content; '' where there is none.
-
-    Chroma rewrites parts of its files on every reading: their bytes do not tell.
-    """
-    query = """SELECT embedding_id FROM embeddings JOIN segments ON segment_id = segments.id
-               JOIN collections ON collection = collections.id WHERE name = ? ORDER BY 1"""
-    if not store.is_file():
-        return ""
-    digest = hashlib.sha256()
-    try:
-        with contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as database:
-            for (passage,) in database.execute(query, (name,)):
-                digest.update(f"{passage}\n".encode())
-    except sqlite3.Error:  # another version of Chroma
-        return file_hash(store)
-    return digest.hexdigest()
 
 
 def _rows(counts: dict[str, int]) -> str:

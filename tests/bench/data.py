@@ -62,11 +62,11 @@ def segments_f1(folder: Path, extract) -> float:
 def retrieval(samples: Path) -> dict[str, float]:
     """Of the questions made from real documents, the share whose passage is among 3 and 10."""
     from config import loader
-    from corpus.documents import passages, questions, reading, store
+    from corpus.documents import passage_store, passages, questions, reading
 
     settings = loader.load("data_config.yaml").documents
     with tempfile.TemporaryDirectory() as folder:
-        target = store.Store(settings, Path(folder), create=True)
+        target = passage_store.PassageStore(settings, Path(folder), create=True)
         for path in sorted(
             p for d in ("legal", "html/pages", "wiki") for p in (samples / d).iterdir()
         ):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from config.schemas import data
 from corpus.cleaning import Cleaner, unescape
-from corpus.language import LanguageFilter
+from corpus.language import ForeignLanguageFilter
 from corpus.rows import Row
 
 CLEANER = Cleaner(data.CleaningSection())
@@ -103,22 +103,22 @@ GERMAN = "Der Fluss lief an dem alten Haus vorbei, und alle wussten, dass er wie
 
 
 def test_another_language_is_named_and_the_kept_one_is_not():
-    languages = LanguageFilter(data.LanguageFilterSection(keep=["en"]))
+    languages = ForeignLanguageFilter(data.LanguageFilterSection(keep=["en"]))
     assert languages.foreign(ENGLISH) is None
     assert languages.foreign(GERMAN) == "de"
     assert languages.foreign("妄想女友是2015年5月23日開始播放的連續劇。") == "zh"
     assert languages.foreign("これは日本語の文章です。") == "ja"
-    assert LanguageFilter(data.LanguageFilterSection(keep=["de"])).foreign(ENGLISH) == "en"
-    assert LanguageFilter(data.LanguageFilterSection(keep=[])).foreign(GERMAN) is None
+    assert ForeignLanguageFilter(data.LanguageFilterSection(keep=["de"])).foreign(ENGLISH) == "en"
+    assert ForeignLanguageFilter(data.LanguageFilterSection(keep=[])).foreign(GERMAN) is None
 
 
 def test_short_text_and_tables_of_digits_are_not_judged():
-    languages = LanguageFilter(data.LanguageFilterSection(keep=["en"]))
+    languages = ForeignLanguageFilter(data.LanguageFilterSection(keep=["en"]))
     assert languages.foreign("Bonjour tout le monde") is None
     assert languages.foreign("| 2x3=6 | 3x3=9 | 4x3=12 | " * 20) is None
 
 
 def test_the_same_text_gets_the_same_language_every_time():
-    languages = LanguageFilter(data.LanguageFilterSection())
+    languages = ForeignLanguageFilter(data.LanguageFilterSection())
     mixed = (GERMAN[:90] + " Nous avons vu la maison. Vi så huset. ") * 3
     assert len({languages.detect(mixed) for _ in range(10)}) == 1

@@ -60,9 +60,9 @@ def test_an_embedder_that_is_neither_hashing_nor_a_folder_is_a_misuse(tmp_path):
 
 @pytest.fixture
 def store(tmp_path):
-    from corpus.documents.store import Store
+    from corpus.documents.passage_store import PassageStore
 
-    return Store(data.DocumentsSection(), tmp_path / "chroma", create=True)
+    return PassageStore(data.DocumentsSection(), tmp_path / "chroma", create=True)
 
 
 def put(store, source: str, sha: str, texts: list[str], chunking: str = "1200/150") -> None:
@@ -95,18 +95,18 @@ def test_a_search_gives_the_nearest_first_and_never_more_than_there_are(store):
 
 
 def test_a_collection_made_with_another_embedder_is_not_searched(store, samples):
-    from corpus.documents.store import Store
+    from corpus.documents.passage_store import PassageStore
 
     put(store, "a.txt", "sha-1", ["text"])
     other = data.DocumentsSection(embedder=str(samples / "models/semhash_model2vec_test_model"))
     with pytest.raises(console.Misuse, match="was made with hashing-1:1024"):
-        Store(other, store.folder)
+        PassageStore(other, store.folder)
 
 
 def test_a_missing_store_and_a_missing_collection_name_the_command_that_makes_them(store, tmp_path):
-    from corpus.documents.store import Store
+    from corpus.documents.passage_store import PassageStore
 
     with pytest.raises(console.Misuse, match="ingest_documents.py"):
-        Store(data.DocumentsSection(), tmp_path / "nothing")
+        PassageStore(data.DocumentsSection(), tmp_path / "nothing")
     with pytest.raises(console.Misuse, match="there are: pdf_docs"):
-        Store(data.DocumentsSection(collection="law"), store.folder)
+        PassageStore(data.DocumentsSection(collection="law"), store.folder)

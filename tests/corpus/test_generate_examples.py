@@ -163,8 +163,9 @@ def test_a_place_named_without_region_is_the_biggest_of_that_name(rows):
 @pytest.mark.remote_env
 @pytest.mark.parametrize("family", ["llama", "mistral"])
 def test_every_row_renders_in_the_tool_template_with_all_its_calls(rows, family):
-    templates = pytest.importorskip("training.templates")
-    rendered = [_render(templates.CHAT_TEMPLATES[family], row) for row in rows]
+    from base_model import family_templates
+
+    rendered = [_render(family_templates.CHAT_TEMPLATES[family], row) for row in rows]
     marks = {"llama": '"parameters": {"', "mistral": "[TOOL_CALLS]"}
     for row, text in zip(rows, rendered, strict=True):
         assert text.count(marks[family]) >= len(calls(row))
@@ -191,3 +192,14 @@ def _render(template: str, row: dict) -> str:
         bos_token="<s>", eos_token="</s>",
     )  # fmt: skip
     return text
+
+
+def test_another_program_gets_the_rows_from_the_class(tmp_path, monkeypatch):
+    from generate_examples import TrainingDataGenerator
+
+    monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
+    path = TrainingDataGenerator().generate_dataset(size=20)
+    assert path == tmp_path / "data" / "synthetic" / "weather_20_7.jsonl"
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 20
+    named = TrainingDataGenerator(seed=8).generate_dataset(20, tmp_path / "named.jsonl")
+    assert named.read_bytes() != path.read_bytes()

@@ -65,7 +65,7 @@ def test_batched_answers_and_losses_equal_single_ones_in_every_family(family):
     from transformers import AutoModelForCausalLM, set_seed
 
     from base_model import miniature
-    from evaluation import rows
+    from evaluation import example_rows
     from support import tiny
 
     set_seed(3)
@@ -78,7 +78,7 @@ def test_batched_answers_and_losses_equal_single_ones_in_every_family(family):
     for number, row in enumerate(tiny.rows(6), 1):
         user, answer = row["messages"]
         user["content"] *= number  # prompts of six lengths
-        examples.append(rows.Example(number, [user], answer, [answer["content"]]))
+        examples.append(example_rows.Example(number, [user], answer, [answer["content"]]))
     prompts = generate.prompts(tokenizer, examples)
     coded = generate.encode_losses(tokenizer, examples, 512)
     answers = [generate.answers(model, tokenizer, prompts, size, 8) for size in (1, 6)]
@@ -90,13 +90,13 @@ def test_batched_answers_and_losses_equal_single_ones_in_every_family(family):
 
 def test_a_row_that_the_template_refuses_is_named_with_file_and_line():
     from base_model import miniature
-    from evaluation import rows
+    from evaluation import example_rows
 
     tokenizer = miniature.build_tokenizer(["some text"], "mistral")
     call = {"id": "short", "function": {"name": "f", "arguments": {}}}
     turns = [{"role": "user", "content": "x"}]
     answer = {"role": "assistant", "content": "", "tool_calls": [call]}
-    example = rows.Example(3, turns, answer, [], where="val.jsonl:3")
+    example = example_rows.Example(3, turns, answer, [], where="val.jsonl:3")
     with pytest.raises(console.Problem, match="val.jsonl:3: the chat template refuses.*length 9"):
         generate.fill_references(tokenizer, [example])
     with pytest.raises(console.Problem, match="val.jsonl:3: .*--no-loss"):
@@ -109,7 +109,7 @@ def test_a_row_that_is_trained_turn_by_turn_has_the_loss_of_all_its_turns():
     from transformers import AutoModelForCausalLM, set_seed
 
     from base_model import miniature
-    from evaluation import rows
+    from evaluation import example_rows
 
     set_seed(3)
     tokenizer = miniature.build_tokenizer(["One? First. Two? Second."], "mistral")
@@ -125,8 +125,8 @@ def test_a_row_that_is_trained_turn_by_turn_has_the_loss_of_all_its_turns():
     first = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "First."}]
     second = [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Second."}]
     examples = [
-        rows.Example(1, [*first, second[0]], second[1], ["Second."], tools),
-        rows.Example(2, first[:1], first[1], ["First."], tools),
+        example_rows.Example(1, [*first, second[0]], second[1], ["Second."], tools),
+        example_rows.Example(2, first[:1], first[1], ["First."], tools),
     ]
     coded = generate.encode_losses(tokenizer, examples, 512)
     assert [len(row) for row in coded] == [2, 1]

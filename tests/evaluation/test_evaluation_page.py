@@ -6,7 +6,7 @@ import json
 import pytest
 
 from adapters import metrics
-from evaluation import curve, page, rows, score_report
+from evaluation import curve, example_rows, page, score_report
 
 
 def measured(value, low=None, high=None):
@@ -135,7 +135,7 @@ class Column:
 
 
 def test_regressions_are_the_rows_that_got_worse_the_worst_first():
-    examples = [rows.Example(n, [], {}, [f"reference {n}"]) for n in range(1, 6)]
+    examples = [example_rows.Example(n, [], {}, [f"reference {n}"]) for n in range(1, 6)]
     adapter, base = Column([0.5, 0.2, 1.0, 0.0, 0.9]), Column([0.5, 0.4, 0.0, 1.0, 0.8])
     found = score_report.regressions(examples, [adapter, base], 10)
     assert [row["row"] for row in found] == [4, 2]

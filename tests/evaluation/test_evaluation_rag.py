@@ -3,8 +3,8 @@
 import pytest
 
 from config import loader
-from corpus.documents import questions, store
-from evaluation import rag, rows
+from corpus.documents import passage_store, questions
+from evaluation import example_rows, rag
 from kit import console
 
 TEXTS = {
@@ -19,7 +19,9 @@ def collection(tmp_path, monkeypatch):
     """The collection `facts` with one passage a text."""
     monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
     documents = loader.load("data_config.yaml").documents
-    made = store.Store(documents.model_copy(update={"collection": "facts"}), create=True)
+    made = passage_store.PassageStore(
+        documents.model_copy(update={"collection": "facts"}), create=True
+    )
     for number, (title, text) in enumerate(TEXTS.items()):
         made.replace(f"{title}.txt", str(number) * 64, "whole", [(text, title, 0)])
     return "facts"
@@ -27,7 +29,7 @@ def collection(tmp_path, monkeypatch):
 
 def example(question, answer, *before):
     turns = [*before, {"role": "user", "content": question}]
-    return rows.Example(1, turns, {"role": "assistant", "content": answer}, [answer])
+    return example_rows.Example(1, turns, {"role": "assistant", "content": answer}, [answer])
 
 
 def test_the_nearest_passage_stands_before_the_question_as_in_training_rows(collection):

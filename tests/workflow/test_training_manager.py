@@ -111,23 +111,22 @@ def test_data_that_is_there_is_never_replaced_by_generated_examples(work, capsys
 def test_a_collection_counts_as_changed_only_when_its_passages_change(work, capsys):
     pytest.importorskip("chromadb")
     from config.schemas.data import DocumentsSection
-    from corpus.documents.store import Store
-    from workflow.tasks import collection_hash
+    from corpus.documents.passage_store import PassageStore, collection_hash
 
     words = ("--stage", "data_prep", "--collection", "pdf_docs")
     missing = planned(capsys, *words)[1]["checks"][-1]
     assert missing["name"] == "data_prep: collection" and "ingest_documents.py" in missing["fix"]
-    store = Store(DocumentsSection(dimensions=32), create=True)
+    store = PassageStore(DocumentsSection(dimensions=32), create=True)
     store.replace("a.txt", "a" * 64, "1", [("The river rises.", "A", 0), ("It falls.", "A", 0)])
 
     def found():
-        return collection_hash(work / "data" / "chroma" / "chroma.sqlite3", "pdf_docs")
+        return collection_hash("pdf_docs")
 
     before = found()
     assert before and store.search(["river"], 1) and found() == before
     store.replace("b.txt", "b" * 64, "1", [("The sea is wide.", "B", 0)])
     assert found() != before
-    assert collection_hash(work / "absent", "pdf_docs") == ""
+    assert collection_hash("pdf_docs", work / "absent") == ""
 
 
 @needs_local

@@ -230,10 +230,10 @@ def _from_passage(text: str, title: str, styles: list[str], terms) -> Iterator[R
 
 def collection(config, forced: str | None, folder: str | None) -> tuple[None, str, Iterator]:
     """(None, recipe name, rows) of the Chroma collection that `documents` names."""
-    from corpus.documents import store
+    from corpus.documents import passage_store
 
     name, recipe = _of_kind("chroma", config, forced)
-    target = store.Store(config.documents, folder)
+    target = passage_store.PassageStore(config.documents, folder)
     return None, name, _from_collection(target, recipe, config)
 
 

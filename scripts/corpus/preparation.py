@@ -11,7 +11,7 @@ from typing import Any
 
 from corpus import deduplication, lengths, splitting
 from corpus.cleaning import Cleaner
-from corpus.language import LanguageFilter
+from corpus.language import ForeignLanguageFilter
 from corpus.rows import BadRow, Reject, Row, validate
 from kit import console
 
@@ -35,8 +35,8 @@ class Tally:
 
 
 @dataclasses.dataclass
-class Result:
-    """What the pipeline found: the two sides, the rejects, a tally per source, the lengths."""
+class PreparedRows:
+    """The rows of both sides, the rejects, a tally per source, the lengths."""
 
     train: list[Row] = dataclasses.field(default_factory=list)
     val: list[Row] = dataclasses.field(default_factory=list)
@@ -48,18 +48,50 @@ class Result:
     def bad(self) -> list[Reject]:
         return [r for r in self.rejects if r.bad]
 
+    def shortage(self, config) -> console.Problem | None:
+        """The Problem of too few rows, or None. config: config.schemas.data.DataConfig."""
+        left = len(self.train) + len(self.val)
+        if not left:
+            return console.Problem(f"no row is left ({self.reasons()})", self._remedy())
+        if config.split.val_fraction and not self.val:
+            rows = "1 row is" if left == 1 else f"{left} rows are"
+            dropped = any(tally.dropped for tally in self.tallies.values())
+            why = f" ({self.reasons()})" if dropped else ""
+            return console.Problem(
+                f"only {rows} left{why}: none for validation",
+                "give more rows, or --set split.val_fraction=0",
+            )
+        return None
 
-class Pipeline:
-    """Takes items source by source with `add`, then `finish` gives the Result.
+    def dropped(self) -> Counter:
+        """{reason: rows} over all sources."""
+        return sum((tally.dropped for tally in self.tallies.values()), Counter())
+
+    def reasons(self) -> str:
+        """'exact duplicate 12, too short 3' over all sources."""
+        return ", ".join(f"{name} {n}" for name, n in self.dropped().most_common()) or (
+            "nothing was read"
+        )
+
+    def _remedy(self) -> str:
+        """How to keep, or to see, what was dropped most."""
+        ((first, _),) = self.dropped().most_common(1) or [("", 0)]
+        if first.startswith("language "):
+            return f"keep it with --set 'language.keep=[{first.split()[1]}]'"
+        return "see each one with --rejects FILE"
+
+
+class Preparation:
+    """Takes items source by source with `add`, then `finish` gives the PreparedRows.
 
     config: config.schemas.data.DataConfig.
     """
 
     def __init__(self, config):
         self.config = config
-        self.result = Result()
+        self.result = PreparedRows()
         self._cleaner = Cleaner(config.cleaning)
-        self._language = LanguageFilter(config.language)
+        self._language = ForeignLanguageFilter(config.language)
         near = config.deduplication
         self._near = deduplication.NearDuplicates(near) if near.near else None
         self._seen: dict[bytes, str] = {}
@@ -121,8 +153,8 @@ class Pipeline:
         first = self._rows[place].where
         return Reject(row.source, row.number, "near-duplicate", f"of {first}", bad=False)
 
-    def finish(self) -> Result:
-        """Measure, draw, split, part near-duplicates. Raises Problem where too little is left."""
+    def finish(self) -> PreparedRows:
+        """Measure, draw, split, part near-duplicates."""
         result, config = self.result, self.config
         rows = self._within_length(self._rows)
         drawn = splitting.sample(rows, config.seed, config.max_samples)
@@ -130,7 +162,6 @@ class Pipeline:
         result.train, result.val = splitting.split(drawn, config.seed, config.split.val_fraction)
         if self._near is not None:
             self._part()
-        self._enough()
         return result
 
     def _forget(self, row: Row, reason: str, detail: str = "", bad: bool = False) -> None:
@@ -173,30 +204,3 @@ class Pipeline:
             detail = f"of {result.val[i].where} in validation"
             self._forget(result.train[j], "near-duplicate", detail)
         result.train = [row for j, row in enumerate(result.train) if j not in found]
-
-    def _enough(self) -> None:
-        left = len(self.result.train) + len(self.result.val)
-        if self.result.bad and self.config.bad_rows == "fail":
-            return  # those are reported first
-        if not left:
-            raise console.Problem(f"no row is left ({self.reasons()})", self._remedy())
-        if self.config.split.val_fraction and not self.result.val:
-            rows = "1 row is" if left == 1 else f"{left} rows are"
-            lost = any(tally.dropped for tally in self.result.tallies.values())
-            why = f" ({self.reasons()})" if lost else ""
-            raise console.Problem(
-                f"only {rows} left{why}: none for validation",
-                "give more rows, or --set split.val_fraction=0",
-            )
-
-    def reasons(self) -> str:
-        """'exact duplicate 12, too short 3' over all sources."""
-        total: Counter = sum((t.dropped for t in self.result.tallies.values()), Counter())
-        return ", ".join(f"{name} {n}" for name, n in total.most_common()) or "nothing was read"
-
-    def _remedy(self) -> str:
-        total: Counter = sum((t.dropped for t in self.result.tallies.values()), Counter())
-        first = total.most_common(1)[0][0] if total else ""
-        if first.startswith("language "):
-            return f"keep it with --set 'language.keep=[{first.split()[1]}]'"
-        return "see each one with --rejects FILE"

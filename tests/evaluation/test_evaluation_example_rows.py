@@ -1,10 +1,10 @@
-"""scripts/evaluation/rows.py: the forms that are read, and what is refused."""
+"""scripts/evaluation/example_rows.py: the forms that are read, and what is refused."""
 
 import json
 
 import pytest
 
-from evaluation import rows
+from evaluation import example_rows
 from kit import console
 
 
@@ -14,7 +14,7 @@ def read(tmp_path):
         file = tmp_path / "rows.jsonl"
         text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
         file.write_text(text, encoding="utf-8")
-        return rows.read(file, limit, predictions, placeholders)
+        return example_rows.read(file, limit, predictions, placeholders)
 
     return run
 

@@ -6,6 +6,7 @@ Vectors always come from our embedder: Chroma's own default would go to the netw
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from corpus.documents import embedders
-from kit import console
+from kit import console, paths
 
 _BATCH = 500
 
@@ -29,12 +30,10 @@ class Passage(NamedTuple):
     place: int  # among the passages of its file, from 0
 
 
-class Store:
+class PassageStore:
     """One collection. documents: a DocumentsSection; `create` makes a missing one."""
 
     def __init__(self, documents, folder: Path | None = None, create: bool = False):
-        from kit import paths
-
         self.folder = Path(folder) if folder else paths.folder("vector_store")
         self.name = documents.collection
         if not create and not (self.folder / "chroma.sqlite3").is_file():
@@ -130,6 +129,23 @@ class Store:
             ):
                 result.append(list(map(_passage, ids, texts, facts)))
         return result
+
+
+def collection_hash(name: str, folder: Path | None = None) -> str:
+    """SHA-256 over a collection's passage ids, which name their content; '' where it is missing.
+
+    Chroma rewrites parts of its files on every reading: their bytes do not tell.
+    """
+    folder = folder or paths.folder("vector_store")
+    if not (folder / "chroma.sqlite3").is_file():
+        return ""
+    client = _client(folder)
+    digest = hashlib.sha256()
+    if name in {collection.name for collection in client.list_collections()}:
+        collection = client.get_collection(name, embedding_function=None)
+        for passage in sorted(collection.get(include=[])["ids"]):
+            digest.update(f"{passage}\n".encode())
+    return digest.hexdigest()
 
 
 def _passage(id: str, text: str, facts: dict) -> Passage:
