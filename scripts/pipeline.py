@@ -16,11 +16,14 @@ Exit codes: 0 good, 1 a stage failed (its log is named), 2 called wrongly, 130 i
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shlex
 import time
 
+from adapters import metrics
 from kit import console, paths
-from workflow import trip
+from workflow import trip, trip_stages
 
 
 def parse(argv: list[str] | None):
@@ -44,16 +47,42 @@ def parse(argv: list[str] | None):
     return parser.parse_args(argv)
 
 
+def show_result(journey: trip.Trip, seconds: float) -> None:
+    """The metrics before and after, where the adapter is, and the next command."""
+    before, after = journey.result["before"], journey.result["after"]
+    console.result(f"\n{'':14}{'before':>8}  {'after':>8}")
+    for name in (metric.name for metric in metrics.METRICS):
+        values = [trip_stages.metric_text(measured, name) for measured in (before, after)]
+        console.result(f"  {name:<12}{values[0]:>8}  {values[1]:>8}")
+    adapter = journey.result["adapter"]
+    folder = journey.laptop / "adapters" / adapter.replace("@", "/")
+    run = journey.laptop / "adapters" / "runs" / journey.result["run"]
+    console.result(f"\nadapter  {adapter}  {paths.show(folder)}")
+    console.result(f"report   {paths.show(run / 'report.html')}")
+    console.result(f"time     {console.duration(seconds)}")
+    if journey.rehearsal:
+        report = journey.result | {"seconds": seconds, "stages": journey.stages.done}
+        (trip.REHEARSAL / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        raw = f" RAW={shlex.quote(str(journey.raw))}" if journey.raw else ""
+        host = "gpu1" if journey.local_folder else journey.host
+        console.result("\nOn a real host, with the configured model:")
+        console.result(f"  make pipeline HOST={host}{raw} CONFIRM=1")
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     trip.refuse_early(args)
     began = time.monotonic()
-    with trip.alone(trip.REHEARSAL) if args.rehearse else contextlib.nullcontext():
-        journey = trip.take(args)
+    only = trip.only_rehearsal(trip.REHEARSAL) if args.rehearse else contextlib.nullcontext()
+    with only:
+        journey = trip.Trip(args)
+        trip_stages.run_all(journey)
         if "adapter" in journey.result:
-            trip.finish(journey, time.monotonic() - began)
+            show_result(journey, time.monotonic() - began)
         else:
-            print("Nothing was trained. CONFIRM=1 trains, once the config says dry_run: false.")
+            console.result(
+                "Nothing was trained. CONFIRM=1 trains, once the config says dry_run: false."
+            )
     return console.GOOD
 
 

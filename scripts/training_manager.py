@@ -68,16 +68,16 @@ def _addressed(parser, text: str, default: str | None) -> tuple[str, str]:
     return stage, rest
 
 
-def make_stages(args) -> tuple[dict[str, Any], Any]:
-    """({name: stage}, the state); every configuration is loaded and checked here."""
-    from workflow import tasks
-    from workflow.state import State
+def make_tasks(args) -> tuple[dict[str, Any], Any]:
+    """({name: task}, the state); every configuration is loaded and checked here."""
+    from workflow.manager_state import ManagerState
+    from workflow.tasks import TASKS
 
-    state = State(args.state or paths.folder("runs") / "manager.json")
-    made: dict[str, Any] = {}
-    for kind in tasks.STAGES:
-        made[kind.name] = kind(args, state, made)
-    return made, state
+    state = ManagerState(args.state or paths.folder("runs") / "manager.json")
+    tasks: dict[str, Any] = {}
+    for kind in TASKS:
+        tasks[kind.name] = kind(args, state, tasks)
+    return tasks, state
 
 
 def show_result(body: dict[str, Any], args) -> None:
@@ -88,28 +88,28 @@ def show_result(body: dict[str, Any], args) -> None:
     reports = body["stages"].get("eval", {}).get("reports", {})
     if reports:
         names = ["fine-tuned", "after RLHF"] if len(reports) == 2 else ["after"]
-        print(f"\n{'':14}{'before':>10}" + "".join(f"  {name:>10}" for name in names))
+        console.result(f"\n{'':14}{'before':>10}" + "".join(f"  {name:>10}" for name in names))
         columns = [body["before"] or {}, *(report["after"] for report in reports.values())]
         for name in body["after"]:
             cells = [f"{c[name]['value']:>10.3f}" if name in c else f"{'-':>10}" for c in columns]
-            print(f"  {name:<12}{'  '.join(cells)}")
+            console.result(f"  {name:<12}{'  '.join(cells)}")
     if body["run"]:
-        print(f"\nrun  {paths.show(paths.folder('runs') / body['run'])}")
+        console.result(f"\nrun  {paths.show(paths.folder('runs') / body['run'])}")
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):  # nothing is downloaded by itself
         os.environ.setdefault(name, "1")
-    from workflow import flow
+    from workflow import manager
 
-    made, state = make_stages(args)
+    tasks, state = make_tasks(args)
     log = paths.workdir() / ".cache" / "manager"
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
         if args.confirm:
-            body = flow.work(made, state, args, log)
+            body = manager.work(tasks, state, args, log)
         else:
-            checks, plans = flow.plan(made, args, log)
+            checks, plans = manager.plan(tasks, args, log)
     if args.confirm:
         show_result(body, args)
         return console.GOOD

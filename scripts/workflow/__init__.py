@@ -1,1 +1,1 @@
-"""The training manager: stages with prerequisites, what they stand on, and one state file."""
+"""Tasks with prerequisites and one state file, and the trip that runs them on a host."""

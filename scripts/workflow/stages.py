@@ -1,9 +1,12 @@
 """Runs commands as named stages: one line each with its time, the output in a log file.
 
-stages = Stages(Path(".rehearsal/log"))
-with stages.stage("sync up") as s:
-    s.run(["scripts/sync_to_remote.sh", host])
-    s.says("12 files")                      -> ok    sync up      12 files   1.2 s
+    stages = StageSeries(Path(".rehearsal/log"))
+    with stages.stage("sync up") as stage:
+        stage.run(["scripts/sync_to_remote.sh", host])
+        stage.set_fact("12 files")          -> ok    sync up      12 files   1.2 s
+
+While a stage runs, a terminal shows its time and the last line of its command, renewed every
+second; without a terminal there is a line every PULSE_SECONDS.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import collections
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -22,22 +26,31 @@ from typing import Any
 
 from kit import console
 
+PULSE_SECONDS = 25  # without a terminal: nobody waits longer than half a minute for a line
+KEPT_LINES = 12  # of a command's stderr: enough for a table of checks and the line that ends it
+_NOT_A_CAUSE = re.compile(r"[\w.-]+: stopped at: |\d+ ok, \d+ warn, \d+ fail")
+
 
 class StageFailed(console.Problem):
     """A command of a stage ended with another code than 0."""
 
 
 class Stage:
-    """One stage: `run` its commands, `says` what came of it."""
+    """One stage: `run` its commands, `set_fact` what its line shows."""
 
     def __init__(self, name: str, log: Path):
         self.name, self.log, self.fact = name, log, ""
-        self._last: collections.deque[str] = collections.deque(maxlen=4)
         self.began = time.monotonic()
+        self._last: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
 
-    def says(self, fact: str) -> None:
+    def set_fact(self, fact: str) -> None:
         """The fact that the stage's line shows."""
         self.fact = fact
+
+    @property
+    def last_line(self) -> str:
+        """What the stage's command wrote last."""
+        return self._last[-1].strip() if self._last else ""
 
     def run(
         self,
@@ -47,50 +60,60 @@ class Stage:
     ) -> str:
         """Run `command` and return its stdout; both streams go to the log.
 
-        Raises StageFailed with the command's last stderr line and the log's path; the few lines
-        before it are shown on stderr.
+        Raises StageFailed with the cause, taken from the command's last lines, and the log's path;
+        the lines before the cause are shown on stderr.
         """
         words = [str(word) for word in command]
+        self._last.clear()
         with self.log.open("a", encoding="utf-8") as log:
             log.write(f"$ {' '.join(words)}\n")
             log.flush()
-            process = subprocess.Popen(
-                words, env=dict(env or os.environ), cwd=cwd, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-            )  # fmt: skip
-            reader = threading.Thread(target=self._follow, args=(process.stderr, log))
-            try:
-                reader.start()  # in here: a signal may come at any moment from now on
-                out = process.stdout.read()
-                code = process.wait()
-            except BaseException:
-                process.terminate()
-                process.wait()
-                raise
-            finally:
-                with contextlib.suppress(RuntimeError):  # it had not started
-                    reader.join()
-                self._live("")
+            code, out = self._run(words, env, cwd, log)
             log.write(out)
         if code:
-            self._last.extend(_failed_checks(out))
-            *context, last = self._last or [f"{Path(words[0]).name} ended with {code}"]
-            for line in context:
-                console.note(f"      {line}")
-            raise StageFailed(
-                f"{self.name}: {last}",
-                f"the whole output is in {self.log}",
-                console.MISUSED if code == console.MISUSED else console.FAILED,
-            )
+            raise self._failure(code, words[0], out)
         return out
+
+    def _run(self, words, env, cwd, log) -> tuple[int, str]:
+        process = subprocess.Popen(
+            words, env=dict(env or os.environ), cwd=cwd, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+        )  # fmt: skip
+        reader = threading.Thread(target=self._follow, args=(process.stderr, log))
+        try:
+            reader.start()  # inside the try: a signal may come at any moment from here on
+            out = process.stdout.read()
+            return process.wait(), out
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        finally:
+            with contextlib.suppress(RuntimeError):  # the thread had not started
+                reader.join()
+
+    def _failure(self, code: int, program: str, out: str) -> StageFailed:
+        lines = [*self._last, *_failed_checks(out)]
+        cause, context = split_cause(lines)
+        for line in context[-3:]:
+            console.note(f"      {line}")
+        return StageFailed(
+            f"{self.name}: {cause or f'{Path(program).name} ended with {code}'}",
+            f"the whole output is in {self.log}",
+            console.MISUSED if code == console.MISUSED else console.FAILED,
+        )
 
     def json(self, command: list[str | os.PathLike], **kwargs: Any) -> dict[str, Any]:
         """Run a command that prints one JSON object (a line of its own) and return it."""
         out = self.run(command, **kwargs)
         lines = [line for line in out.splitlines() if line.startswith("{")]
-        if not lines:
-            raise StageFailed(f"{self.name}: no result", f"the whole output is in {self.log}")
-        return json.loads(lines[-1])
+        try:
+            return json.loads(lines[-1])
+        except (IndexError, ValueError, RecursionError):
+            raise StageFailed(
+                f"{self.name}: {Path(str(command[0])).name} printed no result",
+                f"the whole output is in {self.log}",
+            ) from None
 
     def _follow(self, stream, log) -> None:
         for line in stream:
@@ -98,26 +121,81 @@ class Stage:
             log.flush()
             if line.strip():
                 self._last.append(line.rstrip())
-                self._live(line.strip())
 
-    def _live(self, text: str) -> None:
-        if sys.stderr.isatty():
-            took = console.duration(time.monotonic() - self.began)
-            line = f"      {self.name:<12} {took:>8}  {text}"[:100] if text else ""
-            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+def split_cause(lines: list[str]) -> tuple[str, list[str]]:
+    """(the line that says why a command failed, the lines before it).
+
+    The last line of a shell command may only name the step ("setup_remote.sh: stopped at: GPU").
+    The cause is then the last failed check, with its fix, or the last line above it.
+    """
+    rest = list(lines)
+    while rest and _NOT_A_CAUSE.match(rest[-1].strip()):
+        rest.pop()
+    if not rest:
+        return (lines[-1], []) if lines else ("", [])
+    if not re.match(r"[\w.-]+: ", rest[-1]):
+        for at in range(len(rest) - 1, -1, -1):
+            if match := re.match(r"FAIL\s+(.+)", rest[at]):
+                cause = re.sub(r"\s{2,}", ": ", match[1].strip(), count=1)
+                fix = rest[at + 1].strip() if at + 1 < len(rest) else ""
+                fix = fix.removeprefix("fix: ") if fix.startswith("fix: ") else ""
+                return f"{cause}; {fix}" if fix else cause, rest[:at]
+    return rest[-1].strip(), rest[:-1]
 
 
 def _failed_checks(out: str) -> list[str]:
     """The failed checks in a command's JSON result, as lines."""
     try:
         checks = json.loads(out.strip().splitlines()[-1])["checks"]
-    except (IndexError, KeyError, TypeError, ValueError):
+        failed = [check for check in checks if check["status"] == "fail"]
+        return [f"{check['name']}: {check['found']}; {check['fix']}" for check in failed]
+    except (IndexError, KeyError, TypeError, ValueError, RecursionError):
         return []
-    return [f"{c['name']}: {c['found']}; {c['fix']}" for c in checks if c["status"] == "fail"]
 
 
-class Stages:
-    """The stages of one trip, in order."""
+class Pulse(threading.Thread):
+    """Shows that a stage goes on: a line that moves on a terminal, else a line now and then."""
+
+    def __init__(self, stage: Stage):
+        super().__init__(daemon=True)
+        self.stage = stage
+        self.ended = threading.Event()
+        self.terminal = sys.stderr.isatty()
+
+    def run(self) -> None:
+        while not self.ended.wait(1 if self.terminal else PULSE_SECONDS):
+            self.show()
+
+    def show(self) -> None:
+        """The stage's time so far and its last line."""
+        took = console.duration(time.monotonic() - self.stage.began)
+        line = f"      {self.stage.name:<12} {took:>12}  {self.stage.last_line}"
+        with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
+            if self.terminal:
+                line = console.printable(line)[: _columns()]
+                print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+            else:
+                console.note(line)
+
+    def end(self) -> None:
+        self.ended.set()
+        with contextlib.suppress(RuntimeError):  # it had not started
+            self.join()
+        if self.terminal:
+            with contextlib.suppress(OSError, ValueError):
+                print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _columns() -> int:
+    try:
+        return max(20, os.get_terminal_size(sys.stderr.fileno()).columns - 1)
+    except OSError:
+        return 99
+
+
+class StageSeries:
+    """The stages of one command, in order; `done` holds (name, fact, seconds) of each."""
 
     def __init__(self, log_folder: Path):
         self.log_folder = log_folder
@@ -128,10 +206,14 @@ class Stages:
     def stage(self, name: str) -> Iterator[Stage]:
         """Time a stage and print its line, `ok` or `FAIL`."""
         slug = name.replace(" ", "-").replace("/", "-")
-        log = self.log_folder / f"{len(self.done) + 1:02d}-{slug}.txt"
-        stage = Stage(name, log)
+        stage = Stage(name, self.log_folder / f"{len(self.done) + 1:02d}-{slug}.txt")
+        pulse = Pulse(stage)
         try:
-            yield stage
+            pulse.start()
+            try:
+                yield stage
+            finally:
+                pulse.end()
         except BaseException:
             self._line("FAIL", stage, "")
             raise
@@ -140,4 +222,4 @@ class Stages:
     def _line(self, mark: str, stage: Stage, fact: str) -> None:
         took = time.monotonic() - stage.began
         self.done.append((stage.name, fact, took))
-        print(f"{mark:<4}  {stage.name:<12} {console.duration(took):>12}  {fact}", flush=True)
+        console.result(f"{mark:<4}  {stage.name:<12} {console.duration(took):>12}  {fact}")

@@ -1,7 +1,7 @@
-"""What every stage of the manager has: inputs, prerequisites, a plan, its command, its result.
+"""What every task of the training manager has: inputs, prerequisites, a plan, a command, a result.
 
-A stage is done when its last run completed with the same inputs (hashes of data, configuration,
-base model, adapter) and its result is still there.
+A task is done when its last run completed with the same inputs (hashes of data, configuration,
+base model, adapter) and its result still exists.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from config import loader
 from kit import console, paths, publish
 from kit.report import Check, failed
 from training import run_folder
-from workflow.stages import Stage as Running
-from workflow.state import State
+from workflow.manager_state import ManagerState
+from workflow.stages import Stage
 
-FILES = {
+CONFIG_FILES = {  # of each task: the configuration file, and the schema that it is checked with
     "data_prep": ("data_config.yaml", "data_config"),
     "lora": ("training_config.yaml", "training_config"),
     "rlhf": ("rlhf.yaml", "rlhf"),
@@ -29,63 +29,68 @@ FILES = {
 SET_UP = {"local": "make setup-local", "remote": "make setup-remote"}
 
 
-class Stage:
-    """One stage of `manager`; subclasses say what it needs and does."""
+class Task:
+    """One task of the manager; subclasses say what it needs and does.
+
+    `args`: the manager's arguments; `tasks`: all tasks by name, for those that need another's
+    result.
+    """
 
     name = ""
     environment = "remote"
 
-    def __init__(self, given, state: State, stages: dict[str, Stage]):
-        self.given, self.state, self.stages = given, state, stages
-        file, kind = FILES[self.name]
-        self.config = given.configs.get(self.name, file)
-        self.overrides = given.overrides[self.name]
+    def __init__(self, args, state: ManagerState, tasks: dict[str, Task]):
+        self.args, self.state, self.tasks = args, state, tasks
+        file, kind = CONFIG_FILES[self.name]
+        self.config = args.configs.get(self.name, file)
+        self.overrides = args.overrides[self.name]
         self.settings = loader.load(self.config, self.overrides, kind=kind)
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the state file knows of this stage."""
+        """The task's record in the state file."""
         return self.state.records.get(self.name, {})
 
     @property
     def result(self) -> dict[str, Any]:
+        """The recorded result, {} before the first run."""
         return self.record.get("result", {})
 
     def inputs(self) -> dict[str, str]:
-        """{name: hash} of what this stage's result depends on; '' for what is not there."""
+        """{name: hash} of what the result depends on; '' for what does not exist."""
         raise NotImplementedError
 
     def checks(self) -> list[Check]:
-        """The prerequisites, each with the command that mends it."""
+        """The prerequisites, each with the command that fixes it."""
         raise NotImplementedError
 
-    def stands(self) -> bool:
-        """Whether the recorded result is still there."""
+    def result_exists(self) -> bool:
+        """Whether the recorded result still exists."""
         raise NotImplementedError
 
-    def plan(self, running: Running) -> dict[str, Any]:
-        """What the stage would do, from its command's own dry run."""
+    def plan(self, stage: Stage) -> dict[str, Any]:
+        """What the task would do, from its command's own dry run."""
         return {}
 
-    def run(self, running: Running) -> dict[str, Any]:
-        """Do it; returns the result for the state file."""
+    def run(self, stage: Stage) -> dict[str, Any]:
+        """Run the task's commands; returns the result for the state file."""
         raise NotImplementedError
 
-    def says(self) -> str:
+    def summary(self) -> str:
         """The result in a few words."""
         raise NotImplementedError
 
-    def skipped(self) -> str:
-        """Why the stage has nothing to do at all, '' if it has."""
+    def skip_reason(self) -> str:
+        """Why the task has nothing to do at all, '' if it has."""
         return ""
 
     def will_run(self) -> bool:
-        """Whether this call of the manager makes this stage's result anew."""
-        return self.name in self.given.chosen and not self.skipped() and not self.done()
+        """Whether this call of the manager makes this task's result anew."""
+        return self.name in self.args.chosen and not self.skip_reason() and not self.done()
 
-    def kept(self) -> dict[str, Any]:
-        """What a new start of the stage can build on: an unfinished run, where nothing changed."""
-        return {} if self.changed() or self.given.again else self.result
+    def reusable(self) -> dict[str, Any]:
+        """The part of an unfinished result that a new start can build on, as its run id."""
+        return {} if self.changed() or self.args.again else self.result
 
     def changed(self) -> list[str]:
         """Names of inputs that differ from the recorded ones."""
@@ -93,8 +98,9 @@ class Stage:
         return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
     def done(self) -> bool:
-        completed = self.record.get("state") == "completed" and not self.given.again
-        return completed and not self.changed() and self.stands()
+        """Whether nothing needs to be done again."""
+        completed = self.record.get("state") == "completed" and not self.args.again
+        return completed and not self.changed() and self.result_exists()
 
     def why(self) -> str:
         """Why it would run: first time, changed inputs, unfinished, or a lost result."""
@@ -105,23 +111,23 @@ class Stage:
             return f"changed: {', '.join(changed)}"
         if state != "completed":
             return "unfinished" if state == "running" else state
-        return "asked for again" if self.given.again else "its result is gone"
+        return "asked for again" if self.args.again else "its result is gone"
 
     # --- shared parts -------------------------------------------------------------------------
 
     def python(self) -> Path:
+        """The interpreter of the task's environment."""
         return paths.ROOT / f".venv-{self.environment}" / "bin" / "python"
 
     def check_python(self) -> Check:
+        """Whether the task's environment is installed."""
+        name, venv = f"{self.name}: environment", f".venv-{self.environment}"
         if os.access(self.python(), os.X_OK):
-            return Check(f"{self.name}: environment", "ok", f".venv-{self.environment}")
-        fix = SET_UP[self.environment]
-        return Check(
-            f"{self.name}: environment", "fail", f"no .venv-{self.environment} here", fix
-        )  # fmt: skip
+            return Check(name, "ok", venv)
+        return Check(name, "fail", f"no {venv} here", SET_UP[self.environment])
 
     def command(self, script: str, *arguments: object, processes: int = 1) -> list[str]:
-        """A command of the kit in this stage's environment, with its configuration."""
+        """A command of the kit in this task's environment, with its configuration."""
         many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         words = [str(self.python()), *(many if processes > 1 else [])]
         words += [str(paths.ROOT / "scripts" / script), "--config", self.config]
@@ -129,9 +135,12 @@ class Stage:
         return [*words, *map(str, arguments)]
 
     def config_hash(self) -> str:
-        """Of the effective configuration, less the opt-ins and what only guards the disk."""
+        """Hash of the effective configuration, without the opt-ins and the limits of the disk."""
         values = self.settings.model_dump(mode="json", exclude={"safety", "enabled"})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+# --- files ------------------------------------------------------------------------------------
 
 
 def file_hash(path: Path | None) -> str:
@@ -142,93 +151,102 @@ def file_hash(path: Path | None) -> str:
         facts = path.stat()
         return _hash_once(path, facts.st_size, facts.st_mtime_ns)
     files = sorted(p for p in path.rglob("*") if p.is_file())
-    tree = {p.relative_to(path).as_posix(): file_hash(p) for p in files}
-    return hashlib.sha256(json.dumps(tree).encode()).hexdigest()
+    hashes = {p.relative_to(path).as_posix(): file_hash(p) for p in files}
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 
 @functools.cache
-def _hash_once(path: Path, size: int, changed: int) -> str:
+def _hash_once(path: Path, size: int, mtime_ns: int) -> str:
     return publish.sha256(path)
 
 
 def data_file(name: str | None) -> Path | None:
+    """A data file of a configuration, which is relative to the work folder."""
     return paths.workdir() / name if name else None
 
 
-def check_file(stage: str, what: str, path: Path, fix: str) -> Check:
-    """Whether a file of rows is there and not empty."""
+def check_file(task: str, what: str, path: Path, fix: str) -> Check:
+    """Whether a file of rows exists and is not empty."""
     if not path.is_file():
-        return Check(f"{stage}: {what}", "fail", f"{paths.show(path)} is missing", fix)
+        return Check(f"{task}: {what}", "fail", f"{paths.show(path)} is missing", fix)
     if not path.stat().st_size:
-        return Check(f"{stage}: {what}", "fail", f"{paths.show(path)} is empty", fix)
-    return Check(f"{stage}: {what}", "ok", paths.show(path))
+        return Check(f"{task}: {what}", "fail", f"{paths.show(path)} is empty", fix)
+    return Check(f"{task}: {what}", "ok", paths.show(path))
 
 
-def final_of(run: str) -> Path:
+# --- runs -------------------------------------------------------------------------------------
+
+
+def adapter_file(run: str) -> Path:
+    """The weights that a completed run has."""
     return paths.folder("runs") / run / "final" / "adapter_model.safetensors"
 
 
-def run_stands(run: str | None) -> bool:
-    """Whether a run is completed and its adapter is there."""
-    return bool(run) and final_of(run).is_file() and _state_of(run) == "completed"
+def run_is_complete(run: str | None) -> bool:
+    """Whether a run is completed and its adapter exists."""
+    return bool(run) and adapter_file(run).is_file() and run_state(run) == "completed"
 
 
-def _state_of(run: str) -> str:
+def run_state(run: str) -> str:
+    """`state` of a run's status.json, '' where it cannot be read."""
     try:
         return run_folder.read_status(paths.folder("runs") / run)["state"]
     except console.Problem:
         return ""
 
 
-def begun(stage: Stage, key: str) -> str | None:
-    """The unfinished run of a stage that can go on. Problem while its process still works."""
-    run = stage.result.get(key)
-    if not run or _state_of(run) not in run_folder.UNFINISHED:
+def unfinished_run(task: Task, key: str) -> str | None:
+    """The unfinished run of a task that can go on. Problem while its process still works."""
+    run = task.result.get(key)
+    if not run or run_state(run) not in run_folder.UNFINISHED:
         return None
     status = run_folder.read_status(paths.folder("runs") / run)
     if run_folder.alive(status):
         raise console.Problem(
-            f"{stage.name}: the run {run} is still at work (process {status['pid']})",
-            "wait for its end, or stop it",
+            f"{task.name}: the run {run} is still running (process {status['pid']})",
+            "wait until it ends, or stop it",
         )
     return run
 
 
 def run_trainer(
-    stage: Stage, running: Running, script: str, key: str, *arguments: object, resumes: bool = True
+    task: Task, stage: Stage, script: str, key: str, *arguments: object, resumes: bool = True
 ) -> str:
     """Run a training command to its end, going on with an unfinished run; the run's id.
 
-    The id is in the state file before the command starts, under `key` of the stage's result.
+    The id is in the state file before the command starts, under `key` of the task's result.
     """
-    run = begun(stage, key) if resumes else None
+    run = unfinished_run(task, key) if resumes else None
     words = ["--resume", run] if run else ["--run-id", run_folder.new_id()]
-    stage.state.put(stage.name, result=stage.result | {key: words[1]})
+    task.state.put(task.name, result=task.result | {key: words[1]})
     words += ["--confirm-run", "--json", *map(str, arguments)]
-    made = running.json(stage.command(script, *words, processes=stage.given.processes))
-    return Path(made["run"]).name
+    answer = stage.json(task.command(script, *words, processes=task.args.processes))
+    return Path(answer["run"]).name
+
+
+def has_report(run: str) -> bool:
+    """Whether a run has its report (an adapter from elsewhere has none to look for)."""
+    folder = paths.folder("runs") / run
+    return not folder.is_dir() or (folder / "report.json").is_file()
+
+
+# --- the base model ---------------------------------------------------------------------------
 
 
 def base_hash(name: str | None) -> str:
-    """What tells one base model from another: its identity as one hash; else its name."""
+    """Hash of the base model's identity as runs record it; its name where it is not here."""
     from base_model import identity, locate
 
     folder = locate.find(name)
     return identity.as_hash(folder) if folder else name or ""
 
 
-def check_base(stage: str, name: str) -> Check:
-    """Whether the base model's folder, or its entry in the hub's cache, is there."""
+def check_base(task: str, name: str) -> Check:
+    """Whether the base model's folder, or its entry in the hub's cache, exists."""
     from base_model import description
 
     try:
         kind = description.config(name).get("model_type")
     except console.Problem as problem:
-        return failed(f"{stage}: base model", problem)
-    return Check(f"{stage}: base model", "ok", f"{name} ({kind})")
-
-
-def measured(run: str) -> bool:
-    """Whether a run has its report (an adapter from elsewhere has none to look for)."""
-    folder = paths.folder("runs") / run
-    return not folder.is_dir() or (folder / "report.json").is_file()
+        return failed(f"{task}: base model", problem)
+    return Check(f"{task}: base model", "ok", f"{name} ({kind})")

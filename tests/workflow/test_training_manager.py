@@ -11,12 +11,15 @@ import time
 import pytest
 
 import training_manager
-from kit import console
+from kit import console, report
 from support import preferences, tiny
 from support.checkout import ROOT
 
 needs_local = pytest.mark.skipif(
     not (ROOT / ".venv-local" / "bin" / "python").exists(), reason="needs .venv-local"
+)
+needs_remote = pytest.mark.skipif(
+    not (ROOT / ".venv-remote" / "bin" / "python").exists(), reason="needs .venv-remote"
 )
 READING = (
     "--set",
@@ -68,10 +71,22 @@ def test_the_plan_names_every_stage_and_what_is_missing_and_writes_nothing(work,
     assert not (work / "data").exists() and not (work / "adapters").exists()
 
 
-def test_training_needs_the_second_yes_in_the_configuration(work):
-    with pytest.raises(console.Problem, match=r"lora: .*dry_run: true|lora: "):
+@needs_remote
+def test_training_needs_the_second_yes_in_the_configuration(work, monkeypatch):
+    from workflow import tasks
+
+    preferences.write(work / "data" / "processed" / "train_sft.jsonl", tiny.rows(4))
+    preferences.write(work / "data" / "processed" / "val_sft.jsonl", tiny.rows(2))
+    ready = lambda task, name: report.Check(f"{task}: base model", "ok", name)  # noqa: E731
+    monkeypatch.setattr(tasks, "check_base", ready)
+    monkeypatch.setattr(tasks.LoraTask, "run", lambda *_: {"run": "trained"})
+    with pytest.raises(console.Problem) as refusal:
         manage("--stage", "lora", "--confirm")
+    assert refusal.value.text == "lora: opt-in: training_config.yaml says dry_run: true"
+    assert "--set safety.dry_run=false" in refusal.value.remedy
     assert state_of(work)["state"] == "failed"
+    assert manage("--stage", "lora", "--confirm", "--set", "safety.dry_run=false") == 0
+    assert state_of(work)["stages"]["lora"]["result"] == {"run": "trained"}
 
 
 @needs_local
@@ -151,7 +166,7 @@ def test_several_processes_are_started_with_torchrun_and_one_without(work):
         args = training_manager.parse(
             ["--processes", str(count), "--config", "lora:training_config_ddp.yaml"]
         )
-        made, _ = training_manager.make_stages(args)
+        made, _ = training_manager.make_tasks(args)
         words = made["lora"].command("lora_trainer.py", processes=args.processes)
         assert words[1:3] == (launcher or [str(ROOT / "scripts" / "lora_trainer.py"), "--config"])
         assert "training_config_ddp.yaml" in words
@@ -163,8 +178,8 @@ def test_a_signal_stops_the_stages_command_and_the_state_says_so(work, monkeypat
     pid, log = work / "pid", work / ".cache" / "manager" / "01-data_prep.txt"
     said = f"echo $$ > {pid}; printf 'I %s\\n' work >&2; until grep -q 'I work' {log}; do :; done"
     stops = ["sh", "-c", f"{said}; kill -TERM $PPID; exec sleep 100"]
-    monkeypatch.setattr(task.Stage, "command", lambda *_: stops)
-    monkeypatch.setattr(task.Stage, "python", lambda self: sys.executable)
+    monkeypatch.setattr(task.Task, "command", lambda *_: stops)
+    monkeypatch.setattr(task.Task, "python", lambda self: sys.executable)
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         with pytest.raises(SystemExit) as ended:
@@ -179,9 +194,9 @@ def test_a_signal_stops_the_stages_command_and_the_state_says_so(work, monkeypat
 
 
 def test_the_state_has_the_keys_of_a_runs_status(work, monkeypatch):
-    from workflow.state import State
+    from workflow.manager_state import ManagerState
 
-    state = State(work / "adapters" / "runs" / "manager.json")
+    state = ManagerState(work / "adapters" / "runs" / "manager.json")
     state.open(4)
     there = state_of(work)
     state.end("completed")
@@ -191,16 +206,16 @@ def test_the_state_has_the_keys_of_a_runs_status(work, monkeypatch):
 
 
 def test_a_second_manager_is_refused_while_the_first_works(work):
-    from workflow.state import State
+    from workflow.manager_state import ManagerState
 
-    first = State(work / "adapters" / "runs" / "manager.json")
+    first = ManagerState(work / "adapters" / "runs" / "manager.json")
     first.open(4)
     try:
-        with pytest.raises(console.Problem, match="another manager is at work"):
-            State(first.file).open(4)
+        with pytest.raises(console.Problem, match="another manager is running"):
+            ManagerState(first.file).open(4)
     finally:
         first.end("completed")
-    State(first.file).open(4)
+    ManagerState(first.file).open(4)
 
 
 def test_a_damaged_state_file_is_one_clear_line(work):
@@ -232,7 +247,7 @@ def test_settings_reach_their_stage_and_wrong_keys_are_refused_before_anything_r
         "rlhf": [],
         "eval": ["data.max_samples=4"],
     }
-    made, _ = training_manager.make_stages(args)
+    made, _ = training_manager.make_tasks(args)
     assert made["lora"].settings.training.max_steps == 3
     with pytest.raises(console.Misuse, match="did you mean max_samples"):
         manage("--set", "eval:data.max_sample=4")

@@ -6,7 +6,9 @@ import subprocess
 
 import pytest
 
+from kit import console
 from support.checkout import ROOT
+from workflow import trip
 
 
 def make(*words, env=None):
@@ -86,3 +88,31 @@ def test_the_whole_trip_works_on_generated_examples():
 def test_the_whole_trip_works_on_real_headlines(samples):
     report = rehearse(RAW=str(samples / "reddit"))
     assert report["after"]["exact_match"]["value"] > report["before"]["exact_match"]["value"]
+
+
+@pytest.mark.parametrize(
+    "run",
+    ["../x", "a/b", "/etc", "", ".", "..", "x\n", "\x1b[2J", "-rf", "x" * 200, None, 3, ["a"], {}],
+)  # fmt: skip
+def test_a_run_id_from_a_host_never_becomes_another_path(run):
+    with pytest.raises(console.Problem, match="which is not a run id"):
+        trip.checked_run_id({"run": run}, "gpu1")
+    assert trip.checked_run_id({"run": "20261121-081530-3f2a"}, "gpu1") == "20261121-081530-3f2a"
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [[], "loss", {"loss": 1}, {"loss": {}}, {"loss": {"value": "1"}}, {"loss": {"value": True}},
+     {"loss": {"value": float("nan")}}, {"loss": {"value": float("inf")}}],
+)  # fmt: skip
+def test_metrics_from_a_host_are_finite_numbers(metrics):
+    with pytest.raises(console.Problem, match="gpu1: its answer"):
+        trip.checked_metrics(metrics, "gpu1")
+    assert trip.checked_metrics(None, "gpu1") == {}
+    assert trip.checked_metrics({"f1": {"value": 1}}, "gpu1") == {"f1": {"value": 1}}
+
+
+@pytest.mark.parametrize("answer", [None, [], {}, {"stages": 3}, {"stages": {"lora": True}}])
+def test_a_field_of_a_hosts_answer_has_its_type(answer):
+    with pytest.raises(console.Problem, match="has no stages.lora of the expected type"):
+        trip.checked_field(answer, "gpu1", "stages", "lora", kind=(dict, int))

@@ -20,11 +20,23 @@ from support import tiny
 from support.checkout import ROOT
 
 GUIDE = ROOT / "docs" / "WORKFLOW.md"
-# Set-up would build environments of gigabytes anew: their own tests do that.
+# Set-up would build environments of gigabytes again: the named test of each room runs the command.
 ELSEWHERE = {
-    "make setup-local": "tests/setup/setup_local.bats",
-    "make setup-remote HOST=gpu1": "tests/setup/setup_remote.bats",
-    "make rehearse RAW=my_texts": "tests/workflow/test_trip.py",
+    "make setup-local": (
+        "tests/setup/setup_local.bats",
+        "a first run makes folders and environment, a second one touches nothing",
+        "run ./setup_local.sh",
+    ),
+    "make setup-remote HOST=gpu1": (
+        "tests/setup/setup_remote.bats",
+        "a host over ssh is set up, and its exit code comes back",
+        "run ./setup_remote.sh gpu-test",
+    ),
+    "make rehearse RAW=my_texts": (
+        "tests/workflow/test_trip.py",
+        "test_the_whole_trip_works_on_real_headlines",
+        "rehearse(RAW=",
+    ),
 }
 DOWNLOAD = "-- .venv-remote/bin/hf download"  # here the miniature is put there instead
 SERVERS = ("scripts/model_server.py", "scripts/panel.py")  # they go on until they are ended
@@ -35,17 +47,34 @@ def commands() -> list[str]:
     return re.findall(r"^    (\S.*)$", GUIDE.read_text(encoding="utf-8"), re.M)
 
 
-def test_what_another_test_runs_stands_in_the_guide_and_that_test_exists():
-    assert set(ELSEWHERE) <= set(commands())
-    for command, test in ELSEWHERE.items():
-        text = (ROOT / test).read_text(encoding="utf-8")
-        assert command.split()[1].replace("-", "_").replace("rehearse", "rehears") in text
+def body_of(file: str, name: str) -> str:
+    """The source of one test of a .bats or .py file; '' where there is none of that name."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    head = f'@test "{name}"' if file.endswith(".bats") else f"def {name}("
+    return re.split(r"\n@test |\ndef |\n# bats |\n@pytest", text.partition(head)[2])[0]
+
+
+@pytest.mark.parametrize("command", ELSEWHERE)
+def test_what_another_test_runs_is_in_the_guide_and_that_test_runs_it(command):
+    assert command in commands()
+    file, name, call = ELSEWHERE[command]
+    assert call in body_of(file, name)
+    recipe = subprocess.run(
+        ["make", "-n", *command.split()[1:]], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    script = {"rehearse(RAW=": "pipeline.py --rehearse"}.get(call) or call.split()[1]
+    assert script in recipe
 
 
 def test_all_four_parts_have_commands():
     parts = GUIDE.read_text(encoding="utf-8").split("\n## ")[1:]
     assert [part[:1] for part in parts] == ["1", "2", "2", "3", "4"]
     assert all(re.search(r"^    \S", part, re.M) for part in parts)
+
+
+def test_a_command_without_a_test_is_noticed():
+    assert body_of("tests/setup/setup_local.bats", "no such test") == ""
+    assert body_of("tests/workflow/test_trip.py", "test_none") == ""
 
 
 def free_port() -> str:
