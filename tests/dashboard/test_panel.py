@@ -16,6 +16,7 @@ import pytest
 from support import browser as chromium
 from support import panel_runs
 from support.checkout import ROOT
+from support.processes import wait_until
 
 pytestmark = pytest.mark.remote_env
 ORIGIN = "http://127.0.0.1:8765"
@@ -371,7 +372,7 @@ def test_base_and_adapter_answer_side_by_side(browser, tmp_path, monkeypatch):
         assert answers[0] != answers[1]
         page.act(lambda: page.click("form[action='/serve/stop'] button"))
         pid = json.loads(record.read_text())["pid"]
-        panel_runs.until(lambda: not is_alive(pid))
+        wait_until(lambda: not is_alive(pid))
         page.close()
     finally:
         server.stop()

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from support import panel_runs, tiny
+from support.processes import wait_until
 
 pytestmark = pytest.mark.remote_env
 ORIGIN = "http://127.0.0.1:8765"
@@ -419,12 +420,12 @@ def test_a_training_outlives_the_server_is_stopped_and_resumed(real):
                 return found
 
             assert status()["state"] == "starting"
-            panel_runs.until(lambda: (status()["step"] or 0) >= 5)
+            wait_until(lambda: (status()["step"] or 0) >= 5)
             before = read_events(server.url)
             steps = status()["step"]
             assert server.stop() == 143
             server.start()
-            panel_runs.until(lambda: status()["step"] > steps)
+            wait_until(lambda: status()["step"] > steps)
             assert status()["state"] == "running" and status()["pid"] == trained
             after = read_events(server.url, before[-1][0])
             rows = [row for _, kind, row in before + after if kind == "metrics"]
@@ -434,7 +435,7 @@ def test_a_training_outlives_the_server_is_stopped_and_resumed(real):
 
             answer = client.post("/api/v1/training/stop", json={"run": run_id})
             assert answer.status_code == 202
-            panel_runs.until(lambda: status()["state"] == "stopped")
+            wait_until(lambda: status()["state"] == "stopped")
             stopped = status()
             assert stopped["checkpoint"] == f"checkpoint-{stopped['step']}"
             assert stopped["resumable"]
@@ -449,13 +450,13 @@ def test_a_training_outlives_the_server_is_stopped_and_resumed(real):
             answer = client.post("/run", data=csrf | {"token": token})
             assert answer.status_code == 303, answer.text
             assert answer.headers["location"] == f"/?run={run_id}#run"
-            panel_runs.until(lambda: (status()["step"] or 0) > stopped["step"])
+            wait_until(lambda: (status()["step"] or 0) > stopped["step"])
             resumed = status()
             assert resumed["resumed_from"] == stopped["checkpoint"] and resumed["pid"] != trained
             trained = resumed["pid"]
             answer = client.post("/stop", data=csrf | {"run": run_id})
             assert answer.status_code == 303
-            panel_runs.until(lambda: status()["state"] == "stopped")
+            wait_until(lambda: status()["state"] == "stopped")
     finally:
         server.stop()
         with contextlib.suppress(ProcessLookupError):

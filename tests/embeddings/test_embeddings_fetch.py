@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from kit import console
 from support.checkout import ROOT
 from support.embeddings_clusters import SHARDS, cluster  # noqa: F401
 from support.embeddings_samples import shard, shards, vectors
+from support.processes import wait_until
 
 pytestmark = pytest.mark.slow  # a sync over real ssh takes a second or more each
 
@@ -352,13 +352,6 @@ def start(words: list, here: Path) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def wait_for(condition, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_a_sync_that_was_killed_goes_on_where_it_stopped(cluster, here, how):  # noqa: F811
     there = cluster("tensor01")
@@ -366,7 +359,7 @@ def test_a_sync_that_was_killed_goes_on_where_it_stopped(cluster, here, how):  #
     there.tools(without="rsync", tail=SLOW.format(real=shutil.which("tail")))
     process = start(["--clusters", "tensor01"], here)
     try:
-        wait_for(lambda: [p for p in here.rglob("*.part") if p.stat().st_size >= 290_000])
+        wait_until(lambda: [p for p in here.rglob("*.part") if p.stat().st_size >= 290_000])
         process.send_signal(getattr(signal, how))
         _, stderr = process.communicate(timeout=20)
     finally:
@@ -396,7 +389,7 @@ def test_transfers_that_outlive_a_killed_sync_keep_the_next_one_waiting(
     wait = 'while [ -e "$HOME" ] && [ ! -e "$HOME/fast" ]; do sleep 0.1; done'
     there.tools(rsync=f': >"$HOME/begun"; {wait}; exec {shutil.which("rsync")} "$@"')
     process = start(["--clusters", "tensor01"], here)
-    wait_for((there.home / "begun").exists)
+    wait_until((there.home / "begun").exists)
     process.kill()
     process.communicate()
     monkeypatch.setattr(fetch, "LOCK_SECONDS", 0)

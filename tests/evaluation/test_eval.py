@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from kit import jsonl
 from support import adapter_runs, tiny
 from support.checkout import ROOT
 
@@ -278,7 +279,7 @@ class TestWithMiniature:
         rows = tiny.rows(5)
         rows[2]["messages"][0]["content"] *= 40
         file = tmp_path / "rows.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        jsonl.write(file, rows)
         report = evaluate("--model", "models/miniature", "--set", "data.max_length=128",
                           dataset=file)  # fmt: skip
         assert (report["dataset"]["rows"], report["settings"]["left_out"]) == (4, 1)

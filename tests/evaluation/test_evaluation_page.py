@@ -1,12 +1,12 @@
 """scripts/evaluation/page.py and curve.py: the report as a page of one file."""
 
 import html.parser
-import json
 
 import pytest
 
 from adapters import metrics
 from evaluation import curve, example_rows, page, score_report
+from kit import jsonl
 
 
 def measured(value, low=None, high=None):
@@ -60,8 +60,7 @@ def run(tmp_path):
     lines = [{"step": s, "loss": 2.0 - s / 10} for s in range(1, 11)]
     lines += [{"step": 5, "eval_loss": 1.7}, {"step": 10, "eval_loss": 1.4},
               {"step": 10, "loss": float("nan")}, {"step": 10, "train_loss": 1.5}]  # fmt: skip
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (tmp_path / "metrics.jsonl").write_text(text)
+    jsonl.write(tmp_path / "metrics.jsonl", lines)
     return tmp_path
 
 

@@ -9,13 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
 from base_model import chat_template
 from support import adapter_runs, served_models
 from support.checkout import ROOT
+from support.processes import wait_until
 
 remote = pytest.mark.remote_env
 SERVER = str(ROOT / "scripts" / "model_server.py")
@@ -86,13 +86,6 @@ def ask(server, model=WEATHER, messages=QUESTION, temperature=0, **options):
     return client.chat.completions.create(
         model=model, messages=messages, temperature=temperature, **options
     )
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def texts(answer):
@@ -275,7 +268,7 @@ def test_too_many_requests_get_429_and_those_let_in_are_answered(server):
         )
         for _ in range(8)
     ]
-    wait_for(lambda: server.metric("tandem_answers_waiting") == 4)
+    wait_until(lambda: server.metric("tandem_answers_waiting") == 4)
     with pytest.raises(openai.RateLimitError) as refused:
         ask(server, max_tokens=1)
     assert server.metric(f'tandem_requests_total{{model="{WEATHER}",status="429"}}') == 1
@@ -303,9 +296,9 @@ def test_a_client_that_goes_away_ends_its_generation(server, stream):
     with socket.create_connection((url.host, url.port)) as connection:
         head = f"{sent}{len(text)}\r\nContent-Type: application/json\r\n\r\n"
         connection.sendall((head + text).encode())
-        wait_for(lambda: server.metric("tandem_answers_running") == 1)
-    wait_for(lambda: server.metric(gone) == before + 1)
-    wait_for(lambda: server.metric("tandem_answers_running") == 0)
+        wait_until(lambda: server.metric("tandem_answers_running") == 1)
+    wait_until(lambda: server.metric(gone) == before + 1)
+    wait_until(lambda: server.metric("tandem_answers_running") == 0)
     assert server.metric(f'tandem_completion_tokens_total{{model="{ENDLESS}"}}') - made < 1900
 
 
@@ -344,7 +337,7 @@ def test_sigterm_lets_what_runs_finish_and_a_wrong_token_is_refused(work, tmp_pa
                 return True
             return False
 
-        wait_for(closed)
+        wait_until(closed)
         rest = list(stream)
         assert rest[-1].choices[0].finish_reason == "length"
         _, err = running.process.communicate(timeout=PATIENCE)

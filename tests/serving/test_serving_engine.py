@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from support.processes import wait_until
+
 pytestmark = pytest.mark.remote_env
 PATIENCE = 60  # seconds until a test gives up waiting
 
@@ -73,13 +75,6 @@ class Desk:
             answer, why = self.ends.get(timeout=PATIENCE)
             found[answer] = why
         return found
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def jobs(tokenizer, count=24):
@@ -189,7 +184,7 @@ def test_cancelled_answers_leave_the_batch_and_the_queue(llama):
     running, waiting = desk.answer([11], tokens=10**6), desk.answer([12], tokens=5)
     last = desk.answer([13], tokens=2)
     desk.engine.submit([running, waiting, last])
-    wait_for(lambda: len(running.tokens) > 3)
+    wait_until(lambda: len(running.tokens) > 3)
     desk.engine.cancel([running, waiting])
     assert desk.finish([last]) == {last: "length"}
     desk.engine.close()
@@ -201,7 +196,7 @@ def test_an_answer_that_runs_or_waits_too_long_ends(llama):
     desk = Desk(*llama, rows=1)
     running = desk.answer([11], tokens=10**6)
     desk.engine.submit([running])
-    wait_for(lambda: len(running.tokens) > 3)
+    wait_until(lambda: len(running.tokens) > 3)
     waiting = desk.answer([12], deadline=time.monotonic() - 1)
     desk.engine.submit([waiting])
     assert desk.finish([waiting]) == {waiting: "timeout"}
@@ -250,10 +245,10 @@ def test_a_step_that_fails_ends_its_answers_and_the_next_ones_work(llama, monkey
     for _ in range(3):
         desk.engine.submit([desk.answer([99])])
         desk.ends.get(timeout=PATIENCE)
-    wait_for(lambda: not desk.engine.healthy)
+    wait_until(lambda: not desk.engine.healthy)
     desk.engine.submit([again := desk.answer([11])])
     assert desk.finish([again]) == {again: "length"}
-    wait_for(lambda: desk.engine.healthy)
+    wait_until(lambda: desk.engine.healthy)
     desk.engine.close()
 
 
@@ -261,7 +256,7 @@ def test_stopping_ends_what_runs_and_waits(llama):
     desk = Desk(*llama, rows=1)
     answers = [desk.answer([11], tokens=10**6) for _ in range(3)]
     desk.engine.submit(answers)
-    wait_for(lambda: answers[0].tokens)
+    wait_until(lambda: answers[0].tokens)
     desk.engine.close()
     assert set(desk.finish(answers).values()) == {"stopped"}
 

@@ -15,9 +15,10 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
+
+from support.processes import wait_until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
          "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")  # fmt: skip
@@ -53,7 +54,11 @@ class Browser:
         from websockets.sync.client import connect
 
         file = Path(self._profile, "DevToolsActivePort")
-        until(lambda: file.is_file() and file.read_text().count("\n"), "Chromium does not start")
+        wait_until(
+            lambda: file.is_file() and file.read_text().count("\n"),
+            seconds=PATIENCE,
+            problem="Chromium does not start",
+        )
         port, path = file.read_text().split("\n")[:2]
         self._socket = connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None,
                                ping_interval=None)  # fmt: skip
@@ -114,7 +119,7 @@ class Page:
         """Do what leads to another page, and wait until that is loaded."""
         before = self._loads()
         action()
-        until(lambda: self._loads() > before, "no page was loaded")
+        wait_until(lambda: self._loads() > before, seconds=PATIENCE, problem="no page was loaded")
 
     def _loads(self) -> int:
         self.call("Runtime.evaluate", expression="0")  # takes in the events up to now
@@ -132,7 +137,8 @@ class Page:
 
     def wait(self, expression: str) -> Any:
         """The expression's value, once it is true."""
-        return until(lambda: self.value(expression), f"never true: {expression}")
+        problem = f"never true: {expression}"
+        return wait_until(lambda: self.value(expression), seconds=PATIENCE, problem=problem)
 
     def click(self, selector: str) -> None:
         """Press the mouse in the middle of an element."""
@@ -181,12 +187,3 @@ class Page:
 
     def close(self) -> None:
         self._browser.call("Target.closeTarget", targetId=self._target)
-
-
-def until(condition, problem: str) -> Any:
-    """The condition's value once it is true; AssertionError after PATIENCE."""
-    deadline = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < deadline, problem
-        time.sleep(0.05)
-    return value

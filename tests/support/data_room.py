@@ -6,6 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from kit import jsonl
+
 TALK = [{"role": "user", "content": "Why is the sky blue?"},
         {"role": "assistant", "content": "Because air scatters blue light most."}]  # fmt: skip
 
@@ -16,7 +18,7 @@ def lines(path: Path) -> list[dict]:
 
 def write(path: Path, rows: list) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    jsonl.write(path, rows)
     return path
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from kit import jsonl
 from support.checkout import ROOT
 
 
@@ -37,7 +38,7 @@ def make(work: Path, run_id: str, state: str = "running", *, step: int = 420, st
     run = work / "adapters" / "runs" / run_id
     (run / "checkpoints").mkdir(parents=True)
     now, rows = time.time(), losses(step)
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    jsonl.write(run / "metrics.jsonl", rows)
     lines = [f"2026-11-21T08:15:{i % 60:02d}Z step {row['step']}/{steps}  loss {row['loss']:.4g}"
              for i, row in enumerate(r for r in rows if "loss" in r)]  # fmt: skip
     (run / "log.txt").write_text("".join(f"{line}\n" for line in lines))
@@ -83,12 +84,3 @@ class Panel:
     def restart(self) -> None:
         self.stop()
         self.start()
-
-
-def until(condition, seconds: float = 120):
-    """The condition's value once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.05)
-    return value

@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 from unittest import mock
 
+from kit import jsonl
 from support import tiny
 
 LIKED, DISLIKED = ("cold", "dry"), ("warm", "wet")
@@ -34,7 +35,7 @@ def pairs(count: int, seed: int = 3) -> list[dict]:
 def write(path: Path, rows: list[dict]) -> Path:
     """One JSON object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    jsonl.write(path, rows)
     return path
 
 

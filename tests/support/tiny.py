@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import atexit
+import functools
 import random
+import shutil
+import tempfile
 from pathlib import Path
+
+from kit import jsonl
 
 CITIES = ("Berlin", "Paris", "Oslo", "Rome", "Lima", "Cairo", "Quito", "Tokyo")
 WEATHER = ("cold", "warm", "wet", "dry")
@@ -33,19 +38,25 @@ def write_rows(folder: Path, train: int = 240, val: int = 32) -> None:
     out = folder / "data" / "processed"
     out.mkdir(parents=True, exist_ok=True)
     for name, part in (("train", rows(train)), ("val", rows(val, seed=2))):
-        text = "".join(json.dumps(row) + "\n" for row in part)
-        (out / f"{name}_sft.jsonl").write_text(text)
+        jsonl.write(out / f"{name}_sft.jsonl", part)
 
 
 def build(folder: Path, family: str = "llama", steps: int = 120) -> Path:
-    """A trained miniature at `folder`/models/miniature."""
+    """A trained miniature at `folder`/models/miniature: a copy, each is trained once a session."""
+    out = folder / "models" / "miniature"
+    return Path(shutil.copytree(_trained(family, steps), out, dirs_exist_ok=True))
+
+
+@functools.cache
+def _trained(family: str, steps: int) -> Path:
     from base_model import miniature
     from training import encoding
 
-    out = folder / "models" / "miniature"
+    place = tempfile.mkdtemp(prefix="tandem-tiny-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
     conversations = [encoding.conversation(row) for row in rows(240)]
-    miniature.build(conversations, family, out, steps, seed=42)
-    return out
+    miniature.build(conversations, family, Path(place) / "model", steps, seed=42)
+    return Path(place) / "model"
 
 
 SETTINGS = {

@@ -7,12 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from support import tiny
 from support.checkout import ROOT
+from support.processes import wait_until
 
 pytestmark = pytest.mark.remote_env
 TRAINER = str(ROOT / "scripts" / "lora_trainer.py")
@@ -55,20 +55,11 @@ def metrics(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def wait_for(condition, process):
-    """Until `condition()` is true; fails when the process ends or three minutes pass."""
-    deadline = time.monotonic() + 180
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_resume_after_sigkill_is_bit_identical(work):
     whole = start(work, *CONFIRMED, "--run-id", "whole")
     killed = start(work, *CONFIRMED, "--run-id", "killed")
     state = work / "adapters" / "runs" / "killed" / "checkpoints" / "checkpoint-10"
-    wait_for((state / "trainer_state.json").exists, killed)
+    wait_until((state / "trainer_state.json").exists, killed)
     killed.kill()
     killed.communicate()
     code, out, err = finish(whole)
@@ -96,7 +87,7 @@ def test_resume_after_sigkill_is_bit_identical(work):
 def test_term_keeps_a_checkpoint_and_says_how_to_go_on(work):
     process = start(work, *CONFIRMED, "--run-id", "stopped", training__max_steps=2000)
     status = work / "adapters" / "runs" / "stopped" / "status.json"
-    wait_for(lambda: status.exists() and json.loads(status.read_text())["step"] >= 5, process)
+    wait_until(lambda: status.exists() and json.loads(status.read_text())["step"] >= 5, process)
     process.send_signal(signal.SIGTERM)
     code, out, err = finish(process)
     assert code == 143 and out == "" and "--resume goes on" in err

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from base_model import miniature
-from kit import console
+from kit import console, jsonl
 from support import tiny
 from training import encoding
 
@@ -60,7 +60,7 @@ def test_whole_rows_can_be_trained(tokenizer):
 
 
 def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    jsonl.write(path, rows)
     return path
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kit import jsonl
 from support import tiny
 from support.checkout import ROOT
 
@@ -111,7 +112,7 @@ def kit_zip(target: Path) -> Path:
 def laptop_rows(folder: Path) -> Path:
     """data/processed with its manifest, made by the kit's own command."""
     raw = folder / "rows.jsonl"
-    raw.write_text("".join(json.dumps(row) + "\n" for row in tiny.rows(240)))
+    jsonl.write(raw, tiny.rows(240))
     out = folder / "data" / "processed"
     python = ROOT / ".venv-local" / "bin" / "python"
     words = [python, ROOT / "scripts" / "data_prep.py", "--input", raw, "--out-dir", out]

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -14,6 +13,7 @@ import training_manager
 from kit import console, report
 from support import preferences, tiny
 from support.checkout import ROOT
+from support.processes import wait_until
 
 needs_local = pytest.mark.skipif(
     not (ROOT / ".venv-local" / "bin" / "python").exists(), reason="needs .venv-local"
@@ -270,14 +270,6 @@ def launch(work, *more):
                             stderr=subprocess.PIPE)  # fmt: skip
 
 
-def wait_for(condition, process):
-    deadline = time.monotonic() + 180
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @needs_local
 @pytest.mark.remote_env
 @pytest.mark.slow
@@ -288,7 +280,7 @@ def test_killed_anywhere_it_goes_on_at_the_first_unfinished_stage(work):
     runs = work / "adapters" / "runs"
 
     killed = launch(work)
-    wait_for(lambda: any(runs.glob("*/checkpoints/checkpoint-5/trainer_state.json")), killed)
+    wait_until(lambda: any(runs.glob("*/checkpoints/checkpoint-5/trainer_state.json")), killed)
     run = state_of(work)["stages"]["lora"]["result"]["run"]
     trainer = json.loads((runs / run / "status.json").read_text())["pid"]
     killed.kill()

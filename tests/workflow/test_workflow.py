@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -16,8 +15,10 @@ from time import monotonic, sleep
 
 import pytest
 
+from kit import jsonl
 from support import tiny
 from support.checkout import ROOT
+from support.processes import free_port
 
 GUIDE = ROOT / "docs" / "WORKFLOW.md"
 # Set-up would build environments of gigabytes again: the named test of each room runs the command.
@@ -77,18 +78,12 @@ def test_a_command_without_a_test_is_noticed():
     assert body_of("tests/workflow/test_trip.py", "test_none") == ""
 
 
-def free_port() -> str:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return str(s.getsockname()[1])
-
-
 class Desk:
     """The laptop's folder, the host's, and how a line of the guide runs there."""
 
     def __init__(self, folder: Path):
         self.laptop, self.host, self.servers = folder / "laptop", folder / "host", []
-        ports = {"8000": free_port(), "8765": free_port()}
+        ports = {"8000": str(free_port()), "8765": str(free_port())}
         self.here = {"gpu1": str(self.host)} | ports
         gone = ("TANDEM_", "HOST", "RAW", "DRY_RUN", "CONFIRM", "MAKE")
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(gone)}
@@ -120,8 +115,7 @@ class Desk:
             (self.laptop / name).symlink_to(ROOT / name)
         texts = self.laptop / "my_texts"
         texts.mkdir()
-        rows = "".join(json.dumps(row) + "\n" for row in tiny.rows(240))
-        (texts / "rows.jsonl").write_text(rows)
+        jsonl.write(texts / "rows.jsonl", tiny.rows(240))
 
     def configure(self) -> None:
         """What the guide says to set by hand, and a training as small as its model."""
