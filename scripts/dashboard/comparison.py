@@ -18,15 +18,15 @@ from urllib.parse import urlsplit
 
 from dashboard import training_jobs as jobs
 from dashboard import training_runs as runs
-from dashboard.guard import LOOPBACK
-from dashboard.training_errors import Refused
 from kit import paths, publish
+from serving import web
+from serving.api_errors import ApiError
 
 SCRIPT = "scripts/model_server.py"
 PATIENCE = 180.0  # seconds that an answer may take
 
 
-class ModelServer:
+class ComparedServer:
     """Where questions go. `url`: a server that is there; None: start one when asked to."""
 
     def __init__(self, url: str | None = None, token: str | None = None):
@@ -69,16 +69,16 @@ class ModelServer:
     def start(self, reference: str) -> str:
         """Start a server for a version; returns its address."""
         if self.given:
-            raise Refused(409, "given", f"the panel was told to use {self.given}")
+            raise ApiError(409, "given", f"the panel was told to use {self.given}")
         if not (paths.ROOT / SCRIPT).is_file():
-            raise Refused(501, "no_server", f"{SCRIPT} is not part of this checkout")
+            raise ApiError(501, "no_server", f"{SCRIPT} is not part of this checkout")
         if self.describe()["state"] in ("ready", "starting"):
-            raise Refused(409, "busy", "a model server runs already", "stop it first")
+            raise ApiError(409, "busy", "a model server runs already", "stop it first")
         port = _free_port()
         _log().unlink(missing_ok=True)
         job = jobs.detach(
             [*serve_words(reference), "--port", str(port)], _log(),
-            secrets={"TANDEM_SERVER_TOKEN": self.token} if self.token else {},
+            secrets={web.TOKEN: self.token} if self.token else {},
         )  # fmt: skip
         publish.json_file(
             _record(), job | {"url": f"http://127.0.0.1:{port}", "reference": reference}
@@ -89,7 +89,7 @@ class ModelServer:
         """End the server that was started here; it finishes the answers it is giving."""
         job = runs.read(_record())
         if self.given or not runs.process_lives(job):
-            raise Refused(409, "not_running", "no model server runs that was started here")
+            raise ApiError(409, "not_running", "no model server runs that was started here")
         publish.json_file(_record(), job | {"stopped": time.time()})
         os.kill(job["pid"], signal.SIGTERM)
 
@@ -97,7 +97,7 @@ class ModelServer:
         """Both models' answers to one prompt: [{"model", "text", "tokens", "seconds", "error"}]."""
         server = self.describe()
         if server["state"] != "ready":
-            raise Refused(503, "no_server", "no model server answers", "start one")
+            raise ApiError(503, "no_server", "no model server answers", "start one")
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             asked = [pool.submit(self.ask, server["url"], m, prompt, **options) for m in models]
             return [future.result() for future in asked]
@@ -141,7 +141,7 @@ def client_for(url: str, patience: float, token: str | None):
 
     return httpx.Client(
         timeout=httpx.Timeout(patience, connect=3.0),
-        trust_env=urlsplit(url).hostname not in LOOPBACK,
+        trust_env=urlsplit(url).hostname not in web.LOOPBACK,
         headers={"authorization": f"Bearer {token}"} if token else {},
     )
 

@@ -8,23 +8,32 @@ import shlex
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
-from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from fastapi import APIRouter, Depends
+from fastapi.responses import (
+    FileResponse,
+    HTMLResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.concurrency import run_in_threadpool
+from markupsafe import Markup
 from starlette.requests import Request
 
 from adapters import metrics
-from dashboard import chart, comparison, guard, training_events
+from dashboard import browser_safety, chart, comparison, training_events
 from dashboard import training_jobs as jobs
 from dashboard import training_models as models
 from dashboard import training_runs as runs
-from dashboard.training_errors import Refused, status_of
-from dashboard.training_plans import DRY_RUN_REMEDY, FIRST_YES, Plan, Plans, Wish, from_root
+from dashboard.training_plans import DRY_RUN_REMEDY, FIRST_YES, Wish, from_root
 from kit import console, paths
+from serving import api_errors
+from serving.api_errors import ApiError
 
+router = APIRouter(default_response_class=HTMLResponse)
+Fields = Annotated[dict[str, str], Depends(browser_safety.form)]
 HERE = Path(__file__).resolve().parent
 OTHERS = 30  # earlier runs that are listed
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
@@ -60,203 +69,213 @@ def number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:,.{digits}g}"
 
 
-class Pages:
-    """Renders the page from what lies on disk; keeps nothing itself."""
+def finish(value: Any) -> Any:
+    """What a template prints: control characters are shown as escapes, never sent."""
+    if isinstance(value, Markup):
+        return value
+    return console.printable(value) if isinstance(value, str) else value
 
-    def __init__(self, plans: Plans, server: comparison.ModelServer, token: str | None = None):
-        self.plans, self.server, self.token = plans, server, token
-        self.templates = Environment(
-            loader=FileSystemLoader(HERE / "templates"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self.templates.filters |= {
-            "when": when, "about": about, "number": number, "size": console.size,
-            "duration": console.duration, "command": shlex.join,
-        }  # fmt: skip
-        self.templates.globals |= {
-            "metric_label": metrics.label,
-            "USUAL": USUAL,
-            "FIRST_YES": FIRST_YES,
-        }
 
-    def render(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
-        """A template as a response; its forms carry this browser's token."""
-        token = guard.token(request)
-        text = self.templates.get_template(name).render(
-            csrf=token, machine=socket.gethostname(), workdir=str(paths.workdir()), **values
-        )
-        response = HTMLResponse(text, status)
-        response.set_cookie(guard.csrf_cookie(request), token, httponly=True, samesite="lax")
-        return response
+TEMPLATES = Environment(
+    loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True, finalize=finish,
+)  # fmt: skip
+TEMPLATES.filters |= {
+    "when": when, "about": about, "number": number, "size": console.size,
+    "duration": console.duration, "command": shlex.join,
+}  # fmt: skip
+TEMPLATES.globals |= {"metric_label": metrics.label, "USUAL": USUAL, "FIRST_YES": FIRST_YES}
 
-    def run_values(self, run_id: str | None) -> dict[str, Any]:
-        """What the run's section shows."""
-        folder = runs.folder(run_id) if run_id else runs.current()
-        if folder is None:
-            return {"run": None, "followed": None, "event_id": ""}
-        event_id = training_events.here(folder)  # first: what comes later is an event
-        run = runs.snapshot(folder, lines=60)
-        return {
-            "run": run,
-            "event_id": event_id,
-            "followed": run_id,
-            "now": time.time(),
-            "curve": chart.draw(runs.metrics(folder), run["max_steps"]),
-            "commands": commands(run, folder),
-            "where": from_root(folder),
-        }
 
-    def index(self, request: Request, run_id: str | None = None, status: int = 200,
-              **values: Any) -> Response:  # fmt: skip
-        """The one page. values: error, answers, asked, wished."""
-        everything = runs.everything()
-        others = [
-            {"id": r.name, "state": runs.state(r)[0], "began": runs.began(r)[0]}
-            for r in everything[:OTHERS]
-        ]
-        values = {"error": "", "answers": [], "asked": {}, "wished": {}} | values
-        return self.render(
-            request, "index.html", status, others=others, count=len(everything),
-            training=runs.active() is not None, versions=models.everything(),
-            server=self.server.describe(), serve=comparison.serve_command,
-            configurations=jobs.configurations(), **self.run_values(run_id), **values,
-        )  # fmt: skip
+def render(request: Request, name: str, status: int = 200, **values: Any) -> Response:
+    """A template as a response; its forms carry this browser's token."""
+    token = browser_safety.csrf_token(request)
+    text = TEMPLATES.get_template(name).render(
+        csrf=token, machine=socket.gethostname(), workdir=str(paths.workdir()), **values
+    )
+    response = HTMLResponse(text, status)
+    cookie = browser_safety.csrf_cookie(request)
+    response.set_cookie(cookie, token, httponly=True, samesite="lax")
+    return response
 
-    def error(self, request: Request, status: int, message: str) -> Response:
-        """The page that says what went wrong, and the way back."""
-        return self.render(request, "error.html", status, message=message, code=status)
 
-    def router(self) -> APIRouter:
-        """The page's addresses."""
-        r = APIRouter(default_response_class=HTMLResponse)
-        r.add_api_route("/", self.get_index, response_model=None)
-        r.add_api_route("/login", self.get_login, response_model=None)
-        r.add_api_route("/live", self.get_live, response_model=None)
-        r.add_api_route("/plan", self.get_plan, response_model=None)
-        r.add_api_route("/runs/{run_id}/report", self.get_report, response_model=None)
-        r.add_api_route("/runs/{run_id}/log", self.get_log, response_model=None)
-        for path, action in (
-            ("/login", self.post_login),
-            ("/plan", self.post_plan), ("/run", self.post_run), ("/stop", self.post_stop),
-            ("/try", self.post_try), ("/serve", self.post_serve),
-            ("/serve/stop", self.post_serve_stop),
-        ):  # fmt: skip
-            r.add_api_route(path, self._posted(action), methods=["POST"], response_model=None)
-        return r
+def error(request: Request, problem: ApiError) -> Response:
+    """The page that says what went wrong, and the way back."""
+    response = render(request, "error.html", problem.status, message=str(problem),
+                      code=problem.status)  # fmt: skip
+    response.headers.update(problem.headers)
+    return response
 
-    def _posted(self, action):
-        """A route for a form: its token is checked, then `action(request, fields)` runs."""
 
-        async def route(request: Request) -> Response:
-            fields = await guard.form(request)
-            return await run_in_threadpool(action, request, fields)
+def run_values(run_id: str | None) -> dict[str, Any]:
+    """What the run's section shows."""
+    folder = runs.folder(run_id) if run_id else runs.current()
+    if folder is None:
+        return {"run": None, "followed": None, "event_id": ""}
+    event_id = training_events.here(folder)  # first: what comes later is an event
+    run = runs.snapshot(folder, lines=60)
+    return {
+        "run": run,
+        "event_id": event_id,
+        "followed": run_id,
+        "now": time.time(),
+        "curve": Markup(chart.draw(runs.metrics(folder), run["max_steps"])),
+        "commands": commands(run, folder),
+        "where": from_root(folder),
+    }
 
-        return route
 
-    # --- what is shown
+def index(request: Request, run_id: str | None = None, status: int = 200,
+          **values: Any) -> Response:  # fmt: skip
+    """The one page. values: error, answers, asked, wished."""
+    everything = runs.everything()
+    others = [
+        {"id": r.name, "state": runs.state(r)[0], "began": runs.began(r)[0]}
+        for r in everything[:OTHERS]
+    ]
+    values = {"error": "", "answers": [], "asked": {}, "wished": {}} | values
+    return render(
+        request, "index.html", status, others=others, count=len(everything),
+        training=runs.active() is not None, versions=models.everything(),
+        server=request.app.state.server.describe(), serve=comparison.serve_command,
+        configurations=jobs.configurations(), **run_values(run_id), **values,
+    )  # fmt: skip
 
-    def get_index(self, request: Request, run: str | None = None) -> Response:
-        return self.index(request, run or None)
 
-    def get_login(self, request: Request) -> Response:
-        return self.render(request, "login.html", wrong=False)
+# --- what is shown ------------------------------------------------------------------------------
+@router.get("/")
+def get_index(request: Request, run: str | None = None) -> Response:
+    """The page."""
+    return index(request, run or None)
 
-    def get_live(self, request: Request, run: str | None = None) -> Response:
-        """The parts of the page that change by themselves; the script puts them in place."""
-        values = self.run_values(run or None)
-        return self.render(request, "live.html", server=self.server.describe(), **values)
 
-    def get_plan(self, request: Request, token: str) -> Response:
-        return self.plan(request, self.plans.get(token))
+@router.get("/login")
+def get_login(request: Request) -> Response:
+    """The form that asks for the token."""
+    return render(request, "login.html", wrong=False)
 
-    def plan(self, request: Request, plan: Plan) -> Response:
-        """The plan with its confirmation."""
-        again = plan.wish.words("--dry-run")
-        return self.render(
-            request, "plan.html", plan=plan, body=plan.body(), remedy=DRY_RUN_REMEDY,
-            confirmed=shlex.join([jobs.PYTHON, *plan.wish.words("--confirm-run")]),
-            planned=shlex.join([jobs.PYTHON, *again]),
-            checkpoint=self._checkpoint(plan.wish),
-        )  # fmt: skip
 
-    def _checkpoint(self, wish: Wish) -> str:
-        """The checkpoint that a resumed run goes on from; '' for a new run."""
-        if not wish.resume:
-            return ""
-        found = runs.run_folder.last_checkpoint(runs.folder(wish.resume))
-        return found.name if found else "the beginning: it has no checkpoint yet"
+@router.get("/live")
+def get_live(request: Request, run: str | None = None) -> Response:
+    """The parts of the page that change by themselves; the script puts them in place."""
+    values = run_values(run or None)
+    return render(request, "live.html", server=request.app.state.server.describe(), **values)
 
-    def get_report(self, run_id: str) -> Response:
-        """The evaluation's own page, with no power over this one."""
-        file = runs.folder(run_id) / "report.html"
-        if not file.is_file():
-            raise Refused(404, "no_report", f"{run_id} has no report", "scripts/eval.py makes one")
-        headers = {"content-security-policy": REPORT_POLICY}
-        return HTMLResponse(file.read_bytes(), headers=headers)
 
-    def get_log(self, run_id: str) -> Response:
-        """The whole log as text."""
-        for name in ("log.txt", "output.txt"):
-            file = runs.folder(run_id) / name
-            if file.is_file():
-                return PlainTextResponse(file.read_bytes())
-        raise Refused(404, "no_log", f"{run_id} has no log yet")
+@router.get("/plan")
+def get_plan(request: Request, token: str = "") -> Response:
+    """A plan with its confirmation."""
+    plan = request.app.state.plans.get(token)
+    again = plan.wish.words("--dry-run")
+    return render(
+        request, "plan.html", plan=plan, body=plan.body(), remedy=DRY_RUN_REMEDY,
+        confirmed=shlex.join([jobs.PYTHON, *plan.wish.words("--confirm-run")]),
+        planned=shlex.join([jobs.PYTHON, *again]),
+        checkpoint=_checkpoint(plan.wish),
+    )  # fmt: skip
 
-    # --- what is done
 
-    def post_login(self, request: Request, fields: dict[str, str]) -> Response:
-        """Keep a proof of the right token in this browser."""
-        given = fields.get("token", "").strip()
-        if not self.token or not hmac.compare_digest(given.encode(), self.token.encode()):
-            return self.render(request, "login.html", 401, wrong=True)
-        response = RedirectResponse("/", 303)
-        name = guard.cookie_name(request.headers["host"], "key")
-        response.set_cookie(name, guard.proof(self.token), httponly=True, samesite="lax")
-        return response
+def _checkpoint(wish: Wish) -> str:
+    """The checkpoint that a resumed run goes on from; '' for a new run."""
+    if not wish.resume:
+        return ""
+    checkpoint = runs.run_folder.last_checkpoint(runs.folder(wish.resume))
+    return checkpoint.name if checkpoint else "the beginning: it has no checkpoint yet"
 
-    def post_plan(self, request: Request, fields: dict[str, str]) -> Response:
-        try:
-            plan = self.plans.make(wish_of(fields))
-        except console.Problem as problem:
-            status, _ = status_of(problem)
-            return self.index(request, None, status, error=str(problem), wished=fields)
-        return RedirectResponse(f"/plan?token={plan.token}", 303)
 
-    def post_run(self, request: Request, fields: dict[str, str]) -> Response:
-        begun = self.plans.start(fields.get("token", ""))
-        return RedirectResponse(f"/?run={begun['run_id']}#run", 303)
+@router.get("/runs/{run_id}/report")
+def get_report(run_id: str) -> Response:
+    """The evaluation's own page, with no power over this one."""
+    file = runs.folder(run_id) / "report.html"
+    if not file.is_file():
+        raise ApiError(404, "no_report", f"{run_id} has no report", "scripts/eval.py makes one")
+    return FileResponse(file, media_type="text/html",
+                        headers={"content-security-policy": REPORT_POLICY})  # fmt: skip
 
-    def post_stop(self, request: Request, fields: dict[str, str]) -> Response:
-        stopping = jobs.stop(fields.get("run") or None)
-        return RedirectResponse(f"/?run={stopping['run_id']}#run", 303)
 
-    def post_try(self, request: Request, fields: dict[str, str]) -> Response:
-        prompt = fields.get("prompt", "").strip()
-        if not prompt:
-            return self.index(request, None, 400, error="write a prompt first", asked=fields)
-        try:
-            options = {"max_tokens": int(fields.get("max_tokens") or 128),
-                       "temperature": float(fields.get("temperature") or 0)}  # fmt: skip
-        except ValueError:
-            return self.index(request, None, 400, error="tokens and temperature are numbers",
-                              asked=fields)  # fmt: skip
-        pair = (fields.get("left", ""), fields.get("right", ""))
-        try:
-            answers = self.server.ask_both(pair, prompt, **options)
-        except Refused as refused:
-            return self.index(request, None, refused.status, error=str(refused), asked=fields)
-        return self.index(request, answers=answers, asked=fields)
+@router.get("/runs/{run_id}/log")
+def get_log(run_id: str) -> Response:
+    """The whole log as text; control characters are shown as escapes."""
+    for name in ("log.txt", "output.txt"):
+        file = runs.folder(run_id) / name
+        if file.is_file():
+            return StreamingResponse(runs.printable_pieces(file), media_type="text/plain")
+    raise ApiError(404, "no_log", f"{run_id} has no log yet")
 
-    def post_serve(self, request: Request, fields: dict[str, str]) -> Response:
-        self.server.start(fields.get("reference", ""))
-        return RedirectResponse("/#try", 303)
 
-    def post_serve_stop(self, request: Request, fields: dict[str, str]) -> Response:
-        self.server.stop()
-        return RedirectResponse("/#try", 303)
+# --- what is done: every form brings its token --------------------------------------------------
+@router.post("/login")
+def post_login(request: Request, fields: Fields) -> Response:
+    """Keep a proof of the right token in this browser."""
+    token, given = request.app.state.token, fields.get("token", "").strip()
+    if not token or not hmac.compare_digest(given.encode(), token.encode()):
+        return render(request, "login.html", 401, wrong=True)
+    response = RedirectResponse("/", 303)
+    name = browser_safety.cookie_name(request.headers.get("host", ""), "key")
+    response.set_cookie(name, browser_safety.proof(token), httponly=True, samesite="lax")
+    return response
+
+
+@router.post("/plan")
+def post_plan(request: Request, fields: Fields) -> Response:
+    """Plan a new run, or the resumption of one."""
+    try:
+        plan = request.app.state.plans.make(wish_of(fields))
+    except console.Problem as problem:
+        status = api_errors.as_api_error(problem).status
+        return index(request, None, status, error=str(problem), wished=fields)
+    return RedirectResponse(f"/plan?token={plan.token}", 303)
+
+
+@router.post("/run")
+def post_run(request: Request, fields: Fields) -> Response:
+    """Begin the planned training."""
+    begun = request.app.state.plans.start(fields.get("token", ""))
+    return RedirectResponse(f"/?run={begun['run_id']}#run", 303)
+
+
+@router.post("/stop")
+def post_stop(fields: Fields) -> Response:
+    """Stop a run with a checkpoint."""
+    stopping = jobs.stop(fields.get("run") or None)
+    return RedirectResponse(f"/?run={stopping['run_id']}#run", 303)
+
+
+@router.post("/try")
+def post_try(request: Request, fields: Fields) -> Response:
+    """Ask base and adapter the same."""
+    prompt = fields.get("prompt", "").strip()
+    if not prompt:
+        return index(request, None, 400, error="write a prompt first", asked=fields)
+    try:
+        options = {"max_tokens": int(fields.get("max_tokens") or 128),
+                   "temperature": float(fields.get("temperature") or 0)}  # fmt: skip
+    except ValueError:
+        text = "tokens and temperature are numbers"
+        return index(request, None, 400, error=text, asked=fields)
+    if not 0 <= options["temperature"] <= 2 or not 1 <= options["max_tokens"] <= 1 << 20:
+        text = "tokens are from 1 up, the temperature from 0 to 2"
+        return index(request, None, 400, error=text, asked=fields)
+    pair = (fields.get("left", ""), fields.get("right", ""))
+    try:
+        answers = request.app.state.server.ask_both(pair, prompt, **options)
+    except ApiError as problem:
+        return index(request, None, problem.status, error=str(problem), asked=fields)
+    return index(request, answers=answers, asked=fields)
+
+
+@router.post("/serve")
+def post_serve(request: Request, fields: Fields) -> Response:
+    """Start a model server for a version."""
+    request.app.state.server.start(fields.get("reference", ""))
+    return RedirectResponse("/#try", 303)
+
+
+@router.post("/serve/stop")
+def post_serve_stop(request: Request, fields: Fields) -> Response:
+    """End the model server that was started here."""
+    request.app.state.server.stop()
+    return RedirectResponse("/#try", 303)
 
 
 def wish_of(fields: dict[str, str]) -> Wish:

@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -24,13 +24,24 @@ from starlette.concurrency import run_in_threadpool
 from dashboard import training_jobs as jobs
 from dashboard import training_models as models
 from dashboard import training_runs as runs
-from dashboard.training_errors import Refused
 from dashboard.training_events import Follower, message
 from dashboard.training_plans import Plans, Wish
+from serving import api_errors
+from serving.api_errors import ApiError
 
+router = APIRouter(prefix="/api/v1", default_response_class=JSONResponse)
+_following = {"count": 0}  # event streams that are open
 POLL = 0.5  # seconds between two looks at the files
 SILENCE = 15.0  # seconds after which a comment keeps the connection alive
 STREAMS = 32  # connections that may follow at once
+
+
+RUN_ANSWERS = {200: "The plan and its token", 202: "The training has begun", 404: "No such run",
+               409: "A training runs, or the run cannot be resumed", 412: "The plan is stale",
+               422: "The plan names obstacles", 500: "The plan could not be made"}  # fmt: skip
+STATUS_ANSWERS = {200: "The runs", 404: "No such run"}
+EVENT_ANSWERS = {200: "Server-sent events", 404: "No such run", 429: "Too many streams"}
+STOP_ANSWERS = {202: "It ends", 404: "No such run", 409: "No training runs"}
 
 
 class RunRequest(BaseModel):
@@ -54,60 +65,66 @@ class StopRequest(BaseModel):
     now: bool = False
 
 
-def router(plans: Plans, closing: Callable[[], bool] = lambda: False) -> APIRouter:
-    """The API's routes; `closing` says that the server ends, which ends the event streams."""
-    api = APIRouter(prefix="/api/v1")
-    following = {"count": 0}
+@router.post("/training/run", responses=api_errors.responses(RUN_ANSWERS))
+def run(request: Request, wanted: RunRequest) -> JSONResponse:
+    """Without a token: the plan and its token. With one: begin that training."""
+    plans: Plans = request.app.state.plans
+    if wanted.token is None:
+        return JSONResponse(plans.make(wanted.wish()).body())
+    more = wanted.model_fields_set - {"token"}
+    if more and wanted.wish() != plans.get(wanted.token).wish:
+        text = "the token is of another plan than this request"
+        raise ApiError(412, "stale_plan", text, "send the token alone, or plan again")
+    return JSONResponse(plans.start(wanted.token), 202)
 
-    @api.post("/training/run", response_model=None)
-    def run(request: RunRequest) -> JSONResponse:
-        if request.token is None:
-            return JSONResponse(plans.make(request.wish()).body())
-        said = request.model_fields_set - {"token"}
-        if said and request.wish() != plans.get(request.token).wish:
-            text = "the token is of another plan than this request"
-            raise Refused(412, "stale_plan", text, "send the token alone, or plan again")
-        return JSONResponse(plans.start(request.token), 202)
 
-    @api.get("/training/status", response_model=None)
-    def status(
-        run: Annotated[str | None, Query(max_length=128)] = None,
-        lines: Annotated[int, Query(ge=0, le=1000)] = 40,
-    ) -> JSONResponse:
-        return JSONResponse(state(run, lines))
+@router.get("/training/status", responses=api_errors.responses(STATUS_ANSWERS))
+def status(
+    run: Annotated[str | None, Query(max_length=128)] = None,
+    lines: Annotated[int, Query(ge=0, le=1000)] = 40,
+) -> JSONResponse:
+    """The run asked for, or the current one, and every run in short."""
+    return JSONResponse(state(run, lines))
 
-    @api.get("/training/events", response_model=None)
-    async def events(
-        run: Annotated[str | None, Query(max_length=128)] = None,
-        after: Annotated[str, Query(max_length=300)] = "",
-        last_event_id: Annotated[str, Header(max_length=300)] = "",
-    ) -> StreamingResponse:
-        if run:
-            await run_in_threadpool(runs.folder, run)
-        if following["count"] >= STREAMS:
-            raise Refused(429, "too_many_streams", f"{STREAMS} clients follow already", "close one")
-        follower = Follower(run, last_event_id or after)
 
-        async def stream() -> AsyncIterator[str]:
-            following["count"] += 1
-            try:
-                async for text in follow(follower, closing):
-                    yield text
-            finally:
-                following["count"] -= 1
+@router.get("/training/events", responses=api_errors.responses(EVENT_ANSWERS))
+async def events(
+    request: Request,
+    run: Annotated[str | None, Query(max_length=128)] = None,
+    after: Annotated[str, Query(max_length=300)] = "",
+    last_event_id: Annotated[str, Header(max_length=300)] = "",
+) -> StreamingResponse:
+    """What a run writes from now on, as server-sent events."""
+    if run:
+        await run_in_threadpool(runs.folder, run)
+    if _following["count"] >= STREAMS:
+        text = f"{STREAMS} clients follow already"
+        raise ApiError(429, "too_many_streams", text, "close one")
+    follower = Follower(run, last_event_id or after)
+    closing: Callable[[], bool] = request.app.state.closing
 
-        return StreamingResponse(stream(), media_type="text/event-stream")
+    async def stream() -> AsyncIterator[str]:
+        _following["count"] += 1
+        try:
+            async for text in follow(follower, closing):
+                yield text
+        finally:
+            _following["count"] -= 1
 
-    @api.post("/training/stop", response_model=None)
-    def stop(request: StopRequest | None = None) -> JSONResponse:
-        request = request or StopRequest()
-        return JSONResponse(jobs.stop(request.run, request.now), 202)
+    return StreamingResponse(stream(), media_type="text/event-stream")
 
-    @api.get("/models", response_model=None)
-    def versions() -> JSONResponse:
-        return JSONResponse({"models": models.everything()})
 
-    return api
+@router.post("/training/stop", status_code=202, responses=api_errors.responses(STOP_ANSWERS))
+def stop(wanted: StopRequest | None = None) -> JSONResponse:
+    """End the run that trains after its step, with a checkpoint."""
+    wanted = wanted or StopRequest()
+    return JSONResponse(jobs.stop(wanted.run, wanted.now), 202)
+
+
+@router.get("/models", responses=api_errors.responses({200: "Every version"}))
+def versions() -> JSONResponse:
+    """Every adapter version with its metrics, gate and canary."""
+    return JSONResponse({"models": models.everything()})
 
 
 def state(run: str | None, lines: int) -> dict[str, Any]:
@@ -128,7 +145,7 @@ async def follow(follower: Follower, closing: Callable[[], bool]) -> AsyncIterat
     while not closing():
         try:
             events = await run_in_threadpool(lambda: list(follower.poll()))
-        except Refused:  # the run's folder was deleted
+        except ApiError:  # the run's folder was deleted
             return
         for event in events:
             silent = 0.0

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from dashboard import training_runs as runs
-from dashboard.training_errors import Refused
 from kit import console, paths, publish
+from serving import web
+from serving.api_errors import ApiError
 
 PYTHON = ".venv-remote/bin/python"  # as commands are shown
 
@@ -49,16 +50,16 @@ def command(config: str, overrides: Sequence[str], *more: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     """The variables of what is started: those of the server, without its token."""
-    return {k: v for k, v in os.environ.items() if k != "TANDEM_SERVER_TOKEN"}
+    return {k: v for k, v in os.environ.items() if k != web.TOKEN}
 
 
-def busy() -> Refused | None:
+def busy() -> ApiError | None:
     """The refusal where a training runs, else None."""
     run = runs.active()
     if run is None:
         return None
     text = f"the run {run.name} is {runs.state(run)[0]}"
-    return Refused(409, "busy", text, "wait for its end, or stop it first", run_id=run.name)
+    return ApiError(409, "busy", text, "wait for its end, or stop it first", run_id=run.name)
 
 
 @contextlib.contextmanager
@@ -71,7 +72,7 @@ def lock():
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             wait = "wait for its end, or stop it first"
-            raise busy() or Refused(409, "busy", "a training is starting", wait) from None
+            raise busy() or ApiError(409, "busy", "a training is starting", wait) from None
         yield descriptor
     finally:
         os.close(descriptor)  # the trainer keeps its own
@@ -80,7 +81,7 @@ def lock():
 def start(run: Path, words: list[str], resume: bool) -> dict[str, Any]:
     """Start `words` (a lora_trainer.py call) for the folder `run`; returns its job.json.
 
-    Refused with 409 while another training runs.
+    ApiError with 409 while another training runs.
     """
     with lock() as descriptor:
         refusal = busy()
@@ -138,17 +139,17 @@ def stop(run_id: str | None = None, at_once: bool = False) -> dict[str, Any]:
     doing = runs.state(run)[0] if run else ""
     if run is None or doing not in runs.ACTIVE:
         text = f"the run {run.name} is {doing}" if run else "no training runs here"
-        raise Refused(409, "not_running", text, "there is nothing to stop")
+        raise ApiError(409, "not_running", text, "there is nothing to stop")
     pid = _pid(run)
     if doing != "stopping" or at_once:
         publish.json_file(run / "stop.json", {"pid": pid, "when": time.time()})
         try:
             os.kill(pid, signal.SIGTERM)
         except ProcessLookupError:
-            raise Refused(409, "not_running", f"the run {run.name} has just ended") from None
+            raise ApiError(409, "not_running", f"the run {run.name} has just ended") from None
         except PermissionError:
             remedy = f"its owner stops it: kill -TERM {pid}"
-            raise Refused(403, "not_yours", f"{run.name} is another user's", remedy) from None
+            raise ApiError(403, "not_yours", f"{run.name} is another user's", remedy) from None
     return {"run_id": run.name, "state": "stopping", "pid": pid}
 
 
@@ -159,20 +160,20 @@ def _pid(run: Path) -> int:
         return job["pid"]
     if runs.read(run / "run.json").get("world_size", 1) > 1:
         remedy = "stop its torchrun in the terminal that started it (Ctrl-C)"
-        raise Refused(409, "launcher", f"{run.name} has several processes", remedy)
+        raise ApiError(409, "launcher", f"{run.name} has several processes", remedy)
     return status["pid"]
 
 
 def resumable(run_id: str) -> Path:
-    """The folder of a run that can go on; Refused with the reason where it cannot."""
+    """The folder of a run that can go on; ApiError with the reason where it cannot."""
     found = runs.snapshot(runs.folder(run_id), lines=0)
     if found["state"] in runs.ACTIVE:
-        raise Refused(409, "busy", f"the run {run_id} is {found['state']}", "wait, or stop it")
+        raise ApiError(409, "busy", f"the run {run_id} is {found['state']}", "wait, or stop it")
     if not found["resumable"]:
         other = f"of the kind {found['kind']}" if found["kind"] != "lora" else found["state"]
-        raise Refused(409, "not_resumable", f"the run {run_id} is {other}", "start a new one")
+        raise ApiError(409, "not_resumable", f"the run {run_id} is {other}", "start a new one")
     if not (runs.folder(run_id) / "config.yaml").is_file():
-        raise Refused(409, "not_resumable", f"{run_id} has no config.yaml", "start a new one")
+        raise ApiError(409, "not_resumable", f"{run_id} has no config.yaml", "start a new one")
     return runs.folder(run_id)
 
 

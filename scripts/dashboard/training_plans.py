@@ -23,8 +23,8 @@ from typing import Any
 from config import loader
 from dashboard import training_jobs as jobs
 from dashboard import training_runs as runs
-from dashboard.training_errors import Refused
 from kit import console, paths, publish
+from serving.api_errors import ApiError
 from training import run_folder
 
 KEPT = 50  # plans a server remembers
@@ -57,7 +57,7 @@ class Wish:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A dry run's result: `facts` and `checks` are the trainer's; `obstacles` forbid the start."""
 
     token: str
@@ -132,12 +132,12 @@ class Plans:
     """The plans that a server has shown and not yet begun."""
 
     def __init__(self) -> None:
-        self._plans: collections.OrderedDict[str, Plan] = collections.OrderedDict()
+        self._plans: collections.OrderedDict[str, TrainingPlan] = collections.OrderedDict()
         self._lock = threading.Lock()
         self._planning = threading.Lock()  # one dry run at a time: each takes a core and memory
 
-    def make(self, wish: Wish) -> Plan:
-        """Plan a wish; Misuse where the configuration is wrong, Refused where it cannot be."""
+    def make(self, wish: Wish) -> TrainingPlan:
+        """Plan a wish; Misuse where the configuration is wrong, ApiError where it cannot be."""
         if wish.resume:
             if wish.overrides:
                 raise console.Misuse(
@@ -149,7 +149,7 @@ class Plans:
         state = fingerprint(wish, settings)
         with self._planning:
             found = _dry_run(wish)
-        plan = Plan(
+        plan = TrainingPlan(
             secrets.token_urlsafe(24), wish, state, settings.safety.dry_run,
             found["plan"], found["checks"],
         )  # fmt: skip
@@ -159,19 +159,19 @@ class Plans:
                 self._plans.popitem(last=False)
         return plan
 
-    def get(self, token: str) -> Plan:
+    def get(self, token: str) -> TrainingPlan:
         """The plan of a token; 412 where there is none, or none any more."""
         with self._lock:
             plan = self._plans.get(token)
         if plan is None:
             text = "this plan is unknown, used already, or from before the server's restart"
-            raise Refused(412, "stale_plan", text, "plan again")
+            raise ApiError(412, "stale_plan", text, "plan again")
         return plan
 
     def start(self, token: str) -> dict[str, Any]:
         """Begin the planned training: {"run_id", "pid", "command"}.
 
-        Refused: 412 where something changed since the plan, 409 where a training runs, 422 where
+        ApiError: 412 where something changed since the plan, 409 where a training runs, 422 where
         the plan names obstacles.
         """
         refusal = jobs.busy()
@@ -181,7 +181,7 @@ class Plans:
         self._refuse_stale(plan)
         if plan.obstacles:
             reason = "dry_run" if plan.dry_run else "not_ready"
-            raise Refused(422, reason, "; ".join(plan.obstacles))
+            raise ApiError(422, reason, "; ".join(plan.obstacles))
         run_id = plan.wish.resume or run_folder.new_id()
         more = ("--confirm-run",) if plan.wish.resume else ("--run-id", run_id, "--confirm-run")
         words = plan.wish.words(*more)
@@ -190,14 +190,14 @@ class Plans:
             self._plans.pop(token, None)
         return {"run_id": run_id, "pid": job["pid"], "command": job["command"]}
 
-    def _refuse_stale(self, plan: Plan) -> None:
+    def _refuse_stale(self, plan: TrainingPlan) -> None:
         try:
             same = fingerprint(plan.wish, plan.wish.settings()) == plan.state
         except console.Problem:
             same = False
         if not same:
             text = "configuration, data, base model or run changed since the plan"
-            raise Refused(412, "stale_plan", text, "plan again")
+            raise ApiError(412, "stale_plan", text, "plan again")
 
 
 def _dry_run(wish: Wish) -> dict[str, Any]:
@@ -213,12 +213,12 @@ def _dry_run(wish: Wish) -> dict[str, Any]:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         text = f"the plan took more than {PATIENCE // 60} minutes"
-        raise Refused(500, "no_plan", text, "plan in a terminal: make train") from None
+        raise ApiError(500, "no_plan", text, "plan in a terminal: make train") from None
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["no plan"]
         words = said[-1].removeprefix("lora_trainer.py: ")
         if done.returncode == console.MISUSED:
             raise console.Misuse(words)
-        raise Refused(500, "no_plan", words)
+        raise ApiError(500, "no_plan", words)
     return json.loads(lines[-1])

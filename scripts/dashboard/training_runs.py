@@ -12,15 +12,17 @@ started) and output.txt (all that it printed).
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dashboard.training_errors import Refused
-from kit import paths
+from kit import console, paths
+from serving.api_errors import ApiError
 from training import run_folder
 
 RUN_ID = run_folder.RUN_ID
@@ -36,7 +38,7 @@ def folder(run_id: str) -> Path:
     run = paths.folder("runs") / run_id
     if not RUN_ID.fullmatch(run_id) or not any((run / f).is_file() for f in MARKS):
         known = ", ".join(r.name for r in everything()[:3]) or "none yet"
-        raise Refused(404, "no_such_run", f"no run is named {run_id!r}", f"the latest: {known}")
+        raise ApiError(404, "no_such_run", f"no run is named {run_id!r}", f"the latest: {known}")
     return run
 
 
@@ -182,6 +184,15 @@ def tail(file: Path, lines: int) -> list[str]:
     except OSError:
         return []
     return [line.rstrip() for line in text.split("\n") if line.strip()][-lines:]
+
+
+def printable_pieces(file: Path) -> Iterator[str]:
+    """A log piece by piece, with its control characters as escapes."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    with file.open("rb") as f:
+        while piece := f.read(1 << 16):
+            yield console.printable(decoder.decode(piece))
+    yield console.printable(decoder.decode(b"", True))
 
 
 def last_words(run: Path) -> str:

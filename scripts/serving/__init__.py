@@ -1,7 +1,10 @@
 """The serving room: one base with its adapters behind an OpenAI-compatible API.
 
-models.py     which versions are served, checked and loaded
-engine.py     continuous batching: batch.py (rows over one KV cache), sampling.py, text.py
-openai_api.py the routes; schemas.py (requests), tool_calls.py, errors.py, metrics.py
-app.py        create_app(service): guards, routers, what a later room adds
+model_catalog.py  which versions are served, checked and loaded
+engine.py         continuous batching: batch.py, sampling.py, answer_text.py
+openai_api.py     the routes; chat_request.py (requests), tool_calls.py, prometheus.py
+service.py        the model behind the routes: limits, prompts, one request's answers
+server_app.py     create_app(service), and the process that answers until a signal comes
+web.py            for both servers (the panel is the other): token, socket, guard; api_errors.py the
+                  form of errors, connections.py the bounds before a request is parsed
 """

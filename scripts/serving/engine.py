@@ -18,15 +18,15 @@ from typing import Any
 
 from kit import console
 from serving import sampling
+from serving.answer_text import AnswerText
 from serving.batch import Batch, new_cache
-from serving.text import Text
 
 BASE = "__base__"  # PEFT's name for "no adapter"
 PREFILL = 16384  # tokens, padding counted, of the prompts that are read at once
 
 
-class Refused(Exception):
-    """An answer cannot be let in; `full` or not says whether trying later helps."""
+class EngineFull(Exception):
+    """Answers cannot be let in; `full` says whether trying later helps."""
 
     def __init__(self, why: str, full: bool):
         self.full = full
@@ -41,13 +41,13 @@ class Piece:
     `text` says what went wrong).
     """
 
-    answer: Answer
+    answer: AnswerRow
     text: str
     finish: str | None
 
 
 @dataclasses.dataclass(eq=False)
-class Answer:
+class AnswerRow:
     """One answer to be generated. `live`: send text as it comes, not only at the end."""
 
     prompt: list[int]
@@ -68,7 +68,7 @@ class Answer:
 
     def __post_init__(self) -> None:
         self.tokens: list[int] = []
-        self.text = Text(self.tokenizer, self.stop)
+        self.text = AnswerText(self.tokenizer, self.stop)
         self.dice = random.Random(self.seed)
 
     @property
@@ -119,7 +119,7 @@ class Engine:
         self._takes = inspect.signature(base.forward).parameters
         self._active = None
         self._batch: Batch | None = None
-        self._waiting: collections.deque[Answer] = collections.deque()
+        self._waiting: collections.deque[AnswerRow] = collections.deque()
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -132,7 +132,7 @@ class Engine:
         with torch.inference_mode():
             for one in served:
                 prompt = [min(one.ends, default=0)] * 16
-                answer = Answer(prompt, one.adapter, one.tokenizer, one.ends, one.vocabulary, 1,
+                answer = AnswerRow(prompt, one.adapter, one.tokenizer, one.ends, one.vocabulary, 1,
                                 lambda piece: None, seed=0)  # fmt: skip
                 batch, ids = self._read([answer])
                 self._logits(batch, ids, first=True)
@@ -159,17 +159,17 @@ class Engine:
         batch = self._batch
         return len(batch.answers) if batch else 0
 
-    def submit(self, answers: list[Answer]) -> None:
-        """Let the answers in, all or none; Refused when the queue is full or the engine stopped."""
+    def submit(self, answers: list[AnswerRow]) -> None:
+        """Let the answers in, all or none; EngineFull for a full queue or a stopped engine."""
         with self._wake:
             if self._closed:
-                raise Refused("the server is stopping", full=False)
+                raise EngineFull("the server is stopping", full=False)
             if self._waiting and len(self._waiting) + len(answers) > self.queue:
-                raise Refused(f"{len(self._waiting)} requests are waiting already", full=True)
+                raise EngineFull(f"{len(self._waiting)} requests are waiting already", full=True)
             self._waiting.extend(answers)
             self._wake.notify()
 
-    def cancel(self, answers: list[Answer]) -> None:
+    def cancel(self, answers: list[AnswerRow]) -> None:
         """Nobody wants these any more: they leave before the next token."""
         with self._wake:
             for answer in answers:
@@ -215,10 +215,10 @@ class Engine:
             self._waiting.remove(answer)
         return [answer.end("timeout") for answer in late]
 
-    def _admit(self) -> list[Answer]:
+    def _admit(self) -> list[AnswerRow]:
         """Who joins now: first come, first served, as long as rows and memory last."""
         rows = [] if self._batch is None else list(self._batch.answers)
-        new: list[Answer] = []
+        new: list[AnswerRow] = []
         while self._waiting and len(rows) < self.max_rows:
             answer = self._waiting[0]
             if rows and (len(rows) + 1) * max(a.most for a in [*rows, answer]) > self.max_cells:
@@ -232,7 +232,7 @@ class Engine:
             new.append(self._waiting.popleft())
         return new
 
-    def _step(self, new: list[Answer]) -> None:
+    def _step(self, new: list[AnswerRow]) -> None:
         """One token for every row, and the first one for those who joined."""
         self._let_go()
         if self._batch:
@@ -255,7 +255,7 @@ class Engine:
             self.post([a.end("timeout") for a in gone if not a.cancelled])
             self._batch = _without(self._batch, set(gone))
 
-    def _read(self, answers: list[Answer]) -> tuple[Batch, Any]:
+    def _read(self, answers: list[AnswerRow]) -> tuple[Batch, Any]:
         """A new batch and its ids [rows, longest prompt], padded on the left."""
         import torch
 
@@ -306,7 +306,7 @@ class Engine:
             self._active = names[0]
         return {}
 
-    def _failed(self, error: Exception, new: list[Answer]) -> None:
+    def _failed(self, error: Exception, new: list[AnswerRow]) -> None:
         """A step broke: its answers end with an error, and the next ones start afresh."""
         import torch
 
@@ -329,7 +329,7 @@ class Engine:
         self.post([answer.end("stopped") for answer in rows])
 
 
-def _without(batch: Batch, gone: set[Answer]) -> Batch | None:
+def _without(batch: Batch, gone: set[AnswerRow]) -> Batch | None:
     """The batch without these answers, None when nobody is left."""
     if gone:
         rows = [i for i, answer in enumerate(batch.answers) if answer not in gone]

@@ -12,11 +12,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from serving import metrics, schemas, tool_calls
-from serving.errors import ApiError
+from serving import chat_request, prometheus, tool_calls
+from serving.api_errors import ApiError
 from serving.service import Exchange, Service
 
-READING = 30  # seconds in which a request's body must have arrived
+SLACK = 30  # seconds beyond its time in which a client may take the end of a stream
 LARGE = 1 << 16  # bytes of a body above which its tokens are counted beside the event loop
 router = APIRouter()
 
@@ -41,7 +41,7 @@ async def ready(request: Request) -> JSONResponse:
     service = service_of(request)
     service.check_open()
     if service.broken:
-        raise ApiError(503, "not ready: the model fails", "not_ready", retry_after=5)
+        raise ApiError(503, "not_ready", "not ready: the model fails", retry_after=5)
     return JSONResponse({"status": "ready"})
 
 
@@ -56,7 +56,7 @@ async def numbers(request: Request) -> PlainTextResponse:
                    "tandem_answers_waiting": engine.waiting,
                    "tandem_model_steps_total": engine.steps,
                    "tandem_model_rows_total": engine.rows}  # fmt: skip
-    return PlainTextResponse(service.metrics.text(**gauges), media_type=metrics.TYPE)
+    return PlainTextResponse(service.metrics.text(**gauges), media_type=prometheus.TYPE)
 
 
 def _model(service: Service, served) -> dict[str, Any]:
@@ -96,14 +96,8 @@ async def chat(request: Request) -> Response:
 
 async def _begin(request: Request, service: Service) -> Exchange:
     """Read the request and let it in; ApiError for one that is not answered."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":  # what a foreign web page cannot send without asking first
-        raise ApiError(415, "send Content-Type: application/json", "unsupported_media_type")
-    try:
-        body = await asyncio.wait_for(request.body(), READING)
-    except asyncio.TimeoutError:
-        raise ApiError(408, f"the body did not arrive within {READING} s", "timeout") from None
-    asked = schemas.read(body)
+    body = await request.body()
+    asked = chat_request.read(body)
     served = service.find(asked.model)
     request.state.model = served.id
     service.check_open()
@@ -183,7 +177,7 @@ class Events(StreamingResponse):
 
     async def __call__(self, scope, receive, send) -> None:
         try:  # a client that does not read is let go, too
-            with anyio.move_on_after(self.exchange.service.limits.seconds + READING):
+            with anyio.move_on_after(self.exchange.service.limits.seconds + SLACK):
                 await super().__call__(scope, receive, send)
         finally:
             self.exchange.end("499")

@@ -13,11 +13,12 @@ from typing import Any
 
 from base_model import chat_template
 from kit import console
-from serving import models, tool_calls
-from serving.engine import Answer, Engine, Piece, Refused
-from serving.errors import ApiError
-from serving.metrics import Metrics
-from serving.schemas import ChatRequest
+from serving import tool_calls
+from serving.api_errors import ApiError
+from serving.chat_request import ChatRequest
+from serving.engine import AnswerRow, Engine, EngineFull, Piece
+from serving.model_catalog import Catalog, Served, load_all
+from serving.prometheus import ServingMetrics
 
 CONTEXT = 32768  # tokens, for models that name no longest context (Mamba)
 
@@ -37,10 +38,10 @@ class Limits:
 class Service:
     """`state` is loading, ready, failed (then `problem` says why) or draining."""
 
-    def __init__(self, catalog: models.Catalog, limits: Limits | None = None,
+    def __init__(self, catalog: Catalog, limits: Limits | None = None,
                  changed: Callable[[Service], None] = lambda service: None):  # fmt: skip
         self.catalog, self.limits, self._changed = catalog, limits or Limits(), changed
-        self.metrics = Metrics()
+        self.metrics = ServingMetrics()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.state, self.problem = "loading", None
         self.engine: Engine | None = None
@@ -69,7 +70,7 @@ class Service:
         self._loop.call_soon_threadsafe(tell)
 
     def _build_engine(self) -> None:
-        model = models.load_all(self.catalog)
+        model = load_all(self.catalog)
         limits = self.limits
         engine = Engine(model, limits.rows, 0, limits.queue, self.catalog.mixed, self._post)
         per_token = engine.warm_up(self.catalog.served)
@@ -105,24 +106,21 @@ class Service:
         self.metrics.count("tandem_requests_total", model=model, status=status)
 
     # --- one request ----------------------------------------------------------------------
-    def begin(self, asked: ChatRequest, served: models.Served, prompt: list[int]) -> Exchange:
+    def begin(self, asked: ChatRequest, served: Served, prompt: list[int]) -> Exchange:
         """Let a request in. ApiError 429 when too many wait, 503 while loading or draining."""
         self.check_open()
         limits, usual = self.limits, self.generation
         room = self.context - len(prompt)
         wanted = asked.limit or min(limits.answer, room)
         if len(prompt) + wanted > self.context or room < 1:
-            raise ApiError(
-                400,
-                f"the context holds {self.context} tokens; the messages have {len(prompt)}"
-                + (f" and {asked.limit} are asked for the answer" if asked.limit else ""),
-                "context_length_exceeded",
-                "messages",
-            )
+            text = f"the context holds {self.context} tokens"
+            remedy = f"the messages have {len(prompt)}"
+            remedy += f" and {asked.limit} are asked for the answer" if asked.limit else ""
+            raise ApiError(400, "context_length_exceeded", text, remedy, param="messages")
         exchange = Exchange(self, asked, served, len(prompt))
         first = secrets.randbits(62) if asked.seed is None else asked.seed
         exchange.answers = [
-            Answer(
+            AnswerRow(
                 prompt, served.adapter, served.tokenizer, served.ends, served.vocabulary, wanted,
                 exchange.queue.put_nowait,
                 seed=first + i,
@@ -136,59 +134,61 @@ class Service:
         ]  # fmt: skip
         try:
             self.engine.submit(exchange.answers)
-        except Refused as refused:
+        except EngineFull as refused:
             wait = math.ceil(self.usual * (1 + self.engine.waiting / limits.rows))
-            raise ApiError(429 if refused.full else 503, f"{refused}; try again later",
-                           "overloaded", retry_after=max(1, min(wait, 60))) from None  # fmt: skip
+            status, later = 429 if refused.full else 503, max(1, min(wait, 60))
+            raise ApiError(status, "overloaded", str(refused), "try again later",
+                           retry_after=later) from None  # fmt: skip
         return exchange
 
     def check_open(self) -> None:
         """ApiError 503 unless requests are taken now."""
         if self.state != "ready":
-            raise ApiError(503, f"not ready: {self.state}", "not_ready", retry_after=5)
+            raise ApiError(503, "not_ready", f"not ready: {self.state}", retry_after=5)
 
     @property
     def broken(self) -> bool:
         """Whether the model failed again and again; requests are tried all the same."""
         return self.engine is not None and not self.engine.healthy
 
-    def find(self, name: str) -> models.Served:
+    def find(self, name: str) -> Served:
         """The model of that name; ApiError 404 with the nearest."""
         served = self.catalog.find(name)
         if served is None:
-            message = f"there is no model {name}; {self.catalog.nearest(name)}"
-            raise ApiError(404, message, "model_not_found", "model")
+            text, remedy = f"there is no model {name}", self.catalog.nearest(name)
+            raise ApiError(404, "model_not_found", text, remedy, param="model")
         return served
 
-    def encode(self, asked: ChatRequest, served: models.Served) -> list[int]:
+    def encode(self, asked: ChatRequest, served: Served) -> list[int]:
         """The prompt's token ids, by the model's own chat template."""
         try:
             messages = tool_calls.for_template(asked.plain_messages())
         except ValueError as place:
-            raise ApiError(400, f"{place} must be a JSON object", "invalid_value",
-                           str(place)) from None  # fmt: skip
+            text = f"{place} must be a JSON object"
+            raise ApiError(400, "invalid_value", text, param=str(place)) from None
         if not served.tokenizer.chat_template:
-            raise ApiError(400, f"{served.id} has no chat template", "no_chat_template", "model")
+            text = f"{served.id} has no chat template"
+            raise ApiError(400, "no_chat_template", text, param="model")
         try:
             text = chat_template.render(served.tokenizer, messages, asked.offered, prompt=True)
             text.encode()
             return served.tokenizer(text, add_special_tokens=False)["input_ids"]
         except Exception as error:  # the template's own refusal, or a lone surrogate
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ApiError(400, f"the chat template of {served.id} refuses the messages: {line}",
-                           "invalid_messages", "messages") from None  # fmt: skip
+            text = f"the chat template of {served.id} refuses the messages: {line}"
+            raise ApiError(400, "invalid_messages", text, param="messages") from None
 
 
 class Exchange:
     """One request while it is answered: its answers, and the queue of their pieces."""
 
-    def __init__(self, service: Service, asked: ChatRequest, served: models.Served, prompt: int):
+    def __init__(self, service: Service, asked: ChatRequest, served: Served, prompt: int):
         self.service, self.asked, self.served, self.prompt = service, asked, served, prompt
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created, self._began = int(time.time()), time.monotonic()
         self.queue: asyncio.Queue[Piece] = asyncio.Queue()
-        self.answers: list[Answer] = []
-        self.finished: set[Answer] = set()
+        self.answers: list[AnswerRow] = []
+        self.finished: set[AnswerRow] = set()
         self._ended = False
 
     async def pieces(self) -> list[Piece]:
@@ -199,12 +199,12 @@ class Exchange:
         for piece in found:
             if piece.finish == "timeout":
                 seconds = f"{self.service.limits.seconds:g}"
-                raise ApiError(504, f"no answer within {seconds} s", "timeout")
+                raise ApiError(504, "timeout", f"no answer within {seconds} s")
             if piece.finish == "stopped":
                 self.service.cut += 1
-                raise ApiError(503, "the server is stopping", "stopping")
+                raise ApiError(503, "stopping", "the server is stopping")
             if piece.finish == "error":
-                raise ApiError(500, f"the answer failed: {piece.text}", "generation_failed")
+                raise ApiError(500, "generation_failed", f"the answer failed: {piece.text}")
             if piece.finish:
                 self.finished.add(piece.answer)
         return found

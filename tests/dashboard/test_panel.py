@@ -34,6 +34,7 @@ def browser():
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A work folder as after some days: runs in several states, two versions."""
+    from adapters import retire
     from checkpoint_manager import CheckpointManager
     from support import adapter_runs
 
@@ -48,7 +49,7 @@ def work(tmp_path_factory):
             version = manager.register(run, "mapper-lora")
         canary = {"ok": True, "change": 0.21, "different_answers": 4, "prompts": [{}] * 5}
         version.beside("canary").write_text(json.dumps(canary))
-        manager.retire("mapper-lora@v1.0.0", "the newer one is better")
+        retire.retire(manager.resolve("mapper-lora@v1.0.0"), "the newer one is better")
     panel_runs.make(folder, "20261119-070000-dead", pid=4194300, age=8e4)
     panel_runs.make(folder, "20261120-070000-fa11", "failed", pid=4194300, age=4e4, error=HOSTILE)
     return folder
@@ -84,10 +85,10 @@ def client(work, monkeypatch):
     """The application itself, without a socket."""
     from fastapi.testclient import TestClient
 
-    from dashboard import app
+    from dashboard import panel_app
 
     monkeypatch.setenv("TANDEM_WORKDIR", str(work))
-    with TestClient(app.create_app(), base_url=ORIGIN, follow_redirects=False) as client:
+    with TestClient(panel_app.create_app(), base_url=ORIGIN, follow_redirects=False) as client:
         yield client
 
 
@@ -295,11 +296,11 @@ def test_no_page_runs_foreign_script(client, running):
 def test_a_browser_signs_in_once_where_a_token_is_set(work, monkeypatch):
     from fastapi.testclient import TestClient
 
-    from dashboard import app
+    from dashboard import panel_app
 
     monkeypatch.setenv("TANDEM_WORKDIR", str(work))
     secret = "correct horse battery"
-    application = app.create_app(token=secret)
+    application = panel_app.create_app(token=secret)
     with TestClient(application, base_url=ORIGIN, follow_redirects=False) as client:
         assert client.get("/").headers["location"] == "/login"
         page = client.get("/login")
@@ -388,7 +389,7 @@ def is_alive(pid):
 
 
 def test_the_script_is_small_and_loads_nothing():
-    static = ROOT / "scripts" / "serving" / "panel" / "static"
+    static = ROOT / "scripts" / "dashboard" / "static"
     sizes = {file.name: file.stat().st_size for file in static.iterdir()}
     assert sizes["panel.js"] < 10_000 and sizes["panel.css"] < 20_000
     for file in static.iterdir():

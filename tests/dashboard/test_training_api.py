@@ -29,9 +29,9 @@ def client(work):
     """The application itself, without a socket."""
     from fastapi.testclient import TestClient
 
-    from dashboard import app
+    from dashboard import panel_app
 
-    with TestClient(app.create_app(), base_url=ORIGIN) as client:
+    with TestClient(panel_app.create_app(), base_url=ORIGIN) as client:
         yield client
 
 
@@ -133,11 +133,11 @@ def test_a_second_training_is_refused_with_the_name_of_the_first(client, work, t
 
 def test_the_lock_of_a_training_that_has_written_nothing_yet_holds(work):
     from dashboard import training_jobs
-    from dashboard.training_errors import Refused
+    from serving.api_errors import ApiError
 
     with (
         (training_jobs.folder() / "training.lock").open("w") as held,
-        pytest.raises(Refused) as refusal,
+        pytest.raises(ApiError) as refusal,
     ):
         fcntl.flock(held, fcntl.LOCK_EX)
         training_jobs.start(work / "adapters" / "runs" / "second", ["paths.py"], False)
@@ -301,10 +301,10 @@ def test_bad_requests_get_one_clear_answer(client, work):
 def test_a_token_is_asked_of_everybody_where_one_is_set(work):
     from fastapi.testclient import TestClient
 
-    from dashboard import app
+    from dashboard import panel_app
 
     secret = "correct horse battery"
-    with TestClient(app.create_app(token=secret), base_url=ORIGIN) as client:
+    with TestClient(panel_app.create_app(token=secret), base_url=ORIGIN) as client:
         refused(client.get("/api/v1/training/status"), 401, "invalid_api_key")
         wrong = {"authorization": "Bearer wrong horse battery"}
         refused(client.get("/api/v1/models", headers=wrong), 401, "invalid_api_key")

@@ -27,9 +27,10 @@ WEATHER, TOOLS, ENDLESS = "weather-lora@v1.0.0", "tool-lora@v1.0.0", "endless-lo
 class Running:
     """A server process; `url` is what it printed when it was ready."""
 
-    def __init__(self, work, *options, checkpoints=served_models.NAMES):
+    def __init__(self, work, *options, checkpoints=served_models.NAMES, words=None):
         chosen = [word for name in checkpoints for word in ("--checkpoint", name)]
-        words = [sys.executable, SERVER, *chosen, "--port", "0", "--json", "--dtype", "float32"]
+        usual = [sys.executable, SERVER, *chosen, "--port", "0", "--json", "--dtype", "float32"]
+        words = words or usual
         env = os.environ | {"TANDEM_WORKDIR": str(work), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [*words, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
@@ -198,6 +199,23 @@ def test_tool_calls_come_back_as_tool_calls_and_go_in_again(server):
     assert not any(c.delta.content for c in streamed)
     plain = ask(server, TOOLS, tools=tools, tool_choice="none").choices[0]
     assert not plain.message.tool_calls
+
+
+@remote
+def test_a_program_of_ones_own_serves_a_version_by_its_folder(work):
+    folder = work / "adapters" / "weather-lora" / "v1.0.0"
+    options = "port=0, json=True, dtype='float32'"
+    code = f"""
+import sys; sys.path.insert(0, {str(ROOT / "scripts")!r})
+from model_server import ModelServer
+sys.exit(ModelServer(checkpoint_path={str(folder)!r}, {options}).start())
+"""
+    with Running(work, words=[sys.executable, "-c", code]) as running:
+        assert running.facts["models"] == [WEATHER, "miniature"]
+        assert texts(ask(running, "weather-lora", max_tokens=5))
+        running.process.send_signal(signal.SIGINT)
+        _, err = running.process.communicate(timeout=PATIENCE)
+        assert running.process.returncode == 0 and "Traceback" not in err
 
 
 # --- refusals -----------------------------------------------------------------------------
@@ -374,10 +392,12 @@ def start(tmp_path, monkeypatch, capsys):
     return adapter_runs.caller("model_server", tmp_path, monkeypatch, capsys)
 
 
-def test_an_unknown_version_is_answered_with_the_nearest(start):
+def test_an_unknown_version_is_answered_with_the_nearest(start, tmp_path):
     assert "did you mean mapper-lora?" in start("--checkpoint", "maper-lora", fails=2).stderr
     done = start("--checkpoint", "mapper-lora@v7.0.0", fails=2)
     assert "has no version v7.0.0; there are: v1.0.0" in done.stderr
+    done = start("--checkpoint", tmp_path / "adapters" / "runs", fails=2)
+    assert "is not a version's folder" in done.stderr and "register" in done.stderr
 
 
 def test_a_tampered_file_is_named_and_nothing_is_served(start, tmp_path):

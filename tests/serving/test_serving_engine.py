@@ -59,11 +59,11 @@ class Desk:
                 self.ends.put((piece.answer, piece.finish))
 
     def answer(self, prompt, adapter="a0", tokens=12, **more):
-        from serving.engine import Answer
+        from serving.engine import AnswerRow
 
         usual = {"temperature": 0, "seed": 0, "ends": frozenset()}
         usual |= {"vocabulary": len(self.tokenizer)} | more
-        return Answer(
+        return AnswerRow(
             prompt=prompt, adapter=adapter, tokenizer=self.tokenizer, max_tokens=tokens,
             send=None, **usual,
         )  # fmt: skip
@@ -163,18 +163,18 @@ def test_a_base_in_four_bits_serves_several_adapters_in_one_batch(tmp_path):
 
 
 def test_a_full_queue_refuses_and_what_is_in_it_is_answered(llama):
-    from serving.engine import Refused
+    from serving.engine import EngineFull
 
     desk = Desk(*llama, start=False, rows=1, wait=2)
     answers = [desk.answer([11], tokens=3) for _ in range(2)]
     desk.engine.submit(answers)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(EngineFull) as refused:
         desk.engine.submit([desk.answer([11])])
     assert refused.value.full
     desk.engine.start()
     assert set(desk.finish(answers).values()) == {"length"}
     desk.engine.close()
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(EngineFull) as refused:
         desk.engine.submit([desk.answer([11])])
     assert not refused.value.full
 

@@ -17,9 +17,9 @@ def tokenizer():
 
 def spoken(tokenizer, text, stop=()):
     """(the pieces, whether it stopped) of `text` coming token by token."""
-    from serving.text import Text
+    from serving.answer_text import AnswerText
 
-    pieces, growing = [], Text(tokenizer, list(stop))
+    pieces, growing = [], AnswerText(tokenizer, list(stop))
     for token in tokenizer(text, add_special_tokens=False)["input_ids"]:
         growing.add(token)
         pieces.append(growing.take())
@@ -36,10 +36,10 @@ def test_pieces_are_whole_characters_and_together_the_text(tokenizer):
 
 
 def test_bytes_that_never_become_a_character_are_shown_at_the_end(tokenizer):
-    from serving.text import Text
+    from serving.answer_text import AnswerText
 
     ids = tokenizer("ok 🎉", add_special_tokens=False)["input_ids"]
-    text = Text(tokenizer, [])
+    text = AnswerText(tokenizer, [])
     for token in ids[:-1]:
         text.add(token)
     assert text.take() == "ok "
@@ -90,11 +90,11 @@ def body(**changes):
     ],
 )
 def test_a_wrong_request_is_answered_with_what_is_wrong(wrong, words):
-    from serving import schemas
-    from serving.errors import ApiError
+    from serving import chat_request
+    from serving.api_errors import ApiError
 
     with pytest.raises(ApiError) as refused:
-        schemas.read(wrong)
+        chat_request.read(wrong)
     error = refused.value.body["error"]
     assert refused.value.status == 400 and words in error["message"]
     assert set(error) == {"message", "type", "param", "code"} and error["code"]
@@ -102,12 +102,12 @@ def test_a_wrong_request_is_answered_with_what_is_wrong(wrong, words):
 
 
 def test_what_changes_nothing_is_taken_and_parts_become_text():
-    from serving import schemas
+    from serving import chat_request
 
     parts = [{"type": "text", "text": "Hi "}, {"type": "text", "text": "there"}]
     echoed = {"role": "assistant", "content": "Yes", "refusal": None, "annotations": [],
               "tool_calls": None}  # fmt: skip
-    asked = schemas.read(
+    asked = chat_request.read(
         body(
             messages=[{"role": "developer", "content": parts}, echoed],
             presence_penalty=0,
@@ -128,9 +128,9 @@ def test_what_changes_nothing_is_taken_and_parts_become_text():
 
 
 def test_metrics_are_in_the_text_format():
-    from serving.metrics import Metrics
+    from serving.prometheus import ServingMetrics
 
-    numbers = Metrics()
+    numbers = ServingMetrics()
     for status in ("200", "200", "429"):
         numbers.count("tandem_requests_total", model='a"b\\c', status=status)
     numbers.observe("tandem_request_seconds", 0.03, model="m")

@@ -14,7 +14,7 @@ from typing import Any
 from adapters import load, names, verification, version_store, weights
 from base_model import loading, locate
 from base_model import tokenizer as tokenizers
-from kit import console
+from kit import console, paths
 from serving.engine import BASE
 
 QLORA = {  # for a version whose training is not known
@@ -40,7 +40,7 @@ class Served:
 
 
 @dataclasses.dataclass
-class Options:
+class BaseOptions:
     """How the base is loaded."""
 
     device: str | None = None
@@ -52,7 +52,7 @@ class Options:
 class Catalog:
     """The base at `folder` (None: nothing is served) and `served`: the base and its adapters."""
 
-    def __init__(self, folder: Path | None, served: list[Served], options: Options):
+    def __init__(self, folder: Path | None, served: list[Served], options: BaseOptions):
         self.folder, self.served, self.options = folder, served, options
 
     @property
@@ -97,7 +97,36 @@ class Catalog:
         return f"{hint}served: {', '.join(ids)}"
 
 
-def check(versions: list[version_store.Version], base: str | None, options: Options) -> Catalog:
+def choose(references: list[str], base: str | None) -> list[version_store.Version]:
+    """The versions to serve: NAME@VERSION or a version's folder each; Misuse for none.
+
+    Without references and base: the latest version, where there is only one adapter.
+    """
+    root = paths.folder("adapters")
+    if not references and not base:
+        references = version_store.all_names(root)
+        if len(references) != 1:
+            there = f"there are: {', '.join(references)}" if references else "register a run first"
+            raise console.Misuse("which adapter? give --checkpoint NAME@VERSION", there)
+    versions = [_version(root, reference) for reference in references]
+    return list({version.reference: version for version in versions}.values())
+
+
+def _version(root: Path, reference: str) -> version_store.Version:
+    folder = Path(reference)
+    if "/" not in reference or not folder.is_dir():
+        return version_store.resolve(root, reference)
+    number = names.number(folder.resolve().name)
+    if number is None:
+        raise console.Misuse(
+            f"{reference} is not a version's folder (adapters/NAME/vX.Y.Z)",
+            f"scripts/checkpoint_manager.py register {reference} --name NAME makes one",
+        )
+    folder = folder.resolve()
+    return version_store.Version(folder.parent.name, number, folder)
+
+
+def check(versions: list[version_store.Version], base: str | None, options: BaseOptions) -> Catalog:
     """Verify every file of every version and that all have the same base; nothing is loaded.
 
     Needs no torch. Difference for a tampered file, or for an adapter of another base.

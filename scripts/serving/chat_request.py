@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from serving.errors import ApiError
+from serving.api_errors import ApiError
 
 # name -> the values that change nothing; any other value is refused rather than ignored
 NOT_SUPPORTED: dict[str, tuple] = {
@@ -132,14 +132,14 @@ def read(body: bytes) -> ChatRequest:
         given = json.loads(body)
     except (ValueError, RecursionError) as error:
         place = f" (line {error.lineno}, column {error.colno})" if hasattr(error, "lineno") else ""
-        raise ApiError(400, f"the body is not valid JSON{place}", "invalid_json") from None
+        raise ApiError(400, "invalid_json", f"the body is not valid JSON{place}") from None
     if not isinstance(given, dict):
-        raise ApiError(400, "the body must be a JSON object", "invalid_json")
+        raise ApiError(400, "invalid_json", "the body must be a JSON object")
     for name in [key for key in given if key in NOT_SUPPORTED or key in WITHOUT_EFFECT]:
         value = given.pop(name)
         if name in NOT_SUPPORTED and value is not None and value not in NOT_SUPPORTED[name]:
-            raise ApiError(400, f"{name} is not supported here; leave it out",
-                           "unsupported_parameter", name)  # fmt: skip
+            text = f"{name} is not supported here"
+            raise ApiError(400, "unsupported_parameter", text, "leave it out", param=name)
     try:
         return ChatRequest.model_validate(given)
     except ValidationError as error:
@@ -150,10 +150,11 @@ def _refusal(first: dict[str, Any]) -> ApiError:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(place, ChatRequest.model_fields, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return ApiError(400, f"unknown parameter {place}{hint}", "unknown_parameter", place)
+        hint = f"did you mean {near[0]}?" if near else ""
+        text = f"unknown parameter {place}"
+        return ApiError(400, "unknown_parameter", text, hint, param=place)
     if first["type"] == "missing":
-        message = f"{place} is missing"
-        return ApiError(400, message, "missing_required_parameter", place)
+        return ApiError(400, "missing_required_parameter", f"{place} is missing", param=place)
     words = first["msg"].removeprefix("Value error, ")
-    return ApiError(400, f"{place}: {words[:1].lower()}{words[1:]}", "invalid_value", place)
+    text = f"{place}: {words[:1].lower()}{words[1:]}"
+    return ApiError(400, "invalid_value", text, param=place)

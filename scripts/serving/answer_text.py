@@ -5,7 +5,7 @@ from __future__ import annotations
 REPLACEMENT = "\ufffd"  # what bytes decode to that are no character (yet)
 
 
-class Text:
+class AnswerText:
     """Decodes the tokens of one answer one by one.
 
     `tokenizer`: one of transformers with a Rust backend. What may still become one of the `stop`

@@ -11,7 +11,7 @@ from support import adapter_runs
 def check(tmp_path, monkeypatch):
     """check({name: changes of its adapter_config}, options) -> Catalog."""
     from adapters import register
-    from serving import models
+    from serving import model_catalog
 
     monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
 
@@ -22,7 +22,7 @@ def check(tmp_path, monkeypatch):
             config = {"quantization": quantization or {}}
             (run / "config.yaml").write_text(json.dumps(config))
             versions.append(register.register(tmp_path / "adapters", name, name))
-        return models.check(versions, None, models.Options(**options))
+        return model_catalog.check(versions, None, model_catalog.BaseOptions(**options))
 
     return build
 
@@ -49,11 +49,11 @@ def test_adapters_and_base_have_names_and_short_names(check):
 def test_one_name_may_be_served_in_several_versions(check):
     catalog = check({"one": {}})
     from adapters import register
-    from serving import models
+    from serving import model_catalog
 
     first = catalog.served[0].version
     second = register.register(first.folder.parents[1], "one", "one", bump="minor")
-    both = models.check([first, second], None, models.Options())
+    both = model_catalog.check([first, second], None, model_catalog.BaseOptions())
     assert both.find("one").id == "one@v1.1.0" and both.find("one@1.0").id == "one@v1.0.0"
 
 

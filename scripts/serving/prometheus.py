@@ -19,7 +19,7 @@ HELP = {
 Labels = tuple[tuple[str, str], ...]
 
 
-class Metrics:
+class ServingMetrics:
     """Counters and histograms with labels."""
 
     def __init__(self) -> None:
