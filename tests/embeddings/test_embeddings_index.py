@@ -31,7 +31,7 @@ def test_duckdb_reads_the_sharded_dataset_as_it_is(options, monkeypatch, name):
         f"select id from '{where}/*.parquet' "
         f"order by list_cosine_similarity(embedding, {wanted}::float[]) desc limit 1"
     )
-    assert nearest.fetchone() == (articles(8)[7]["id"],)
+    assert nearest.fetchall() == [(articles(8)[7]["id"],)]
 
 
 def test_a_folder_with_other_files_is_not_taken_for_a_dataset(options, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 
 import sync_and_merge_embeddings as cli
 import write_manifest
-from kit import console
+from kit import console, publish
 from support import drill_embeddings
 from support.checkout import ROOT
 from support.embeddings_clusters import SHARDS, cluster  # noqa: F401
@@ -119,7 +119,7 @@ def test_index_loads_the_merged_vectors_into_sharded_parquet(work, capsys):
     code, out, _ = run(capsys, *BOTH, "--index", "parquet-shards")
     assert code == 0 and "50 vectors in data/embeddings/wikipedia_merged.pkl.shards" in out
     folder = work / "data/embeddings/wikipedia_merged.pkl.shards"
-    assert duckdb.sql(f"select count(*) from '{folder}/*.parquet'").fetchone() == (50,)
+    assert duckdb.sql(f"select count(*) from '{folder}/*.parquet'").fetchall() == [(50,)]
 
 
 @pytest.mark.parametrize(
@@ -261,8 +261,7 @@ def test_the_manifest_lists_finished_shards_and_reads_unchanged_ones_once(tmp_pa
     assert write_manifest.write(str(tmp_path), "cluster*_gpu*.pkl") == 3
     told = json.loads((tmp_path / "shards.manifest.json").read_text())["files"]
     for name, entry in told.items():
-        done = subprocess.run(["sha256sum", tmp_path / name], capture_output=True, text=True)
-        assert done.stdout.split()[0] == entry["sha256"]
+        assert publish.sha256(tmp_path / name) == entry["sha256"]
         assert entry["size"] == (tmp_path / name).stat().st_size
     read = []
     plain = write_manifest.sha256

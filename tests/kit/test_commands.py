@@ -30,8 +30,12 @@ def run(path: Path, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_there_are_commands():
-    assert len(PYTHON) > 5 and SHELL
+def test_contributing_names_every_command_once_and_no_other():
+    table = [
+        line for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if line[:3] == "| `"
+    ]
+    named = [name for line in table for name in re.findall(r"`(\w+\.(?:py|sh))`", line)]
+    assert sorted(named) == sorted(p.name for p in PYTHON + SHELL)
 
 
 @pytest.mark.parametrize("path", EVERY)

@@ -28,6 +28,7 @@ transfer_setup() {
   KIT="$BATS_TEST_TMPDIR/kit" WORK="$BATS_TEST_TMPDIR/work"
   export TANDEM_WORKDIR="$WORK" TANDEM_REMOTE_DIR="kit-$BATS_TEST_NUMBER" TANDEM_RETRY_WAIT=0.02
   unset HOST REMOTE_DIR TANDEM_HOST DRY_RUN RSYNC TANDEM_SSH_PASSWORD TANDEM_SSH_PASSWORD_FILE
+  export PYTHONDONTWRITEBYTECODE=1 # pictures of a folder before and after are compared
   export TANDEM_SSH_CONFIG="$SSHD/ssh_config"
   [ -f "$TANDEM_SSH_CONFIG" ] || unset TANDEM_SSH_CONFIG
   mkdir -p "$KIT/scripts" "$KIT/docs" "$WORK/data/processed" "$WORK/data/synthetic"
