@@ -5,7 +5,7 @@
     python scripts/ppo_trainer.py --adapter mapper-lora@v1.0.0 --confirm-run
     python scripts/ppo_trainer.py --adapter RUN --algorithm rloo --reward-model RUN --confirm-run
     python scripts/ppo_trainer.py --confirm-run --resume           go on (not ppo)
-    torchrun --nproc_per_node 2 scripts/ppo_trainer.py --adapter RUN --confirm-run
+    python scripts/ppo_trainer.py --adapter RUN --confirm-run --gpus all   one process a GPU
 
 Trains only if configs/rlhf.yaml says enabled: true (or --set enabled=true) and --confirm-run is
 given. The adapter it starts from stays as it is, and is the reference that KL is measured to.
@@ -13,7 +13,7 @@ The result is a run like the trainer's, which checkpoint_manager.py registers; i
 validation rows is measured before and after. The run's folder is the one result line on stdout.
 
 Exit codes: 0 good, 1 bad rows, something is missing or the training failed, 2 called or configured
-wrongly, 130/143 interrupted (a checkpoint is kept).
+wrongly, 128 + signal stopped (a checkpoint is kept).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     flags = [f"{key}={json.dumps(getattr(args, name))}"
              for name, key in FLAGS.items() if getattr(args, name) is not None]  # fmt: skip
     settings = command.settings_of(args, flags)
-    return command.run(settings.algorithm, args, settings)
+    return command.run(settings.algorithm, args, settings, argv)
 
 
 if __name__ == "__main__":

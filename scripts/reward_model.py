@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a reward model on preference rows. Off by default: plans until it is told twice.
+"""Train a reward model on preference rows. Off by default; plans unless two opt-ins are given.
 
     python scripts/reward_model.py                     plan: pairs, steps, memory, gaps
     python scripts/reward_model.py --confirm-run       train, if rlhf.yaml says enabled: true
@@ -12,7 +12,7 @@ data/processed/train_preference.jsonl. The result is a run like the trainer's, o
 measured before and after. The run's folder is the one result line on stdout.
 
 Exit codes: 0 good, 1 bad rows, something is missing or the training failed, 2 called or configured
-wrongly, 130/143 interrupted (a checkpoint is kept: --resume goes on).
+wrongly, 128 + signal stopped (a checkpoint is kept: --resume goes on).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     from rlhf import command
 
     args = parse(argv)
-    return command.run("reward", args, command.settings_of(args))
+    return command.run("reward", args, command.settings_of(args), argv)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def state(run: Path) -> tuple[str, str]:
     if status.get("state") != "running":
         tried = job and not written and job.get("started", 0) > status.get("ended", 0)
         return str(status.get("state")), last_words(run) if tried else str(status.get("error", ""))
-    if lives or run_folder.alive(status):
+    if lives or run_folder.alive(run, status):
         return ("stopping" if _told_to_stop(run, status) else "running"), ""
     if status.get("host") != socket.gethostname():
         return "elsewhere", ""

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from kit import console
-from rlhf import models, rewards
-from rlhf.data import Encoded
-from training import lora, plan
+from rlhf import policies, rewards
+from rlhf.preference_rows import EncodedPreferences
+from training import lora, plan, session
 
-KINDS = ("reward", "dpo", "grpo", "rloo", "ppo")
 SHOWN = (
     "loss", "learning_rate", "eval_loss",
     "accuracy", "margin", "eval_accuracy", "eval_margin",
@@ -26,8 +25,8 @@ SHOWN = (
 
 
 @dataclasses.dataclass
-class Job:
-    """One training: what is trained, from what, with which data, into which run."""
+class PreferenceTask:
+    """What one preference training is made of: kind, start adapter, reward model, rows."""
 
     kind: str
     settings: Any  # RlhfConfig, with the base model named
@@ -35,7 +34,7 @@ class Job:
     reward_run: Path | None = None
     tokenizer: Any = None
     rows: dict[str, list] = dataclasses.field(default_factory=dict)  # 'train', 'validation'
-    coded: dict[str, Encoded] = dataclasses.field(default_factory=dict)
+    coded: dict[str, EncodedPreferences] = dataclasses.field(default_factory=dict)
     rewards: list = dataclasses.field(default_factory=list)  # functions, for grpo and rloo
 
     @property
@@ -54,18 +53,18 @@ class Job:
         return section.response_length if self.kind == "ppo" else section.max_completion_length
 
 
-def prompts_a_step(job: Job, world_size: int) -> int:
+def prompts_a_step(task: PreferenceTask, world_size: int) -> int:
     """Different prompts (pairs) that one optimizer step takes."""
-    batch = job.settings.batch * world_size
-    return batch // job.section.num_generations if job.kind in ("grpo", "rloo") else batch
+    batch = task.settings.batch * world_size
+    return batch // task.section.num_generations if task.kind in ("grpo", "rloo") else batch
 
 
-def steps(job: Job, world_size: int) -> int:
+def steps(task: PreferenceTask, world_size: int) -> int:
     """Optimizer steps of the whole training (ppo: rollouts), as each trainer counts them."""
-    training, rows = job.settings.training, len(job.coded["train"].rows)
-    if not job.generates:
+    training, rows = task.settings.training, len(task.coded["train"].rows)
+    if not task.generates:
         return plan.steps(rows, training, world_size)[0]
-    least = prompts_a_step(job, world_size)
+    least = prompts_a_step(task, world_size)
     if rows < least:
         raise console.Problem(
             f"{rows} prompts are too few: one step takes {least}",
@@ -73,28 +72,24 @@ def steps(job: Job, world_size: int) -> int:
         )
     if training.max_steps > 0:
         return training.max_steps
-    if job.kind == "ppo":
+    if task.kind == "ppo":
         return math.ceil(int(training.num_train_epochs * rows) / least)
-    return math.ceil(rows // least * job.section.num_iterations * training.num_train_epochs)
+    return math.ceil(rows // least * task.section.num_iterations * training.num_train_epochs)
 
 
-def build(job: Job, run: Path, writer, world_size: int) -> Any:
-    """The trainer, with models loaded and the run's recorder; nothing is trained yet."""
-    from transformers.trainer_callback import PrinterCallback
-
-    callbacks = [lora.recorder(writer, SHOWN)] if writer else []
-    trainer = globals()[f"_{job.kind}"](job, run, steps(job, world_size), world_size, callbacks)
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+def build(task: PreferenceTask, run: Path, recorders: list, world_size: int) -> Any:
+    """The trainer with its models loaded; nothing is trained yet."""
+    make = BUILDERS[task.kind]
+    return make(task, run, steps(task, world_size), world_size, recorders)
 
 
-def _arguments(job: Job, run: Path, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
-    values = job.settings.training.model_dump() | job.section.model_dump()
+def _arguments(task: PreferenceTask, run: Path, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    values = task.settings.training.model_dump() | task.section.model_dump()
     return {k: v for k, v in lora.trainer_arguments(values, run).items()
             if k not in left_out}  # fmt: skip
 
 
-def _dataset(encoded: Encoded | None, *columns: str) -> Any:
+def _dataset(encoded: EncodedPreferences | None, *columns: str) -> Any:
     from datasets import Dataset
 
     if encoded is None:
@@ -102,122 +97,124 @@ def _dataset(encoded: Encoded | None, *columns: str) -> Any:
     return Dataset.from_list([{c: row[c] for c in columns} for row in encoded.rows])
 
 
-def _evaluated(job: Job) -> dict[str, str]:
-    return {"eval_strategy": "steps" if "validation" in job.coded else "no"}
+def _evaluated(task: PreferenceTask) -> dict[str, str]:
+    return {"eval_strategy": "steps" if "validation" in task.coded else "no"}
 
 
-def _new_adapter(job: Job, model, task_type: str = "CAUSAL_LM") -> Any:
+def _new_adapter(task: PreferenceTask, model, task_type: str = "CAUSAL_LM") -> Any:
     """The LoraConfig of a new adapter; None where the policy has the start adapter already."""
-    if job.start is not None and task_type == "CAUSAL_LM":
+    if task.start is not None and task_type == "CAUSAL_LM":
         return None
-    config = lora.lora_config(job.settings, model.config.model_type)
+    config = lora.lora_config(task.settings, model.config.model_type)
     if task_type == "SEQ_CLS":
         config.task_type = "SEQ_CLS"
         config.modules_to_save = [*(config.modules_to_save or []), "score"]
     return config
 
 
-def _reward(job: Job, run: Path, total: int, world_size: int, callbacks: list) -> Any:
+def _reward(task: PreferenceTask, run: Path, total: int, world_size: int, callbacks: list) -> Any:
     from trl import RewardConfig, RewardTrainer
 
-    model = models.load_scoring_base(job.settings)
+    model = policies.load_scoring_base(task.settings)
     columns = ("chosen_ids", "rejected_ids")
-    return lora.resumable(RewardTrainer)(
+    return session.session_trainer(RewardTrainer)(
         model,
-        args=RewardConfig(**_arguments(job, run), **_evaluated(job)),
-        train_dataset=_dataset(job.coded["train"], *columns),
-        eval_dataset=_dataset(job.coded.get("validation"), *columns),
-        processing_class=job.tokenizer,
-        peft_config=_new_adapter(job, model, "SEQ_CLS"),
+        args=RewardConfig(**_arguments(task, run), **_evaluated(task)),
+        train_dataset=_dataset(task.coded["train"], *columns),
+        eval_dataset=_dataset(task.coded.get("validation"), *columns),
+        processing_class=task.tokenizer,
+        peft_config=_new_adapter(task, model, "SEQ_CLS"),
         callbacks=callbacks,
     )
 
 
-def _dpo(job: Job, run: Path, total: int, world_size: int, callbacks: list) -> Any:
+def _dpo(task: PreferenceTask, run: Path, total: int, world_size: int, callbacks: list) -> Any:
     from trl import DPOConfig, DPOTrainer
 
-    class Encoded(lora.resumable(DPOTrainer)):
+    class EncodedDpoTrainer(session.session_trainer(DPOTrainer)):
         def _prepare_dataset(self, dataset, *_):
             return dataset  # the rows are token ids already
 
-    model = models.load_policy(job.settings, job.start)
+    model = policies.load_policy(task.settings, task.start)
     columns = ("prompt_ids", "chosen_ids", "rejected_ids")
-    return Encoded(
+    return EncodedDpoTrainer(
         model,
-        args=DPOConfig(**_arguments(job, run), **_evaluated(job)),
-        train_dataset=_dataset(job.coded["train"], *columns),
-        eval_dataset=_dataset(job.coded.get("validation"), *columns),
-        processing_class=job.tokenizer,
-        peft_config=_new_adapter(job, model),
+        args=DPOConfig(**_arguments(task, run), **_evaluated(task)),
+        train_dataset=_dataset(task.coded["train"], *columns),
+        eval_dataset=_dataset(task.coded.get("validation"), *columns),
+        processing_class=task.tokenizer,
+        peft_config=_new_adapter(task, model),
         callbacks=callbacks,
     )
 
 
-def _grpo(job: Job, run: Path, total: int, world_size: int, callbacks: list) -> Any:
+def _grpo(task: PreferenceTask, run: Path, total: int, world_size: int, callbacks: list) -> Any:
     from trl import GRPOConfig, GRPOTrainer
 
-    return _generating(GRPOTrainer, GRPOConfig, job, run, total, callbacks)
+    return _generating(GRPOTrainer, GRPOConfig, task, run, total, callbacks)
 
 
-def _rloo(job: Job, run: Path, total: int, world_size: int, callbacks: list) -> Any:
+def _rloo(task: PreferenceTask, run: Path, total: int, world_size: int, callbacks: list) -> Any:
     from trl import RLOOConfig, RLOOTrainer
 
-    return _generating(RLOOTrainer, RLOOConfig, job, run, total, callbacks)
+    return _generating(RLOOTrainer, RLOOConfig, task, run, total, callbacks)
 
 
-def _generating(trainer_class, config_class, job: Job, run: Path, total: int, callbacks) -> Any:
-    settings = job.settings
-    model = models.load_policy(settings, job.start)
-    job.rewards = reward_functions(job, "train")
-    return lora.resumable(trainer_class)(
+def _generating(
+    trainer_class, config_class, task: PreferenceTask, run: Path, total: int, callbacks
+) -> Any:
+    settings = task.settings
+    model = policies.load_policy(settings, task.start)
+    task.rewards = reward_functions(task, "train")
+    return session.session_trainer(trainer_class)(
         model,
-        reward_funcs=list(job.rewards),
+        reward_funcs=list(task.rewards),
         args=config_class(
             reward_weights=settings.reward_weights,
             eval_strategy="no",
-            **_arguments(job, run, ("eval_steps", "per_device_eval_batch_size")),
+            **_arguments(task, run, ("eval_steps", "per_device_eval_batch_size")),
         ),
-        train_dataset=_dataset(job.coded["train"], "prompt", "row"),
-        processing_class=job.tokenizer,
-        peft_config=_new_adapter(job, model),
+        train_dataset=_dataset(task.coded["train"], "prompt", "row"),
+        processing_class=task.tokenizer,
+        peft_config=_new_adapter(task, model),
         callbacks=callbacks,
     )
 
 
-def reward_functions(job: Job, part: str) -> list:
-    """What scores answers to the prompts of job.rows[part]. Loads the reward model once."""
-    settings, model = job.settings, None
+def reward_functions(task: PreferenceTask, part: str) -> list:
+    """What scores answers to the prompts of task.rows[part]. Loads the reward model once."""
+    settings, model = task.settings, None
     size = settings.training.per_device_eval_batch_size
-    if models.needs_reward_model(settings):
-        loaded = next((r for r in job.rewards if isinstance(r, rewards.RewardModel)), None)
-        pair = (loaded.model, loaded.tokenizer) if loaded else _loaded(job)
-        model = rewards.RewardModel(*pair, job.rows[part], size)
+    if policies.needs_reward_model(settings):
+        loaded = next((r for r in task.rewards if isinstance(r, rewards.RewardModel)), None)
+        pair = (loaded.model, loaded.tokenizer) if loaded else _loaded(task)
+        model = rewards.RewardModel(*pair, task.rows[part], size)
     return rewards.functions(
-        settings.reward_funcs, job.rows[part], job.tokenizer, job.longest_answer, model
+        settings.reward_funcs, task.rows[part], task.tokenizer, task.longest_answer, model
     )
 
 
-def _loaded(job: Job) -> tuple[Any, Any]:
-    return models.load_reward_model(job.reward_run)
+def _loaded(task: PreferenceTask) -> tuple[Any, Any]:
+    return policies.load_reward_model(task.reward_run)
 
 
-def _ppo(job: Job, run: Path, total: int, world_size: int, callbacks: list) -> Any:
+def _ppo(task: PreferenceTask, run: Path, total: int, world_size: int, callbacks: list) -> Any:
     """TRL's experimental PPO. The policy's reference is the adapter `ref`, or the bare base."""
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    policy = models.load_policy(job.settings, job.start)
-    names = _add_reference(policy) if job.start is not None else {}
-    scorer, tokenizer = models.load_reward_model(job.reward_run)
-    value, _ = models.load_reward_model(job.reward_run, trainable=True)
-    job.rewards = [rewards.RewardModel(scorer, tokenizer, job.rows["train"], 1)]
+    policy = policies.load_policy(task.settings, task.start)
+    names = _add_reference(policy) if task.start is not None else {}
+    scorer, tokenizer = policies.load_reward_model(task.reward_run)
+    value, _ = policies.load_reward_model(task.reward_run, trainable=True)
+    task.rewards = [rewards.RewardModel(scorer, tokenizer, task.rows["train"], 1)]
     rest = ("max_steps", "num_train_epochs", "eval_steps", "gradient_checkpointing")
-    arguments = _arguments(job, run, rest)
-    if job.settings.training.gradient_checkpointing:
+    arguments = _arguments(task, run, rest)
+    if task.settings.training.gradient_checkpointing:
         _checkpoint(policy, value)
-    dataset = _dataset(job.coded["train"], "input_ids")
+    dataset = _dataset(task.coded["train"], "input_ids")
     return PPOTrainer(
         args=PPOConfig(
-            total_episodes=total * job.settings.batch * world_size,
+            total_episodes=total * task.settings.batch * world_size,
             num_sample_generations=0,
             stop_token="eos",
             eval_strategy="no",
@@ -225,14 +222,14 @@ def _ppo(job: Job, run: Path, total: int, world_size: int, callbacks: list) -> A
             **arguments,
             **names,
         ),
-        processing_class=job.tokenizer,
+        processing_class=task.tokenizer,
         model=policy,
         ref_model=None,
         reward_model=scorer.base_model.model,
         value_model=value.base_model.model,
         train_dataset=dataset,
         eval_dataset=dataset.select([0]),
-        peft_config=_new_adapter(job, policy),
+        peft_config=_new_adapter(task, policy),
         callbacks=callbacks,
     )
 
@@ -259,3 +256,6 @@ def policy_of(trainer) -> Any:
     """The trained model: ppo keeps it beside the value model."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     return getattr(model, "policy", model)
+
+
+BUILDERS = {"reward": _reward, "dpo": _dpo, "grpo": _grpo, "rloo": _rloo, "ppo": _ppo}

@@ -9,64 +9,64 @@ from __future__ import annotations
 from typing import Any
 
 from rlhf import algorithms, rewards
-from rlhf.algorithms import Job
+from rlhf.algorithms import PreferenceTask
 
 NAMES = {"reward": "accuracy", "dpo": "margin", "grpo": "reward", "rloo": "reward", "ppo": "reward"}
 
 
-def objective(job: Job, trainer) -> dict[str, float]:
+def objective(task: PreferenceTask, trainer) -> dict[str, float]:
     """{"accuracy", "margin"} or {"reward"}; {} where there are no validation rows."""
-    if "validation" not in job.coded:
+    if "validation" not in task.coded:
         return {}
-    if job.generates:
-        return {"reward": mean_reward(job, algorithms.policy_of(trainer))}
-    prefix = "eval_" if job.kind == "reward" else "eval_rewards/"
+    if task.generates:
+        return {"reward": mean_reward(task, algorithms.policy_of(trainer))}
+    prefix = "eval_" if task.kind == "reward" else "eval_rewards/"
     step = trainer.state.global_step  # the trainer may have evaluated after its last step
     logged = (e for e in trainer.state.log_history if e["step"] == step > 0 and "eval_loss" in e)
     found = next(logged, None) or trainer.evaluate()
-    names = {"accuracy": "accuracy", "margin": "margin"} if job.kind == "reward" else {
+    names = {"accuracy": "accuracy", "margin": "margin"} if task.kind == "reward" else {
         "accuracy": "accuracies", "margin": "margins"}  # fmt: skip
     return {name: found[prefix + key] for name, key in names.items()}
 
 
-def mean_reward(job: Job, policy) -> float:
+def mean_reward(task: PreferenceTask, policy) -> float:
     """Mean reward of sampled answers to the first val_prompts prompts: what training maximises.
 
     Sampled at the training's temperature, with the same seed each time.
     """
     import torch
 
-    coded = job.coded["validation"].rows[: job.settings.data.val_prompts]
+    coded = task.coded["validation"].rows[: task.settings.data.val_prompts]
     prompts = [row["input_ids"] for row in coded]
     with torch.random.fork_rng():
-        torch.manual_seed(job.settings.training.seed)
-        ids = answers(job, policy, prompts)
+        torch.manual_seed(task.settings.training.seed)
+        ids = answers(task, policy, prompts)
     values = rewards.total(
-        algorithms.reward_functions(job, "validation"),
-        job.settings.reward_weights,
-        completions=job.tokenizer.batch_decode(ids, skip_special_tokens=True),
+        algorithms.reward_functions(task, "validation"),
+        task.settings.reward_weights,
+        completions=task.tokenizer.batch_decode(ids, skip_special_tokens=True),
         completion_ids=ids,
         row=[row["row"] for row in coded],
     )
     return sum(values) / len(values)
 
 
-def answers(job: Job, model, prompts: list[list[int]]) -> list[list[int]]:
+def answers(task: PreferenceTask, model, prompts: list[list[int]]) -> list[list[int]]:
     """The ids of a sampled answer to each prompt, up to and with its end token."""
     import torch
     from transformers import GenerationConfig
 
-    end, pad = job.tokenizer.eos_token_id, job.tokenizer.pad_token_id
+    end, pad = task.tokenizer.eos_token_id, task.tokenizer.pad_token_id
     config = GenerationConfig(
-        max_new_tokens=job.longest_answer,
+        max_new_tokens=task.longest_answer,
         do_sample=True,
-        temperature=job.section.temperature,
+        temperature=task.section.temperature,
         top_k=0,
         pad_token_id=pad,
         eos_token_id=end,
         use_cache=True,
     )
-    size, was_training = job.settings.training.per_device_eval_batch_size, model.training
+    size, was_training = task.settings.training.per_device_eval_batch_size, model.training
     model.eval()
     found: list[list[int]] = []
     for first in range(0, len(prompts), size):

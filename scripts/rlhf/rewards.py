@@ -10,9 +10,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from base_model import chat_template
 from corpus.rows import Row
-from rlhf import data
+from rlhf import preference_rows
 
 
 class RewardModel:
@@ -26,9 +25,9 @@ class RewardModel:
 
     def __call__(self, completions: Sequence[str], row: Sequence[int], **_: Any) -> list[float]:
         texts = [
-            chat_template.render(
+            encoding.render(
                 self.tokenizer,
-                [*data.prompt_of(self.rows[i]), {"role": "assistant", "content": text}],
+                [*preference_rows.prompt_of(self.rows[i]), {"role": "assistant", "content": text}],
                 self.rows[i].tools,
             )
             for text, i in zip(completions, row, strict=True)
@@ -56,7 +55,7 @@ def functions(
     names: Sequence[str], rows: Sequence[Row], tokenizer, most: int, model: RewardModel | None
 ) -> list[Callable[..., list[float]]]:
     """The reward functions of these names. `most`: max_completion_length, for `ended`."""
-    from adapters import metrics
+    from evaluation import metrics
 
     def f1(completions, row, **_):
         """Shared words with the chosen answer, 0 to 1 (SQuAD)."""
@@ -81,7 +80,7 @@ def functions(
 
 
 def _reference(rows: Sequence[Row], place: int) -> str:
-    return data.reference_of(rows[place])
+    return preference_rows.reference_of(rows[place])
 
 
 def _parses(text: str) -> bool:

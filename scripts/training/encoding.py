@@ -19,7 +19,7 @@ IGNORED = -100  # the label of a token without loss, as in torch's cross entropy
 
 
 @dataclasses.dataclass
-class Encoded:
+class EncodedRows:
     """One file's rows, ready for the trainer, and what was counted on the way."""
 
     rows: list[dict[str, list[int]]]  # {"input_ids": [n], "labels": [n]}, n <= max_length
@@ -133,9 +133,9 @@ def _ends(tokenizer) -> set[int]:
 
 def encode_file(
     path: Path, tokenizer, max_length: int, assistant_only: bool = True, limit: int | None = None
-) -> Encoded:
+) -> EncodedRows:
     """Encode a JSONL file of rows. Problem for a row that cannot be, with file and line."""
-    result = Encoded([])
+    result = EncodedRows([])
     ends = _ends(tokenizer)
     for number, row in jsonl.read(path):
         if limit is not None and result.read == limit:
@@ -167,7 +167,7 @@ def encode_file(
     return result
 
 
-def _count(result: Encoded, coded, tokenizer, ends: set[int], max_length: int) -> None:
+def _count(result: EncodedRows, coded, tokenizer, ends: set[int], max_length: int) -> None:
     """Cut one sample to `max_length`, and keep it if a token with loss is left."""
     if len(coded["input_ids"]) > max_length:
         result.cut += 1
@@ -183,7 +183,7 @@ def _count(result: Encoded, coded, tokenizer, ends: set[int], max_length: int) -
         result.rows.append(coded)
 
 
-def check(encoded: Encoded, path: Path, max_length: int) -> None:
+def check(encoded: EncodedRows, path: Path, max_length: int) -> None:
     """Refuse data that would train nothing, or never learn to stop."""
     if encoded.read == 0:
         raise console.Problem(f"{path}: no rows", "make data writes it")

@@ -21,7 +21,7 @@ from training import encoding, memory
 
 
 @dataclasses.dataclass
-class Plan:
+class TrainingPlan:
     """What a run would do; `checks` says what is missing."""
 
     facts: dict[str, Any]
@@ -45,7 +45,7 @@ def steps(rows: int, training, world_size: int = 1) -> tuple[int, int]:
     return math.ceil(total), epoch
 
 
-def trained_rows(encoded: encoding.Encoded, training) -> int:
+def trained_rows(encoded: encoding.EncodedRows, training) -> int:
     """Rows that make the batches: those of the file, or about as many as packing makes of them."""
     if not training.packing:
         return len(encoded.rows)
@@ -66,7 +66,7 @@ def check_disk(settings) -> None:
         raise console.Problem(f"disk: {found.found}", found.fix)
 
 
-def encode_all(settings, tokenizer) -> dict[str, encoding.Encoded]:
+def encode_all(settings, tokenizer) -> dict[str, encoding.EncodedRows]:
     """{'train': …, 'validation': …} of the configured files, checked."""
     training, data = settings.training, settings.data
     assistant_only = training.assistant_only_loss and training.completion_only_loss is not False
@@ -86,8 +86,8 @@ def encode_all(settings, tokenizer) -> dict[str, encoding.Encoded]:
     return result
 
 
-def make(settings, world_size: int | None = None) -> Plan:
-    """The Plan of a TrainingConfig. A missing model or file becomes a failed check."""
+def make(settings, world_size: int | None = None) -> TrainingPlan:
+    """The TrainingPlan of a TrainingConfig. A missing model or file becomes a failed check."""
     world_size = world_size or int(os.environ.get("WORLD_SIZE", "1"))
     checks: list[Check] = []
     facts: dict[str, Any] = {"method": method(settings), "model": settings.model.model_name_or_path}
@@ -105,7 +105,7 @@ def make(settings, world_size: int | None = None) -> Plan:
                 checks += _describe(coded, settings, facts, world_size)
                 facts["estimate"]["time"] = _times(config, settings, facts)
     checks += [disk(settings), *tracker(settings.training.report_to)]
-    return Plan(facts, checks)
+    return TrainingPlan(facts, checks)
 
 
 def method(settings) -> str:
@@ -211,7 +211,7 @@ def tracker(name: str) -> list[Check]:
     return [Check("report_to", "fail" if training_stack else "warn", found, fix)]
 
 
-def lines(plan: Plan) -> list[str]:
+def lines(plan: TrainingPlan) -> list[str]:
     """The plan in words, for people."""
     f = plan.facts
     out = [f"{f['method']} of {f['model']}"]

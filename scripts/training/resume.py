@@ -1,37 +1,46 @@
-"""Which run a training command starts, or goes on with. Shared by lora_trainer and RLHF."""
+"""Which run a training command starts or resumes, and what must not have changed since it began."""
 
 from __future__ import annotations
 
-import fcntl
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kit import console, paths
-from training import run_folder
+from training import run_folder, run_lock
 
-_held: dict[Path, int] = {}  # run -> descriptor of its lock, open as long as the process lives
+# Keys that may differ on resume: opt-ins, and settings that do not change what is computed.
+FREE_KEYS = ("safety.", "enabled", "training.dataloader_num_workers", "training.report_to")
+# Key of run.json -> how a message names what it identifies.
+INPUTS = {
+    "train_sha256": "the rows of data.train_file",
+    "val_sha256": "the rows of data.val_file",
+    "chat_template_sha256": "the chat template",
+    "base_identity": "the base model",
+    "start": "the start adapter",
+    "reward_model": "the reward model",
+}
 
 
-def chosen(
-    resume: str | None, run_id: str | None, settings, kinds: tuple[str, ...] = ("lora",)
+def choose_run(
+    resume: str | None, run_id: str | None, settings, kinds: Sequence[str] = ("lora",)
 ) -> tuple[Path, Path | None]:
-    """(run folder, checkpoint to go on from) for a new run, or for one to resume.
+    """(run folder, checkpoint to resume from) of a new run, or of one to resume.
 
-    resume: None for a new run, 'latest', or a run's id; kinds: what the command can go on with.
+    resume: None for a new run, 'latest', or a run's id; kinds: what the command can resume.
     """
     if not resume:
         return new(run_id or run_folder.new_id()), None
-    run = run_folder.unfinished(kinds=kinds) if resume == "latest" else folder(resume)
+    run = run_folder.unfinished(kinds=tuple(kinds)) if resume == "latest" else folder(resume)
     status = run_folder.read_status(run)
-    if run_folder.alive(status):
+    if run_folder.alive(run, status):
         raise console.Problem(
             f"the run {run.name} is still running (process {status['pid']})",
             "wait, or stop it first",
         )
-    hold(run)
-    status = run_folder.read_status(run)  # what its last process wrote before it let go
-    kind = status.get("kind", "lora")
+    run_lock.hold(run)
+    status = run_folder.read_status(run)  # what its last process wrote before it released the lock
+    kind = status.get("kind") or "lora"
     if kind not in kinds:
         raise console.Misuse(
             f"the run {run.name} is of the kind {kind}, not {' or '.join(kinds)}",
@@ -44,7 +53,7 @@ def chosen(
 
 
 def folder(run_id: str) -> Path:
-    """Where a run of this id lies. Misuse for an id that is no plain name."""
+    """The folder of the run with this id. Misuse for an id that is not a plain name."""
     if not run_folder.RUN_ID.fullmatch(run_id):
         raise console.Misuse(
             f"{run_id!r} is no run id",
@@ -54,11 +63,11 @@ def folder(run_id: str) -> Path:
 
 
 def new(run_id: str) -> Path:
-    """The folder of a new run, held by this process. Misuse where a run of that id has begun."""
+    """The folder of a new run, locked by this process. Misuse where a run of that id has begun."""
     run = folder(run_id)
     refuse_begun(run)
     run.mkdir(parents=True, exist_ok=True)
-    hold(run)
+    run_lock.hold(run)
     refuse_begun(run)  # by a process that has held it since
     return run
 
@@ -72,41 +81,49 @@ def refuse_begun(run: Path) -> None:
         )
 
 
-def hold(run: Path) -> None:
-    """Lock the run's folder until this process ends. Problem where another process has it."""
-    if run in _held:
-        return
-    descriptor = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise console.Problem(
-            f"another process is training the run {run.name}", "wait for its end, or stop it first"
-        ) from None
-    _held[run] = descriptor
-    os.register_at_fork(after_in_child=lambda: os.close(descriptor))  # workers outlive a kill
-
-
-def leave(run: Path | None) -> None:
-    """Remove the folder of a run that ended before it began: nothing but the lock is in it."""
-    if run in _held and [p.name for p in run.iterdir()] == [".lock"]:
-        (run / ".lock").unlink()
-        run.rmdir()
-
-
 def refuse_other_config(run: Path, settings) -> None:
-    """A resumed run must have the configuration it began with; the opt-ins may differ."""
+    """Misuse where a resumed run would have another configuration than it began with."""
     began = _flat(run_folder.read_config(run))
     now = _flat(settings.model_dump(mode="json"))
-    opt_ins = ("safety.", "enabled")
-    changed = [k for k in now if began.get(k) != now[k] and not k.startswith(opt_ins)]
+    changed = [k for k in now if began.get(k) != now[k] and not k.startswith(FREE_KEYS)]
+    # A key that an older Tandem did not know had the schema's default then.
+    unknown = {k for k in changed if k not in began}
+    defaults = _flat(type(settings)().model_dump(mode="json")) if unknown else {}
+    changed = [k for k in changed if k not in unknown or defaults.get(k) != now[k]]
     if changed:
         what = ", ".join(f"{k} was {began.get(k)!r}, is {now[k]!r}" for k in changed)
         raise console.Misuse(
             f"{run.name} began with another configuration: {what}",
             f"use --config {paths.show(run / 'config.yaml')}, or start a new run",
         )
+
+
+def refuse_other_inputs(run: Path, now: dict[str, Any]) -> None:
+    """Misuse where rows, base, template, start adapter or reward model are not those it began with.
+
+    now: the facts of run.json as they would be written today. Only what both record is compared,
+    so a run of an older Tandem can be resumed.
+    """
+    began = run_folder.read_facts(run)
+    changed = [name for key, name in INPUTS.items() if _differ(began.get(key), now.get(key))]
+    processes = began.get("world_size"), now.get("world_size")
+    if None not in processes and processes[0] != processes[1]:
+        raise console.Misuse(
+            f"{run.name} began with {processes[0]} process(es), this is {processes[1]}: "
+            "batches and steps would be others",
+            f"resume with {processes[0]} (--gpus {processes[0]}, or torchrun), or start a new run",
+        )
+    if changed:
+        raise console.Misuse(
+            f"{run.name} began with other inputs: {', '.join(changed)} changed since",
+            "restore them, or start a new run without --resume",
+        )
+
+
+def _differ(began: Any, now: Any) -> bool:
+    if isinstance(began, dict) and isinstance(now, dict):
+        return any(key in now and began[key] != now[key] for key in began if key != "name")
+    return began is not None and began != now
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:

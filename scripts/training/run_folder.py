@@ -1,4 +1,4 @@
-"""A run's folder: who it is, how far it is, what it measured. Written by one process only.
+"""A run's folder: its writer (one process) and its readers.
 
 adapters/runs/<run-id>/  config.yaml  run.json  status.json  metrics.jsonl  log.txt
                          checkpoints/  final/  report.json  report.html  .lock (of who trains)
@@ -12,15 +12,15 @@ import json
 import os
 import re
 import secrets
-import shutil
-import subprocess
+import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from config import yaml_reader
 from kit import console, jsonl, paths, publish
+from training import run_lock, run_schema
 
 UNFINISHED = ("running", "stopped", "failed")
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -39,76 +39,91 @@ def all_runs(root: Path | None = None) -> list[Path]:
 
 
 def read_status(run: Path) -> dict[str, Any]:
-    """status.json of a run; Problem where there is none, and where it is damaged."""
-    file = run / "status.json"
+    """status.json of a run, checked. Problem where there is none, and where it is damaged."""
     try:
-        status = json.loads(file.read_text(encoding="utf-8"))
+        return read_checked(run / "status.json", run_schema.status)
     except FileNotFoundError:
         known = ", ".join(r.name for r in all_runs(run.parent)[-3:]) or "none"
         raise console.Problem(f"no run at {paths.show(run)}", f"the latest runs: {known}") from None
-    except ValueError:
-        status = None
-    if not isinstance(status, dict) or not isinstance(status.get("state"), str):
-        raise console.Problem(
-            f"{paths.show(file)}: damaged, it does not say the run's state",
-            "restore that file, or move the run's folder away",
-        )
-    return status
 
 
 def read_all(root: Path | None = None) -> list[tuple[Path, dict[str, Any]]]:
     """(folder, status) of every run, oldest first; a damaged one is left out with a warning."""
-    found = []
+    runs = []
     for run in all_runs(root):
         try:
-            found.append((run, read_status(run)))
+            runs.append((run, read_status(run)))
         except console.Problem as problem:
             console.warn(str(problem))
-    return found
+    return runs
+
+
+def read_facts(run: Path) -> dict[str, Any]:
+    """run.json of a run, checked; {} where there is none."""
+    try:
+        return read_checked(run / "run.json", run_schema.facts)
+    except FileNotFoundError:
+        return {}
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """The configuration that a run began with; Problem where config.yaml is not there, damaged."""
-    file = run / "config.yaml"
+    """The configuration that a run began with. Problem where it is missing or damaged."""
     try:
-        config = yaml_reader.scalar(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = None
-    if not isinstance(config, dict):
-        found = "damaged" if file.is_file() else "missing"
+        return read_checked(run / "config.yaml", run_schema.config)
+    except FileNotFoundError:
         raise console.Problem(
-            f"{paths.show(file)}: {found}, so the run cannot go on",
+            f"{paths.show(run / 'config.yaml')}: missing, so the run cannot go on",
             "restore that file, or start a new run without --resume",
-        )
-    return config
+        ) from None
 
 
-def alive(status: dict[str, Any]) -> bool:
-    """Whether the process that wrote this status still runs on this machine."""
-    import socket
+def read_checked(file: Path, check: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """A file of a run's folder in the form that `check` of run_schema wants.
 
+    FileNotFoundError where it is not there; a Problem of one line where it is damaged.
+    """
+    try:
+        return check(run_schema.read_text(file))
+    except run_schema.DamagedFile as why:
+        raise console.Problem(
+            f"{paths.show(file)}: damaged, {why}",
+            "restore that file, or move the run's folder away",
+        ) from None
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, oldest first; damaged lines are left out."""
+    try:
+        raw = (run / "metrics.jsonl").read_bytes()
+    except OSError:
+        return []
+    lines = raw.decode("utf-8", "replace").split("\n")
+    rows = (run_schema.metrics_row(line) for line in lines if line.strip())
+    return [row for row in rows if row is not None]
+
+
+def alive(run: Path, status: dict[str, Any] | None = None) -> bool:
+    """Whether the process that wrote this run's status still trains it on this machine.
+
+    Three proofs: it holds the lock of the folder, its id is in the status, and its command line
+    is the recorded one. A folder that came from another machine has none of them.
+    """
+    if status is None:
+        try:
+            status = read_status(run)
+        except console.Problem:
+            return False
     if status.get("state") != "running" or status.get("host") != socket.gethostname():
         return False
-    if not isinstance(status.get("pid"), int):
-        return False
-    try:
-        os.kill(status["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return time.time() - status.get("heartbeat", 0) < 60 and not _is_zombie(status["pid"])
+    held = run_lock.holder(run)
+    return held == status.get("pid") and run_lock.runs_command(held, status.get("command"))
 
 
-def _is_zombie(pid: int) -> bool:
-    """Whether a process has ended and only its parent does not know (usual in containers)."""
-    stat = Path(f"/proc/{pid}/stat")
-    if stat.exists():
-        return stat.read_text(errors="replace").rpartition(")")[2].split()[0] == "Z"
-    if not shutil.which("ps"):
+def writer_lives(status: dict[str, Any]) -> bool:
+    """Whether the process that wrote a status without a lock of its own (the manager's) lives."""
+    if status.get("state") != "running" or status.get("host") != socket.gethostname():
         return False
-    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
-    return found.stdout.strip().startswith("Z")
+    return run_lock.runs_command(status.get("pid"), status.get("command"))
 
 
 def unfinished(root: Path | None = None, kinds: tuple[str, ...] = ("lora",)) -> Path:
@@ -127,10 +142,11 @@ def last_checkpoint(run: Path) -> Path | None:
 
     for folder in sorted((run / "checkpoints").glob("checkpoint-*[0-9]"), key=step, reverse=True):
         try:
-            state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            text = (folder / "trainer_state.json").read_text(encoding="utf-8")
+            state = json.loads(text)
+        except (OSError, ValueError, RecursionError):
             continue
-        if state["global_step"] == step(folder):
+        if isinstance(state, dict) and state.get("global_step") == step(folder):
             return folder
     return None
 
@@ -158,12 +174,11 @@ class RunFolder:
 
     def begin(self, **status: Any) -> None:
         """Write the first status, and beat until `end`."""
-        import socket
-
         self.status = {
             "run_id": self.folder.name,
             "state": "running",
             "pid": os.getpid(),
+            "command": run_lock.own_command(),
             "host": socket.gethostname(),
             "started": time.time(),
             "step": 0,
@@ -206,11 +221,11 @@ class RunFolder:
             # A kill can leave half a last line, which is of a step that will come again.
             text = file.read_text(encoding="utf-8")
             whole = text[: text.rfind("\n") + 1].splitlines()
-            rows = [json.loads(line) for line in whole]
+            rows = [json.loads(line) for line in whole if run_schema.metrics_row(line) is not None]
             jsonl.write(file, [row for row in rows if row.get("step", 0) <= step])
 
     def end(self, state: str, **changes: Any) -> None:
-        """The last word: completed, stopped or failed."""
+        """Write the final state (completed, stopped, failed) and stop beating."""
         self._ended.set()
         if self._thread:
             self._thread.join()

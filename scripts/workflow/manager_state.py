@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import console, paths
-from training.run_folder import RunFolder, alive
+from training.run_folder import RunFolder, writer_lives
 
 
 class ManagerState(RunFolder):
@@ -27,7 +27,7 @@ class ManagerState(RunFolder):
     def open(self, tasks: int) -> None:
         """Claim the file and start the heartbeat. Problem while another manager is running."""
         before = _read(self.file)
-        if before and alive(before):
+        if before and writer_lives(before):
             raise console.Problem(
                 f"{paths.show(self.file)}: another manager is running (process {before['pid']})",
                 "wait until it ends, or give this one its own --state FILE",

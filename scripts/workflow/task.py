@@ -201,7 +201,7 @@ def unfinished_run(task: Task, key: str) -> str | None:
     if not run or run_state(run) not in run_folder.UNFINISHED:
         return None
     status = run_folder.read_status(paths.folder("runs") / run)
-    if run_folder.alive(status):
+    if run_folder.alive(paths.folder("runs") / run, status):
         raise console.Problem(
             f"{task.name}: the run {run} is still running (process {status['pid']})",
             "wait until it ends, or stop it",

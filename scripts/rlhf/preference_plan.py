@@ -12,56 +12,56 @@ from typing import Any
 from base_model import description
 from kit import console
 from kit.report import Check, failed
-from rlhf import algorithms, models, session
-from rlhf.algorithms import Job
+from rlhf import algorithms, policies, preference_recipe
+from rlhf.algorithms import PreferenceTask
 from training import memory
 from training import plan as sft
 
 COPIES = {"reward": 1, "dpo": 1, "grpo": 1, "rloo": 1, "ppo": 2}  # of the base, less the scorer's
 
 
-def make(kind: str, settings) -> sft.Plan:
-    """The Plan of one kind of run. What is missing becomes a failed check."""
+def make(kind: str, settings) -> sft.TrainingPlan:
+    """The plan of one kind of run. What is missing becomes a failed check."""
     checks: list[Check] = []
     facts: dict[str, Any] = {"kind": kind}
     try:
-        job = resolve(kind, settings, checks)
+        task = resolve(kind, settings, checks)
     except console.Misuse:
         raise
     except console.Problem:
-        job = None  # said in checks
-    if job:
-        facts["model"] = job.settings.model.model_name_or_path
-        facts["start"] = job.start.name if job.start else None
-        facts["reward_model"] = job.reward_run.name if job.reward_run else None
-        _data(job, facts, checks)
-        _memory(job, facts, checks)
+        task = None  # said in checks
+    if task:
+        facts["model"] = task.settings.model.model_name_or_path
+        facts["start"] = task.start.name if task.start else None
+        facts["reward_model"] = task.reward_run.name if task.reward_run else None
+        _data(task, facts, checks)
+        _memory(task, facts, checks)
     checks += [sft.disk(settings), *sft.tracker(settings.training.report_to)]
-    return sft.Plan(facts, checks)
+    return sft.TrainingPlan(facts, checks)
 
 
-def resolve(kind: str, settings, checks: list[Check] | None = None) -> Job:
-    """The Job with the models found and checked, nothing loaded.
+def resolve(kind: str, settings, checks: list[Check] | None = None) -> PreferenceTask:
+    """The PreferenceTask with the models found and checked, nothing loaded.
 
     Raises the first Problem; with `checks`, what is found and what is missing is added to them.
     """
     checks = [] if checks is None else checks
     start, run = None, None
     if kind != "reward":
-        start = _found(checks, "start adapter", lambda: models.start_of(settings))
+        start = _found(checks, "start adapter", lambda: policies.start_of(settings))
         if start:
             checks.append(Check("start adapter", "ok", start.name))
-    if kind != "reward" and models.needs_reward_model(settings):
-        run = _found(checks, "reward model", lambda: models.reward_run(settings.reward_model_path))
-        models.reward_settings(run)
+    if kind != "reward" and policies.needs_reward_model(settings):
+        run = _found(checks, "reward model", lambda: policies.reward_run(settings.reward_model_path))
+        policies.reward_settings(run)
         checks.append(Check("reward model", "ok", run.name))
         settings = settings.model_copy(update={"reward_model_path": run.name})
-    settings = models.with_base(settings, start)
+    settings = policies.with_base(settings, start)
     name = settings.model.model_name_or_path
     config = _found(checks, "base model", lambda: description.config(name))
-    description.check_modules(config.get("model_type", ""), settings.lora)
+    loading.check_modules(config.get("model_type", ""), settings.lora)
     checks.append(Check("base model", "ok", f"{name} ({config.get('model_type')})"))
-    return Job(kind, settings, start, run)
+    return PreferenceTask(kind, settings, start, run)
 
 
 def _found(checks: list[Check], name: str, action) -> Any:
@@ -71,52 +71,53 @@ def _found(checks: list[Check], name: str, action) -> Any:
     except console.Misuse:
         raise
     except console.Problem as problem:
-        checks.append(failed(name, problem))
+        found, _, fix = str(problem).partition("; ")
+        checks.append(Check(name, "fail", found, fix or "see the message"))
         raise
 
 
-def _data(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
+def _data(task: PreferenceTask, facts: dict[str, Any], checks: list[Check]) -> None:
     def count() -> bool:
-        session.prepare(job)
-        facts["steps"] = algorithms.steps(job, int(os.environ.get("WORLD_SIZE", "1")))
+        preference_recipe.read_rows(task)
+        facts["steps"] = algorithms.steps(task, int(os.environ.get("WORLD_SIZE", "1")))
         return True
 
     if not sft.attempt(checks, "data", count):
         return
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    facts["data"] = {name: coded.facts for name, coded in job.coded.items()}
+    facts["data"] = {name: coded.facts for name, coded in task.coded.items()}
     facts["world_size"] = world_size
-    facts["prompts_a_step"] = algorithms.prompts_a_step(job, world_size)
-    for name, coded in job.coded.items():
-        what = "prompts" if job.generates else "pairs"
+    facts["prompts_a_step"] = algorithms.prompts_a_step(task, world_size)
+    for name, coded in task.coded.items():
+        what = "prompts" if task.generates else "pairs"
         found = f"{len(coded.rows):,} {what}"
         lost = [f"{coded.long_prompts} with long prompts left out"] * bool(coded.long_prompts)
-        cut = "cut" if job.kind == "dpo" else "left out"
+        cut = "cut" if task.kind == "dpo" else "left out"
         lost += [f"{coded.long_rows} above max_length {cut}"] * bool(coded.long_rows)
         if lost:
             fix = "raise data.max_prompt_length or max_length, or shorten those rows"
             checks.append(Check(f"{name} data", "warn", f"{found}; {', '.join(lost)}", fix))
         else:
             checks.append(Check(f"{name} data", "ok", found))
-    if "validation" not in job.coded:
+    if "validation" not in task.coded:
         fix = "set data.val_file: without it nothing tells whether the objective improved"
         checks.append(Check("validation data", "warn", "none", fix))
 
 
-def _memory(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
+def _memory(task: PreferenceTask, facts: dict[str, Any], checks: list[Check]) -> None:
     """An estimate: the trainer's, with twice the rows for pairs, and every copy of the base."""
-    from config.schemas.training import TrainingSection
+    from config.schemas.training import Training
 
-    settings = job.settings
+    settings = task.settings
     config = description.config(settings.model.model_name_or_path)
-    pairs = 1 if job.generates else 2
+    pairs = 1 if task.generates else 2
     longest = (
-        settings.data.max_prompt_length + job.longest_answer
-        if job.generates
-        else job.section.max_length
+        settings.data.max_prompt_length + task.longest_answer
+        if task.generates
+        else task.section.max_length
     )
     t = settings.training
-    training = TrainingSection(
+    training = Training(
         per_device_train_batch_size=t.per_device_train_batch_size * pairs,
         max_length=longest,
         gradient_checkpointing=t.gradient_checkpointing,
@@ -126,9 +127,9 @@ def _memory(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
     )
     parts = {"model": settings.model, "lora": settings.lora, "quantization": settings.quantization}
     one = memory.estimate(config, SimpleNamespace(training=training, **parts))
-    copies = COPIES[job.kind] + (job.reward_run is not None)
+    copies = COPIES[task.kind] + (task.reward_run is not None)
     total = one.total + (copies - 1) * one.weights * 1.1
-    if job.kind == "reward":  # its head gives one number, not one for each word
+    if task.kind == "reward":  # its head gives one number, not one for each word
         total -= one.logits * 1.1
     facts["estimate"] = {
         "total": total,
@@ -137,7 +138,7 @@ def _memory(job: Job, facts: dict[str, Any], checks: list[Check]) -> None:
     }
 
 
-def lines(plan: sft.Plan) -> list[str]:
+def lines(plan: sft.TrainingPlan) -> list[str]:
     """The plan in words, for people."""
     f = plan.facts
     out = []

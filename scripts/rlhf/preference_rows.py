@@ -21,7 +21,7 @@ KNOWN = "rows need prompt, chosen and rejected; make data writes such rows"
 
 
 @dataclasses.dataclass
-class Encoded:
+class EncodedPreferences:
     """Rows for a trainer, and what was counted on the way."""
 
     rows: list[dict[str, Any]]
@@ -120,12 +120,12 @@ def _ids(tokenizer, text: str) -> list[int]:
 
 def encode_pairs(
     tokenizer, rows: list[Row], max_prompt_length: int, max_length: int, cut: bool
-) -> Encoded:
+) -> EncodedPreferences:
     """{"prompt_ids", "chosen_ids", "rejected_ids"} of each row; answers without their prompt.
 
     cut: keep rows of more than `max_length` tokens (the trainer cuts them), else leave them out.
     """
-    result = Encoded([])
+    result = EncodedPreferences([])
     for row in rows:
         result.read += 1
         before, (chosen, rejected) = _texts(tokenizer, row)
@@ -142,7 +142,7 @@ def encode_pairs(
     return result
 
 
-def for_reward(encoded: Encoded) -> Encoded:
+def for_reward(encoded: EncodedPreferences) -> EncodedPreferences:
     """The rows as RewardTrainer takes them: each answer with its prompt before it."""
     whole = [
         {name: row["prompt_ids"] + row[name] for name in ("chosen_ids", "rejected_ids")}
@@ -151,9 +151,9 @@ def for_reward(encoded: Encoded) -> Encoded:
     return dataclasses.replace(encoded, rows=whole)
 
 
-def encode_prompts(tokenizer, rows: list[Row], max_prompt_length: int) -> Encoded:
+def encode_prompts(tokenizer, rows: list[Row], max_prompt_length: int) -> EncodedPreferences:
     """{"prompt" (text), "row" (place in `rows`), "input_ids"} of each row."""
-    result = Encoded([])
+    result = EncodedPreferences([])
     for place, row in enumerate(rows):
         result.read += 1
         try:
@@ -184,7 +184,9 @@ def once(tokenizer, text: str, ids: list[int]) -> str:
     )
 
 
-def check(encoded: Encoded, path: Path, max_prompt_length: int, max_length: int | None) -> None:
+def check(
+    encoded: EncodedPreferences, path: Path, max_prompt_length: int, max_length: int | None
+) -> None:
     """Refuse data of which nothing is left."""
     if encoded.rows:
         return

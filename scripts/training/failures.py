@@ -1,0 +1,76 @@
+"""What can end a training badly, recorded in status.json and turned into one line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable, Iterator
+
+from base_model import loading
+from kit import console
+from training.run_folder import RunFolder
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How libraries other than torch's allocator report a full GPU.
+MEMORY_WORDS = (
+    "cuda error: out of memory", "cudaerrormemoryallocation", "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed", "cusolver_status_alloc_failed", "out of memory at line",
+    "cuda out of memory",
+    "defaultcpuallocator: can't allocate memory", "hip out of memory", "mps backend out of memory",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def recorded(
+    writer: RunFolder | None, out_of_memory: Callable[[Exception], console.Problem]
+) -> Iterator[None]:
+    """Record any failure in status.json; turn out-of-memory and disk-full into a Problem."""
+    try:
+        yield
+        return
+    except (KeyboardInterrupt, SystemExit):
+        if writer:
+            with contextlib.suppress(OSError):
+                writer.end("stopped")
+        raise
+    except Exception as error:
+        if memory_is_full(error):
+            problem = out_of_memory(error)
+        elif disk_is_full(error):
+            problem = console.Problem(
+                f"the disk is full ({loading.first_line(error)})",
+                "free space there; --resume goes on (not ppo)",
+            )
+        else:
+            end_failed(writer, error)
+            raise
+    end_failed(writer, problem)
+    raise problem
+
+
+def memory_is_full(error: BaseException) -> bool:
+    """Whether an error says that the GPU's (or the host's) memory is full, by any library."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in MEMORY_WORDS)
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error says that there was no room for a file, by any library."""
+    text = str(error)
+    named = any(f"(os error {number})" in text for number in DISK_FULL)  # safetensors has no errno
+    torch_says = "PytorchStreamWriter failed" in text or "inline_container.cc" in text
+    return getattr(error, "errno", None) in DISK_FULL or named or torch_says
+
+
+def end_failed(writer: RunFolder | None, error: Exception) -> None:
+    """Write down that the run failed, as far as the disk has room for it."""
+    if writer:
+        why = loading.first_line(error)
+        with contextlib.suppress(OSError):
+            writer.end("failed", error=why)
+        with contextlib.suppress(OSError):
+            writer.log(f"failed: {why}")

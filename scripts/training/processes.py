@@ -1,0 +1,144 @@
+"""The processes of one training: their environment, the GPUs each sees, and a torchrun of its own.
+
+Without torchrun a training is one process on one GPU. transformers would otherwise take every
+visible GPU for its DataParallel, which multiplies the batch, the loss and every gradient.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from base_model import loading
+from kit import console
+
+GPUS_HERE = "/proc/driver/nvidia/gpus"
+
+
+def prepare_environment() -> None:
+    """Variables that keep the libraries quiet, offline and in little GPU memory."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded by itself
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # says at length that PPO may change
+    # Segments that grow take back most of the 2 to 15 % that fragments cost.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
+def launched() -> bool:
+    """Whether a launcher (torchrun, Slurm with its variables) started this process."""
+    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+
+
+def keep_one_gpu() -> None:
+    """Without a launcher, let this process see one GPU. Call it before torch is imported."""
+    if launched():
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        others = gpus_here() - 1
+        os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+    else:
+        names = [name.strip() for name in visible.split(",") if name.strip()]
+        others = len(names) - 1
+        if others > 0:
+            os.environ["CUDA_VISIBLE_DEVICES"] = names[0]
+    if others > 0:
+        console.note(
+            f"one GPU of {others + 1} is used (CUDA_VISIBLE_DEVICES="
+            f"{os.environ['CUDA_VISIBLE_DEVICES']}); all of them: --gpus all"
+        )
+
+
+def gpus_here() -> int:
+    """How many NVIDIA GPUs the driver of this machine shows; 0 without a driver."""
+    cards = Path(GPUS_HERE)
+    return len(list(cards.iterdir())) if cards.is_dir() else 0
+
+
+def visible_gpus() -> int:
+    """How many GPUs a new process would see."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def refuse_other_world(processes: int, fsdp: bool = False) -> None:
+    """Problem where a launcher promised more processes than there are, or FSDP has no GPUs."""
+    promised = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes != promised:
+        raise console.Problem(
+            f"{promised} processes were promised (WORLD_SIZE) and {processes} are connected",
+            f"start with torchrun --nproc_per_node N scripts/{console.program()}",
+        )
+    if fsdp and (processes == 1 or loading.device() != "cuda"):
+        raise console.Misuse(
+            f"fsdp shards over GPUs, and this is {processes} process(es) on {loading.device()}",
+            "start with --gpus all on a host with several GPUs, or use training_config.yaml",
+        )
+
+
+def refuse_data_parallel(trainer) -> None:
+    """Problem where transformers would spread one process over several GPUs (DataParallel)."""
+    gpus = trainer.args.n_gpu
+    if gpus > 1:
+        raise console.Problem(
+            f"one process sees {gpus} GPUs: batch, loss and gradients would be {gpus} times as "
+            "large as configured",
+            "start with --gpus all (one process a GPU), or set CUDA_VISIBLE_DEVICES to one GPU",
+        )
+
+
+def launch(gpus: str, script: str, arguments: list[str]) -> int:
+    """Run the same command once a GPU under torchrun; returns its exit code.
+
+    gpus: 'all' or a number. A signal goes to the training processes, which agree on the step where
+    they stop and save; torchrun itself would kill them 30 s later.
+    """
+    count = visible_gpus() if gpus == "all" else parse_count(gpus)
+    if count < 1:
+        raise console.Problem(
+            "--gpus all: torch sees no GPU here", "python scripts/check_gpu.py says why"
+        )
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    words += ["--nproc_per_node", str(count), script, *arguments]
+    console.note(f"{count} process(es), one a GPU")
+    received: list[int] = []
+    with subprocess.Popen(words, start_new_session=True) as torchrun:
+
+        def forward(signum, frame):
+            received.append(signum)
+            signal_children(torchrun.pid, signum)
+
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(signum, forward)
+        code = torchrun.wait()
+    return 128 + received[0] if received and code else code
+
+
+def parse_count(gpus: str) -> int:
+    """The number of --gpus. Misuse for anything else."""
+    if not gpus.isdecimal() or not 0 < int(gpus) <= 64:
+        raise console.Misuse(f"--gpus {gpus}: not a number of GPUs", "give all, or a number")
+    return int(gpus)
+
+
+def signal_children(parent: int, signum: int) -> None:
+    """Send a signal to every child process of `parent`."""
+    import psutil
+
+    try:
+        children = psutil.Process(parent).children()
+    except psutil.Error:
+        return
+    for child in children:
+        try:
+            child.send_signal(signum)
+        except psutil.Error:
+            continue

@@ -1,0 +1,63 @@
+"""run.json: what a run stands on, by hashes, and the GPU memory that it took."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from base_model import chat_template, identity, loading, locate
+from kit import paths, publish
+from training import plan
+
+
+def collect(recipe, world_size: int) -> dict[str, Any]:
+    """The facts of a run that begins now, as run.json keeps them."""
+    settings = recipe.settings
+    base = locate.find(settings.model.model_name_or_path, settings.model.model_revision)
+    manifest = plan.data_file(settings.data.train_file).parent / "manifest.json"
+    facts = {
+        "base_model": settings.model.model_name_or_path,
+        "base_revision": settings.model.model_revision,
+        "base_identity": identity.identity(base) if base else {},
+        "train_sha256": publish.sha256(plan.data_file(settings.data.train_file)),
+        "val_sha256": hash_if_there(plan.data_file(settings.data.val_file)),
+        "data_manifest_sha256": hash_if_there(manifest),
+        "environment_lock_sha256": hash_if_there(paths.ROOT / "requirements-remote.txt"),
+        "chat_template_sha256": chat_template.sha256(recipe.tokenizer.chat_template),
+        "seed": settings.training.seed,
+        "world_size": world_size,
+        "device": loading.device(),
+        "data": recipe.counts(),
+    }
+    return facts | recipe.inputs()
+
+
+def hash_if_there(file: Path | None) -> str | None:
+    """A file's SHA-256; None where there is none."""
+    return publish.sha256(file) if file and file.is_file() else None
+
+
+def peak_memory() -> dict[str, Any] | None:
+    """Bytes that this process's GPU took at its peak; None without CUDA."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return {
+        "card": torch.cuda.get_device_name(),
+        "card_bytes": total,
+        "peak_allocated": torch.cuda.max_memory_allocated(),
+        "peak_reserved": torch.cuda.max_memory_reserved(),
+    }
+
+
+def add_memory(run: Path) -> None:
+    """Write the measured peak into run.json. Nothing is written without CUDA."""
+    peak = peak_memory()
+    if peak is None:
+        return
+    file = run / "run.json"
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    publish.json_file(file, facts | {"memory": (facts.get("memory") or {}) | peak})

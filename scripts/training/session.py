@@ -1,0 +1,203 @@
+"""One training from an empty folder to final/: the same path for every trainer.
+
+SFT, reward, DPO, GRPO, RLOO and PPO bring a TrainingRecipe: what is trained, on which rows, by
+which trainer of TRL. The session does the rest: it opens the run's folder and records progress,
+resumes from a checkpoint, refuses inputs that changed, stops on signals, records failures, and
+publishes the adapter after it was read back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from base_model import loading
+from kit import console
+from training import callbacks, failures, processes, resume, run_facts, run_folder, saving, stopping
+from training.run_folder import RunFolder
+
+
+class TrainingRecipe:
+    """What one kind of training brings to a session. Subclasses fill it."""
+
+    kind = "lora"
+    can_resume = True
+    shown = callbacks.SHOWN  # the logged values that status.json and log.txt show
+    fsdp = False
+    measured = False  # whether an objective is measured before and after
+
+    def __init__(self, settings: Any):
+        self.settings = settings
+        self.tokenizer: Any = None
+
+    def prepare(self) -> None:
+        """Load the tokenizer and encode the rows. Raises Problem for rows that cannot be used."""
+        raise NotImplementedError
+
+    def counts(self) -> dict[str, Any]:
+        """What was counted in the rows, for run.json."""
+        raise NotImplementedError
+
+    def inputs(self) -> dict[str, Any]:
+        """Facts for run.json that this kind adds."""
+        return {}
+
+    def title(self) -> str:
+        """The first words of the log: method and model."""
+        raise NotImplementedError
+
+    def build(self, run: Path, recorders: list, world_size: int) -> Any:
+        """The trainer with its models loaded; nothing is trained yet."""
+        raise NotImplementedError
+
+    def train(self, trainer, checkpoint: Path | None, request: stopping.StopRequest) -> None:
+        """Run the trainer to its end, or to the step at which a signal stops it."""
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    def measure(self, trainer) -> dict[str, float]:
+        """The objective on the validation rows; {} where none is measured."""
+        return {}
+
+    def before_saving(self, trainer) -> None:
+        """Prepare trainer.model and tokenizer for saving."""
+
+    def summary(self, trainer, before: dict, after: dict) -> str:
+        """What the last log line says after the number of steps."""
+        return ""
+
+    def out_of_memory(self, error: Exception) -> console.Problem:
+        """The Problem for a GPU that is full: what to lower, in order."""
+        raise NotImplementedError
+
+
+def train(recipe: TrainingRecipe, run: Path | None, checkpoint: Path | None) -> tuple[int, Path]:
+    """Train; returns (exit code, run folder). Every rank calls it; rank 0 names the run and writes.
+
+    Raises Problem with what to lower when memory runs out.
+    """
+    stopping.exit_at_once()
+    loading.quiet()
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+    from transformers import set_seed
+
+    state = PartialState(cpu=loading.device() == "cpu")
+    processes.refuse_other_world(state.num_processes, recipe.fsdp)
+    shared = [run, checkpoint]
+    broadcast_object_list(shared)
+    run, checkpoint = shared
+    set_seed(recipe.settings.training.seed)  # before model and adapter: resume is bit-identical
+    recipe.prepare()
+    writer = before = None
+    if state.is_main_process:
+        before = _recorded_objective(run) if checkpoint else None
+        writer = open_run(recipe, run, checkpoint, state.num_processes)
+    prints_to_stderr = contextlib.redirect_stdout(sys.stderr)  # PPOTrainer prints
+    with failures.recorded(writer, recipe.out_of_memory), prints_to_stderr:
+        return _train(recipe, run, checkpoint, writer, state.num_processes, before), run
+
+
+def open_run(
+    recipe: TrainingRecipe, run: Path, checkpoint: Path | None, world_size: int
+) -> RunFolder:
+    """Begin (or resume) the run's folder. Misuse where a resumed run's inputs have changed."""
+    facts = run_facts.collect(recipe, world_size)
+    resumed = (run / "run.json").exists()
+    if resumed:
+        resume.refuse_other_inputs(run, facts)
+    writer = RunFolder(run)
+    status: dict[str, Any] = {"resumed_from": checkpoint and checkpoint.name}
+    status |= {} if recipe.kind == "lora" else {"kind": recipe.kind}
+    writer.start(recipe.settings.model_dump(mode="json"), facts, **status)
+    saving.tidy_checkpoints(run, checkpoint)
+    writer.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    writer.log(f"{recipe.title()} on {facts['device']}, {world_size} process(es)")
+    return writer
+
+
+def _recorded_objective(run: Path) -> dict[str, Any] | None:
+    objective = run_folder.read_status(run).get("objective") or {}
+    return objective.get("before")
+
+
+def _train(recipe, run: Path, checkpoint, writer, world_size: int, before) -> int:
+    recorders = [callbacks.recorder(writer, recipe.shown)] if writer else []
+    trainer = recipe.build(run, recorders, world_size)
+    request = fit_into_session(trainer, checkpoint)
+    before = before or recipe.measure(trainer)
+    if writer and recipe.measured:
+        writer.update(objective={"before": before})
+    with contextlib.suppress(stopping.EvaluationStopped):
+        recipe.train(trainer, checkpoint, request)
+    if request.agreed:
+        return stopped(recipe, writer, trainer, request.agreed)
+    after = recipe.measure(trainer)
+    recipe.before_saving(trainer)
+    saving.save_final(trainer, recipe.tokenizer, run)
+    if writer:
+        run_facts.add_memory(run)
+        steps = trainer.state.global_step
+        writer.log(f"completed: {steps} steps{recipe.summary(trainer, before, after)}")
+        objective = {"objective": {"before": before, "after": after}} if recipe.measured else {}
+        writer.end("completed", step=steps, final="final", **objective)
+    return console.GOOD
+
+
+def fit_into_session(trainer, checkpoint: Path | None = None) -> stopping.StopRequest:
+    """Give a trainer the callbacks that every kind has; returns what its signals ask for."""
+    from transformers.trainer_callback import PrinterCallback
+
+    processes.refuse_data_parallel(trainer)
+    trainer.remove_callback(PrinterCallback)
+    callbacks.restore_patience(trainer, checkpoint)
+    stopping.evaluate_pending(trainer, checkpoint)
+    request = stopping.StopRequest()
+    request.install()
+    trainer.add_callback(stopping.callback(request))
+    return request
+
+
+def stopped(recipe: TrainingRecipe, writer, trainer, signum: int) -> int:
+    """Record that a signal stopped the run; returns the exit code 128 + signal."""
+    if writer:
+        step = trainer.state.global_step
+        ahead = "--resume goes on" if recipe.can_resume else (
+            f"{recipe.kind} cannot resume: start from that checkpoint anew")  # fmt: skip
+        writer.log(f"stopped at step {step}; {ahead}")
+        writer.end("stopped", step=step)
+    return 128 + signum
+
+
+def session_trainer(trainer_class: type) -> type:
+    """A TRL trainer as sessions need it: it stops in evaluations, saves whole adapters, resumes."""
+    makers: tuple[Callable[[type], type], ...] = (
+        resumable, saving.plain_saving, stopping.stoppable)  # fmt: skip
+    for make in makers:
+        trainer_class = make(trainer_class)
+    return trainer_class
+
+
+def resumable(trainer_class: type) -> type:
+    """A trainer whose resumed run is bit for bit the unbroken one.
+
+    TRL trains QLoRA adapters in bfloat16, but PEFT reads them back from a checkpoint as float32.
+    """
+
+    class Resumable(trainer_class):
+        def _keeping_dtypes(self, load, *arguments, **keywords):
+            before = {n: p.dtype for n, p in self.model.named_parameters() if p.requires_grad}
+            load(*arguments, **keywords)
+            for name, parameter in self.model.named_parameters():
+                if name in before and parameter.dtype != before[name]:
+                    parameter.data = parameter.data.to(before[name])
+
+        def _load_from_checkpoint(self, *arguments, **keywords):
+            self._keeping_dtypes(super()._load_from_checkpoint, *arguments, **keywords)
+
+        def _load_best_model(self):
+            self._keeping_dtypes(super()._load_best_model)
+
+    return Resumable

@@ -1,0 +1,102 @@
+"""What lora_trainer.py, reward_model.py and ppo_trainer.py share: options, opt-ins, plan or run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from kit import console, report
+from training import processes
+
+
+def add_options(parser, config: str) -> None:
+    """The options that every trainer takes. config: the name of its default configuration."""
+    parser.add_argument("--config", default=config, help="a file, or a name in configs/")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="plan only, whatever the config says"
+    )
+    parser.add_argument(
+        "--confirm-run", action="store_true", help="the second yes that training needs"
+    )
+    parser.add_argument(
+        "--resume", nargs="?", const="latest", metavar="RUN", help="a run id; default latest"
+    )
+    parser.add_argument(
+        "--run-id", help="the new run's name; default: date, time and four hex digits"
+    )
+    parser.add_argument(
+        "--gpus", metavar="N", help="processes, one a GPU, under torchrun: all, or a number"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def missing_opt_in(args, switched_off: str) -> str:
+    """Which of the two opt-ins is missing, '' when the run may start.
+
+    switched_off: why the configuration alone forbids it, '' where it does not.
+    """
+    if args.dry_run:
+        return "--dry-run was given"
+    return switched_off or ("" if args.confirm_run else "--confirm-run was not given")
+
+
+def show_plan(made, lines: Sequence[str], args, why: str, closing: str = "") -> int:
+    """Print a plan and its checks; returns 1 where something is missing."""
+    if args.json:
+        return report.report(made.checks, as_json=True, plan=made.facts, dry_run=why)
+    print("\n".join(lines))
+    code = report.report(made.checks)
+    print(closing or f"Nothing was trained: {why}.")
+    return code
+
+
+def relaunched(args, argv: Sequence[str] | None) -> int | None:
+    """The exit code of the same command under torchrun; None where this process trains itself."""
+    if not args.gpus or processes.launched():
+        processes.keep_one_gpu()
+        return None
+    words = list(sys.argv[1:] if argv is None else argv)
+    return processes.launch(args.gpus, sys.argv[0], without_gpus(words))
+
+
+def without_gpus(words: Sequence[str]) -> list[str]:
+    """A command line less its --gpus option."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+        elif word == "--gpus":
+            skip = True
+        elif not word.startswith("--gpus="):
+            kept.append(word)
+    return kept
+
+
+def is_rank_zero() -> bool:
+    """Whether this process names the run and prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def train(args, recipe, kinds: tuple[str, ...]) -> tuple[int, Any]:
+    """Choose the run and train it: (exit code, run folder)."""
+    from training import resume, run_lock, session
+
+    run, checkpoint = None, None
+    if is_rank_zero():
+        run, checkpoint = resume.choose_run(args.resume, args.run_id, recipe.settings, kinds)
+    try:
+        return session.train(recipe, run, checkpoint)
+    finally:
+        run_lock.release_unused(run)
+
+
+def print_result(args, code: int, run, result: dict[str, Any]) -> int:
+    """The one result on stdout of a completed run; returns the exit code."""
+    if is_rank_zero() and code == console.GOOD:
+        print(json.dumps(result) if args.json else run)
+    return code
