@@ -52,14 +52,16 @@ def resolve(kind: str, settings, checks: list[Check] | None = None) -> Preferenc
         if start:
             checks.append(Check("start adapter", "ok", start.name))
     if kind != "reward" and policies.needs_reward_model(settings):
-        run = _found(checks, "reward model", lambda: policies.reward_run(settings.reward_model_path))
+        run = _found(
+            checks, "reward model", lambda: policies.reward_run(settings.reward_model_path)
+        )
         policies.reward_settings(run)
         checks.append(Check("reward model", "ok", run.name))
         settings = settings.model_copy(update={"reward_model_path": run.name})
     settings = policies.with_base(settings, start)
     name = settings.model.model_name_or_path
     config = _found(checks, "base model", lambda: description.config(name))
-    loading.check_modules(config.get("model_type", ""), settings.lora)
+    description.check_modules(config.get("model_type", ""), settings.lora)
     checks.append(Check("base model", "ok", f"{name} ({config.get('model_type')})"))
     return PreferenceTask(kind, settings, start, run)
 
@@ -71,8 +73,7 @@ def _found(checks: list[Check], name: str, action) -> Any:
     except console.Misuse:
         raise
     except console.Problem as problem:
-        found, _, fix = str(problem).partition("; ")
-        checks.append(Check(name, "fail", found, fix or "see the message"))
+        checks.append(failed(name, problem))
         raise
 
 
@@ -106,7 +107,7 @@ def _data(task: PreferenceTask, facts: dict[str, Any], checks: list[Check]) -> N
 
 def _memory(task: PreferenceTask, facts: dict[str, Any], checks: list[Check]) -> None:
     """An estimate: the trainer's, with twice the rows for pairs, and every copy of the base."""
-    from config.schemas.training import Training
+    from config.schemas.training import TrainingSection
 
     settings = task.settings
     config = description.config(settings.model.model_name_or_path)
@@ -117,7 +118,7 @@ def _memory(task: PreferenceTask, facts: dict[str, Any], checks: list[Check]) ->
         else task.section.max_length
     )
     t = settings.training
-    training = Training(
+    training = TrainingSection(
         per_device_train_batch_size=t.per_device_train_batch_size * pairs,
         max_length=longest,
         gradient_checkpointing=t.gradient_checkpointing,

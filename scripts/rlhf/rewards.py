@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from base_model import chat_template
 from corpus.rows import Row
 from rlhf import preference_rows
 
@@ -25,7 +26,7 @@ class RewardModel:
 
     def __call__(self, completions: Sequence[str], row: Sequence[int], **_: Any) -> list[float]:
         texts = [
-            encoding.render(
+            chat_template.render(
                 self.tokenizer,
                 [*preference_rows.prompt_of(self.rows[i]), {"role": "assistant", "content": text}],
                 self.rows[i].tools,
@@ -55,7 +56,7 @@ def functions(
     names: Sequence[str], rows: Sequence[Row], tokenizer, most: int, model: RewardModel | None
 ) -> list[Callable[..., list[float]]]:
     """The reward functions of these names. `most`: max_completion_length, for `ended`."""
-    from evaluation import metrics
+    from adapters import metrics
 
     def f1(completions, row, **_):
         """Shared words with the chosen answer, 0 to 1 (SQuAD)."""

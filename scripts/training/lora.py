@@ -121,7 +121,9 @@ class SupervisedRecipe(session.TrainingRecipe):
     def out_of_memory(self, error: Exception) -> console.Problem:
         config = description.config(self.settings.model.model_name_or_path)
         needed = console.size(memory.estimate(config, self.settings).total)
-        order = "; ".join(f"{i}. {text}" for i, text in enumerate(memory.remedies(self.settings), 1))
+        order = "; ".join(
+            f"{i}. {text}" for i, text in enumerate(memory.remedies(self.settings), 1)
+        )
         return console.Problem(
             f"out of GPU memory (estimated need {needed})", f"lower, in this order: {order}"
         )

@@ -115,8 +115,9 @@ def alive(run: Path, status: dict[str, Any] | None = None) -> bool:
             return False
     if status.get("state") != "running" or status.get("host") != socket.gethostname():
         return False
-    held = run_lock.holder(run)
-    return held == status.get("pid") and run_lock.runs_command(held, status.get("command"))
+    held, command = run_lock.holder(run), status.get("command")
+    same = held is not None and held == status.get("pid")
+    return same and run_lock.is_trainer(command) and run_lock.runs_command(held, command)
 
 
 def writer_lives(status: dict[str, Any]) -> bool:

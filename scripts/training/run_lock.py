@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from kit import console
 
 LOCK_FILE = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # what a disk without flock answers
-WRITERS = ("lora_trainer.py", "reward_model.py", "ppo_trainer.py", "training_manager.py")
+TRAINERS = ("lora_trainer.py", "reward_model.py", "ppo_trainer.py")
 
 _held: dict[Path, int] = {}  # run folder -> descriptor of its lock, open while this process lives
 
@@ -97,23 +96,16 @@ def command_of(pid: int) -> list[str] | None:
 
 
 def runs_command(pid: Any, recorded: Any) -> bool:
-    """Whether process `pid` of this machine still runs the recorded command line of a writer.
-
-    The record must name one of the commands that write run folders, so that a folder that came
-    from elsewhere cannot name any other process of the user's.
-    """
-    if type(pid) is not int or pid <= 1 or not is_command(recorded):
+    """Whether process `pid` of this machine still runs the recorded command line."""
+    if type(pid) is not int or pid <= 1 or not isinstance(recorded, list):
         return False
     actual = command_of(pid)
     return actual is not None and " ".join(actual).split() == " ".join(recorded).split()
 
 
-def is_command(recorded: Any) -> bool:
-    """Whether a recorded command line is one of a command that writes run folders."""
-    if not isinstance(recorded, Sequence) or isinstance(recorded, str):
-        return False
-    words = [word for word in recorded if isinstance(word, str)]
-    return len(words) == len(recorded) and any(Path(w).name in WRITERS for w in words[:12])
+def is_trainer(command: Any) -> bool:
+    """Whether a command line is that of a trainer, so that nothing else is ever stopped."""
+    return isinstance(command, list) and any(Path(word).name in TRAINERS for word in command[:12])
 
 
 def own_command() -> list[str]:

@@ -39,13 +39,15 @@ def bare(settings, run: Path, model, tokenizer, data) -> float:
 
 def ours(settings, run: Path, model, tokenizer, data) -> float:
     """Seconds of the same training as lora_trainer does it, with status, metrics and log."""
-    from training import lora
+    from training import callbacks, lora, session
     from training.run_folder import RunFolder
 
     writer = RunFolder(run)
     writer.start(settings.model_dump(), {})
-    data = {"train": data["train"], "facts": {}}
-    trainer = lora.build_trainer(settings, run, model, tokenizer, data, writer, 1)
+    recorders = [callbacks.recorder(writer)]
+    data = {"train": data["train"]}
+    trainer = lora.build_trainer(settings, run, model, tokenizer, data, recorders)
+    session.fit_into_session(trainer)
     seconds = trainer.train().metrics["train_runtime"]
     writer.end("completed")
     return seconds

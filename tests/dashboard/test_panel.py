@@ -58,7 +58,9 @@ def work(tmp_path_factory):
 @pytest.fixture
 def trainer():
     """A process in a trainer's place; TERM ends it."""
-    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import signal; signal.pause()", "lora_trainer.py"]
+    ) as process:
         yield process
         process.kill()
 

@@ -44,7 +44,9 @@ def trainer():
         "print('ready', flush=True)\n"
         "while True: signal.pause()\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "lora_trainer.py"], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "ready\n"
     yield process
     process.kill()

@@ -9,7 +9,7 @@ import pytest
 
 import ppo_trainer
 from kit import console, publish
-from rlhf import data, rewards
+from rlhf import preference_rows, rewards
 from support import preferences
 
 # --- parts that need no training stack ---------------------------------------------------------
@@ -74,10 +74,10 @@ class Beginning:
 
 def test_a_prompt_gets_one_begin_of_text_where_template_and_tokenizer_both_write_it():
     ids = Beginning()("<s>Hi", add_special_tokens=False)["input_ids"]
-    assert data.once(Beginning(), "<s>Hi", ids) == "Hi"
-    assert data.once(Beginning(adds=()), "<s>Hi", ids) == "<s>Hi"
+    assert preference_rows.once(Beginning(), "<s>Hi", ids) == "Hi"
+    assert preference_rows.once(Beginning(adds=()), "<s>Hi", ids) == "<s>Hi"
     with pytest.raises(console.Problem, match="adds special tokens of its own"):
-        data.once(Beginning(adds=(1, 7)), "<s>Hi", ids)
+        preference_rows.once(Beginning(adds=(1, 7)), "<s>Hi", ids)
 
 
 # --- on the miniature --------------------------------------------------------------------------
@@ -228,11 +228,11 @@ def test_a_stopped_ppo_keeps_a_checkpoint_to_start_from_and_says_that_it_cannot_
 
 @pytest.mark.remote_env
 def test_ppos_reference_is_a_frozen_copy_of_the_adapter_it_starts_from(work):
-    from rlhf import algorithms, models
+    from rlhf import algorithms, policies
 
     chosen = settings("sft_model_path=sft", "quantization.load_in_4bit=false")
-    start = models.start_of(chosen)
-    policy = models.load_policy(models.with_base(chosen, start), start)
+    start = policies.start_of(chosen)
+    policy = policies.load_policy(policies.with_base(chosen, start), start)
     assert algorithms._add_reference(policy)["ref_adapter_name"] == "ref"
     named = dict(policy.named_parameters())
     copies = [name for name in named if ".ref." in name]

@@ -8,12 +8,12 @@ import pytest
 
 import reward_model
 from kit import console
-from rlhf import data
+from rlhf import preference_rows
 from support import preferences
 
 
 def read(path, pairs=True):
-    return data.read(path, pairs=pairs)
+    return preference_rows.read(path, pairs=pairs)
 
 
 # --- rows: no training stack needed ------------------------------------------------------------
@@ -29,8 +29,8 @@ def test_pairs_are_read_as_texts_and_as_messages_with_the_prompt_inside_or_outsi
         {"prompt": "Hi?", "chosen": [user, good], "rejected": [user, bad]},
     ]
     for row in read(preferences.write(tmp_path / "rows.jsonl", rows)):
-        assert data.prompt_of(row) == [user]
-        assert data.reference_of(row) == "Hello."
+        assert preference_rows.prompt_of(row) == [user]
+        assert preference_rows.reference_of(row) == "Hello."
         assert row.rejected == [bad]
 
 
@@ -61,7 +61,7 @@ def test_an_empty_preference_file_is_one_clear_line(tmp_path, content):
 def test_a_row_with_one_answer_is_a_prompt_but_no_pair(tmp_path):
     turns = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
     path = preferences.write(tmp_path / "rows.jsonl", [{"messages": turns}])
-    assert data.prompt_of(read(path, pairs=False)[0]) == turns[:1]
+    assert preference_rows.prompt_of(read(path, pairs=False)[0]) == turns[:1]
     with pytest.raises(console.Problem):
         read(path)
 
@@ -73,7 +73,7 @@ def test_the_fields_own_preference_files_are_read(samples, tmp_path, name):
     records = json.loads((samples / "instruct" / f"{name}.json").read_text())
     rows = read(preferences.write(tmp_path / "rows.jsonl", records))
     assert len(rows) == len(records)
-    assert all(row.rejected and data.prompt_of(row) for row in rows)
+    assert all(row.rejected and preference_rows.prompt_of(row) for row in rows)
 
 
 # --- the command -------------------------------------------------------------------------------

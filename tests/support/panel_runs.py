@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -50,10 +51,25 @@ def make(work: Path, run_id: str, state: str = "running", *, step: int = 420, st
         "started": now - age - step - 20, "heartbeat": now - age, "max_steps": steps, "step": step,
         "checkpoint": f"checkpoint-{step // 100 * 100}", "eta_seconds": float(steps - step),
     }  # fmt: skip
-    if state != "running":
+    if state == "running":
+        status["command"] = lock(run, status["pid"])
+    else:
         status["ended"] = now - age
     (run / "status.json").write_text(json.dumps(status | changes))
     return run
+
+
+def lock(run: Path, pid: int) -> list[str] | None:
+    """Hold the run's lock in the name of process `pid`; returns its command line.
+
+    The lock is held by this process until it ends: `pid` stands in for a trainer.
+    """
+    from training import run_lock
+
+    held = os.open(run / run_lock.LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    os.write(held, f"{pid}\n".encode())
+    return run_lock.command_of(pid)
 
 
 class Panel:

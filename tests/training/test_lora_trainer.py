@@ -218,11 +218,11 @@ def test_a_run_is_seen_from_before_its_base_is_loaded(work, tmp_path):
 
 
 def test_a_stop_while_the_base_is_loaded_is_written_down(tmp_path):
-    from training import lora, run_folder
+    from training import failures, run_folder
 
     writer = run_folder.RunFolder(tmp_path)
     writer.begin()
-    with pytest.raises(SystemExit), lora.accounted(writer, lambda: None):
+    with pytest.raises(SystemExit), failures.recorded(writer, lambda error: None):
         raise SystemExit(143)
     assert run_folder.read_status(tmp_path)["state"] == "stopped"
 

@@ -12,7 +12,7 @@ import yaml
 
 from kit import console
 from support.checkout import ROOT
-from training import resume, run_folder
+from training import resume, run_folder, run_lock
 
 SETTINGS = SimpleNamespace(model_dump=lambda **_: {"lora": {"r": 16}})
 
@@ -35,7 +35,7 @@ def write(run, **status):
 def test_a_run_id_is_a_plain_name(runs, name):
     for words in ((None, name), (name, None)):
         with pytest.raises(console.Misuse, match="is no run id"):
-            resume.chosen(*words, SETTINGS)
+            resume.choose_run(*words, SETTINGS)
     assert not runs.exists()
 
 
@@ -43,34 +43,34 @@ def test_a_run_is_never_written_over(runs):
     write(runs / "one", state="completed")
     before = sorted((p.name, p.read_bytes()) for p in (runs / "one").iterdir())
     with pytest.raises(console.Misuse, match="already.*another --run-id"):
-        resume.chosen(None, "one", SETTINGS)
+        resume.choose_run(None, "one", SETTINGS)
     assert sorted((p.name, p.read_bytes()) for p in (runs / "one").iterdir()) == before
     (runs / "one" / "status.json").unlink()
     with pytest.raises(console.Misuse, match="already"):
-        resume.chosen(None, "one", SETTINGS)
+        resume.choose_run(None, "one", SETTINGS)
 
 
 def test_a_folder_that_the_panel_made_is_begun_and_left_as_it_was(runs):
     (runs / "two").mkdir(parents=True)
     (runs / "two" / "job.json").write_text("{}")
     (runs / "two" / "output.txt").write_text("")
-    assert resume.chosen(None, "two", SETTINGS) == (runs / "two", None)
-    resume.leave(runs / "two")
+    assert resume.choose_run(None, "two", SETTINGS) == (runs / "two", None)
+    run_lock.release_unused(runs / "two")
     assert (runs / "two" / "job.json").exists()
 
 
 def test_a_run_that_never_began_leaves_no_folder(runs):
-    run, _ = resume.chosen(None, "three", SETTINGS)
+    run, _ = resume.choose_run(None, "three", SETTINGS)
     assert run.is_dir()
-    resume.leave(run)
+    run_lock.release_unused(run)
     assert not run.exists()
 
 
 HOLD = """
 import sys
 from pathlib import Path
-from training import resume
-resume.hold(Path(sys.argv[1]))
+from training import run_lock
+run_lock.hold(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -86,17 +86,17 @@ def test_two_processes_never_train_one_run(runs, words):
     try:
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(console.Problem, match="another process is training"):
-            resume.chosen(*words, SETTINGS)
+            resume.choose_run(*words, SETTINGS)
     finally:
         other.communicate()
-    assert resume.chosen(*words, SETTINGS)[0] == run, "the lock ends with its process"
+    assert resume.choose_run(*words, SETTINGS)[0] == run, "the lock ends with its process"
 
 
 WORKER = """
 import os, sys
 from pathlib import Path
-from training import resume
-resume.hold(Path(sys.argv[1]))
+from training import run_lock
+run_lock.hold(Path(sys.argv[1]))
 if os.fork() == 0:
     print("at work", flush=True)
     sys.stdin.read()
@@ -111,7 +111,7 @@ def test_a_worker_that_outlives_its_trainer_holds_no_run(runs):
         env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")})  # fmt: skip
     assert trainer.stdout.readline() == b"at work\n"
     assert trainer.wait(timeout=60) == 0
-    assert resume.chosen("killed", None, SETTINGS)[0] == run
+    assert resume.choose_run("killed", None, SETTINGS)[0] == run
     trainer.communicate()
 
 
@@ -121,8 +121,8 @@ def test_a_damaged_status_is_named_and_hides_no_other_run(runs, capsys, text):
     write(runs / "b-bad")
     (runs / "b-bad" / "status.json").write_text(text)
     with pytest.raises(console.Problem, match=r"b-bad/status\.json: damaged.*; restore"):
-        resume.chosen("b-bad", None, SETTINGS)
-    assert resume.chosen("latest", None, SETTINGS)[0].name == "a-good"
+        resume.choose_run("b-bad", None, SETTINGS)
+    assert resume.choose_run("latest", None, SETTINGS)[0].name == "a-good"
     assert "b-bad/status.json: damaged" in capsys.readouterr().err
 
 
@@ -132,8 +132,8 @@ def test_a_run_without_its_configuration_cannot_go_on(runs, text, found):
     (run / "config.yaml").unlink()
     if text:
         (run / "config.yaml").write_text(text)
-    with pytest.raises(console.Problem, match=rf"config\.yaml: {found}.*new run"):
-        resume.chosen("four", None, SETTINGS)
+    with pytest.raises(console.Problem, match=rf"config\.yaml: {found}.*(new run|move)"):
+        resume.choose_run("four", None, SETTINGS)
 
 
 def test_the_heartbeat_goes_on_after_a_write_that_failed(tmp_path):
