@@ -37,7 +37,7 @@ class RlhfTask(Task):
 
     def own_reward_model(self) -> bool:
         """Whether this task trains a reward model itself."""
-        from rlhf.models import needs_reward_model
+        from rlhf.policies import needs_reward_model
 
         return needs_reward_model(self.settings) and self.settings.reward_model_path == "latest"
 

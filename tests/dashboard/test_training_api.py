@@ -161,7 +161,7 @@ def test_stopping_twice_sends_one_signal_and_now_sends_another(client, work, tra
 
 
 def test_a_process_that_only_has_the_same_number_is_never_signalled(client, work, trainer):
-    run = panel_runs.make(work, "old", pid=trainer.pid, age=7200)
+    run = panel_runs.make(work, "old", pid=trainer.pid, age=7200, held=False)
     job = {"pid": trainer.pid, "created": time.time() - 9e4, "started": time.time() - 9e4}
     (run / "job.json").write_text(json.dumps(job | {"host": panel_runs.socket.gethostname()}))
     assert client.get("/api/v1/training/status").json()["run"]["state"] == "interrupted"

@@ -34,8 +34,11 @@ def losses(steps: int, every: int = 10, evaluate: int = 50) -> list[dict]:
 
 
 def make(work: Path, run_id: str, state: str = "running", *, step: int = 420, steps: int = 1000,
-         pid: int | None = None, age: float = 2.0, **changes) -> Path:  # fmt: skip
-    """adapters/runs/<run_id> below `work`; a running one belongs to this process."""
+         pid: int | None = None, age: float = 2.0, held: bool = True, **changes) -> Path:  # fmt: skip
+    """adapters/runs/<run_id> below `work`; a running one belongs to process `pid`.
+
+    held: whether that process holds the run's lock, as a trainer does.
+    """
     run = work / "adapters" / "runs" / run_id
     (run / "checkpoints").mkdir(parents=True)
     now, rows = time.time(), losses(step)
@@ -51,9 +54,9 @@ def make(work: Path, run_id: str, state: str = "running", *, step: int = 420, st
         "started": now - age - step - 20, "heartbeat": now - age, "max_steps": steps, "step": step,
         "checkpoint": f"checkpoint-{step // 100 * 100}", "eta_seconds": float(steps - step),
     }  # fmt: skip
-    if state == "running":
+    if state == "running" and held:
         status["command"] = lock(run, status["pid"])
-    else:
+    if state != "running":
         status["ended"] = now - age
     (run / "status.json").write_text(json.dumps(status | changes))
     return run
