@@ -34,7 +34,8 @@ def losses(steps: int, every: int = 10, evaluate: int = 50) -> list[dict]:
 
 
 def make(work: Path, run_id: str, state: str = "running", *, step: int = 420, steps: int = 1000,
-         pid: int | None = None, age: float = 2.0, held: bool = True, **changes) -> Path:  # fmt: skip
+         pid: int | None = None, age: float = 2.0, held: bool = True,
+         **changes) -> Path:  # fmt: skip
     """adapters/runs/<run_id> below `work`; a running one belongs to process `pid`.
 
     held: whether that process holds the run's lock, as a trainer does.
