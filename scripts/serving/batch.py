@@ -43,6 +43,13 @@ class Batch:
     def __init__(self, answers: list[Any], cache, mask):
         self.answers, self.cache, self.mask = answers, cache, mask
 
+    @property
+    def grows(self) -> bool:
+        """Whether all layers keep keys and values alone, which take up tokens piece by piece."""
+        return all(hasattr(layer, "keys") for layer in self.cache.layers) and not any(
+            hasattr(layer, "conv_states") for layer in self.cache.layers
+        )
+
     def bytes_per_token(self) -> float:
         """Bytes of keys and values for one token of one row; 0 for a model without attention."""
         tensors = [pair for layer in self.cache.layers for pair in _tensors(layer).values()]

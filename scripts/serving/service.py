@@ -45,7 +45,8 @@ class Service:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.state, self.problem = "loading", None
         self.engine: Engine | None = None
-        self.generation: Any = None  # the model's own GenerationConfig
+        self.temperature = self.top_p = 1.0  # where a request names none: the model's own
+        self.embedded = 0  # tokens that the model's embedding knows
         self.context, self.usual = 0, 1.0  # tokens; seconds that a request takes
         self.cut = 0  # requests that were not finished when the server stopped
 
@@ -77,7 +78,10 @@ class Service:
         longest = getattr(model.config.get_text_config(), "max_position_embeddings", CONTEXT)
         engine.max_cells = _cells(model.device, per_token) or limits.rows * longest
         self.context = min(limits.context or longest, longest, engine.max_cells)
-        self.generation = model.generation_config
+        self.embedded = model.get_input_embeddings().weight.shape[0]
+        usual = model.generation_config
+        self.temperature = _within(usual.temperature, 0, 2)
+        self.top_p = _within(usual.top_p, 0, 1)
         engine.start()
         self.engine = engine
 
@@ -109,14 +113,8 @@ class Service:
     def begin(self, asked: ChatRequest, served: Served, prompt: list[int]) -> Exchange:
         """Let a request in. ApiError 429 when too many wait, 503 while loading or draining."""
         self.check_open()
-        limits, usual = self.limits, self.generation
-        room = self.context - len(prompt)
-        wanted = asked.limit or min(limits.answer, room)
-        if len(prompt) + wanted > self.context or room < 1:
-            text = f"the context holds {self.context} tokens"
-            remedy = f"the messages have {len(prompt)}"
-            remedy += f" and {asked.limit} are asked for the answer" if asked.limit else ""
-            raise ApiError(400, "context_length_exceeded", text, remedy, param="messages")
+        limits = self.limits
+        wanted = self._wanted(asked, prompt)
         exchange = Exchange(self, asked, served, len(prompt))
         first = secrets.randbits(62) if asked.seed is None else asked.seed
         exchange.answers = [
@@ -124,8 +122,8 @@ class Service:
                 prompt, served.adapter, served.tokenizer, served.ends, served.vocabulary, wanted,
                 exchange.queue.put_nowait,
                 seed=first + i,
-                temperature=_given(asked.temperature, usual.temperature, 1.0),
-                top_p=_given(asked.top_p, usual.top_p, 1.0),
+                temperature=self.temperature if asked.temperature is None else asked.temperature,
+                top_p=self.top_p if asked.top_p is None else asked.top_p,
                 stop=asked.stop,
                 live=asked.stream,
                 deadline=time.monotonic() + limits.seconds,
@@ -140,6 +138,22 @@ class Service:
             raise ApiError(status, "overloaded", str(refused), "try again later",
                            retry_after=later) from None  # fmt: skip
         return exchange
+
+    def _wanted(self, asked: ChatRequest, prompt: list[int]) -> int:
+        """How many tokens the answer may have. ApiError 400 for a prompt that cannot be read."""
+        if not prompt:
+            raise ApiError(400, "invalid_messages", "the prompt has no tokens", param="messages")
+        if max(prompt) >= self.embedded:
+            text = f"the prompt has the token {max(prompt)}, the model knows {self.embedded}"
+            raise ApiError(400, "invalid_messages", text, param="messages")
+        room = self.context - len(prompt)
+        wanted = asked.limit or min(self.limits.answer, room)
+        if wanted > room or room < 1:
+            text = f"the context holds {self.context} tokens"
+            remedy = f"the messages have {len(prompt)}"
+            remedy += f" and {asked.limit} are asked for the answer" if asked.limit else ""
+            raise ApiError(400, "context_length_exceeded", text, remedy, param="messages")
+        return wanted
 
     def check_open(self) -> None:
         """ApiError 503 unless requests are taken now."""
@@ -240,8 +254,9 @@ class Exchange:
             self.service.usual += 0.1 * (now - self._began - self.service.usual)
 
 
-def _given(*values: float | None) -> float:
-    return next(value for value in values if value is not None)
+def _within(value: Any, low: float, high: float) -> float:
+    """A number of a model's generation_config.json, 1 where it is none or out of bounds."""
+    return float(value) if isinstance(value, int | float) and low <= value <= high else 1.0
 
 
 def _hand_over(pieces: list[Piece]) -> None:
@@ -250,14 +265,17 @@ def _hand_over(pieces: list[Piece]) -> None:
 
 
 def _cells(device: Any, per_token: float) -> int:
-    """How many tokens the cache may hold: 80 % of the free GPU memory, or half of the free RAM."""
+    """How many tokens the cache may hold: 60 % of the free GPU memory, or half of the free RAM.
+
+    The rest is for what a pass needs beside the cache, and for copies when rows join.
+    """
     import psutil
     import torch
 
     if not per_token:
         return 0
     if device.type == "cuda":
-        return int(0.8 * torch.cuda.mem_get_info()[0] / per_token)
+        return int(0.6 * torch.cuda.mem_get_info()[0] / per_token)
     return int(0.5 * psutil.virtual_memory().available / per_token)
 
 

@@ -1,80 +1,19 @@
 """Continuous batching: what rows get does not depend on who joins or leaves beside them."""
 
-import queue
 import random
 import time
 
 import pytest
 
+from support.engine_desk import PATIENCE, Desk, lora_model
 from support.processes import wait_until
 
 pytestmark = pytest.mark.remote_env
-PATIENCE = 60  # seconds until a test gives up waiting
-
-
-def lora_model(family, dtype="float32", **lora):
-    """(tokenizer, PeftModel): an untrained miniature with adapters a0 and a1 that change much."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    from base_model import description, miniature
-    from support import tiny
-
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    texts = [message["content"] for row in tiny.rows(40) for message in row["messages"]]
-    tokenizer = miniature.build_tokenizer(texts, family)
-    model = AutoModelForCausalLM.from_config(miniature.build_config(family, tokenizer))
-    model = model.to(getattr(torch, dtype)).eval()
-    targets = description.TARGET_MODULES[family]
-    config = LoraConfig(r=8, target_modules=targets, init_lora_weights=False, **lora)
-    model = get_peft_model(model, config, adapter_name="a0")
-    model.add_adapter("a1", config)
-    return tokenizer, model.eval()
 
 
 @pytest.fixture(scope="module")
 def llama():
     return lora_model("llama")
-
-
-class Desk:
-    """Submits answers to an engine and waits for their ends."""
-
-    def __init__(self, tokenizer, model, *, start=True, rows=8, cells=10**6, wait=100, **more):
-        from serving.engine import Engine
-
-        self.tokenizer, self.ends = tokenizer, queue.Queue()
-        self.text, self.seen = {}, []
-        self.engine = Engine(model, rows, cells, wait, post=self._post, **more)
-        if start:
-            self.engine.start()
-
-    def _post(self, pieces):
-        self.seen.append(self.engine.running)
-        for piece in pieces:
-            self.text[piece.answer] = self.text.get(piece.answer, "") + piece.text
-            if piece.finish:
-                self.ends.put((piece.answer, piece.finish))
-
-    def answer(self, prompt, adapter="a0", tokens=12, **more):
-        from serving.engine import AnswerRow
-
-        usual = {"temperature": 0, "seed": 0, "ends": frozenset()}
-        usual |= {"vocabulary": len(self.tokenizer)} | more
-        return AnswerRow(
-            prompt=prompt, adapter=adapter, tokenizer=self.tokenizer, max_tokens=tokens,
-            send=None, **usual,
-        )  # fmt: skip
-
-    def finish(self, answers):
-        """{answer: why it ended} of all of them."""
-        found = {}
-        while len(found) < len(answers):
-            answer, why = self.ends.get(timeout=PATIENCE)
-            found[answer] = why
-        return found
 
 
 def jobs(tokenizer, count=24):
@@ -229,14 +168,14 @@ def test_adapters_that_cannot_be_mixed_take_turns():
 def test_a_step_that_fails_ends_its_answers_and_the_next_ones_work(llama, monkeypatch):
     tokenizer, model = llama
     desk = Desk(tokenizer, model)
-    logits = desk.engine._logits
+    logits = desk.engine.forward.logits
 
     def broken(batch, ids, first):
         if any(answer.prompt == [99] for answer in batch.answers):
             raise RuntimeError("the matrix is singular\nand more")
         return logits(batch, ids, first)
 
-    monkeypatch.setattr(desk.engine, "_logits", broken)
+    monkeypatch.setattr(desk.engine.forward, "logits", broken)
     bad, good = desk.answer([99]), desk.answer([11])
     desk.engine.submit([bad])
     assert desk.finish([bad]) == {bad: "error"} and desk.text[bad] == "the matrix is singular"

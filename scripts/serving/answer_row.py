@@ -1,0 +1,104 @@
+"""One answer while it is generated, as a row of the batch, and the pieces that are sent of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from serving.answer_text import AnswerText
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """What became of an answer: more text, and at its end why it ended.
+
+    finish: None, "stop", "length", "timeout", "stopped" (the engine was closed) or "error" (then
+    `text` says what went wrong).
+    """
+
+    answer: AnswerRow
+    text: str
+    finish: str | None
+
+
+@dataclasses.dataclass(eq=False)
+class AnswerRow:
+    """One answer to be generated. `live`: send text as it comes, not only at the end."""
+
+    prompt: list[int]
+    adapter: str
+    tokenizer: Any
+    ends: frozenset[int]
+    vocabulary: int
+    max_tokens: int
+    send: Callable[[Piece], None]
+    seed: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: list[str] = dataclasses.field(default_factory=list)
+    live: bool = False
+    deadline: float = float("inf")  # time.monotonic()
+    cancelled: bool = False
+    ended: bool = False
+    first: float = 0.0  # when its first token was there
+
+    def __post_init__(self) -> None:
+        self.tokens: list[int] = []
+        self.text = AnswerText(self.tokenizer, self.stop)
+        self.dice = random.Random(self.seed)
+
+    @property
+    def length(self) -> int:
+        """Tokens of it in the cache once its last token is read."""
+        return len(self.prompt) + len(self.tokens)
+
+    @property
+    def most(self) -> int:
+        """What its length may grow to."""
+        return len(self.prompt) + self.max_tokens
+
+    def take(self, token: int | None) -> Piece | None:
+        """The next token (None: the model gave none); what is to be sent, if anything.
+
+        What goes wrong with one answer's text ends that answer alone.
+        """
+        if token is None:
+            return self.fail("the model's numbers for it are not finite")
+        try:
+            return self._take(token)
+        except Exception as error:
+            return self.fail(first_line(error))
+
+    def _take(self, token: int) -> Piece | None:
+        self.first = self.first or time.monotonic()
+        self.tokens.append(token)
+        if token in self.ends:
+            return self.end("stop")
+        self.text.add(token)
+        if self.text.stopped:
+            return self.end("stop")
+        if len(self.tokens) >= self.max_tokens:
+            return self.end("length")
+        new = self.text.take() if self.live else ""
+        return Piece(self, new, None) if new else None
+
+    def end(self, finish: str) -> Piece:
+        """The last piece, with all the text that was not sent yet."""
+        self.ended = True
+        with contextlib.suppress(Exception):  # bytes at the end that the tokenizer cannot decode
+            self.text.finish()
+        return Piece(self, self.text.take(), finish)
+
+    def fail(self, why: str) -> Piece:
+        """The last piece of an answer that went wrong."""
+        self.ended = True
+        return Piece(self, why, "error")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
