@@ -16,16 +16,16 @@ Exit codes: 0 good (warnings too), 1 a check failed, 2 called wrongly.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from typing import Any
 
 from base_model import folder_checks
 from checks import configs, gpu, hub, leaks, machine, pins, programs, storage
-from checks.probe import Answer, Running
+from checks.probe import ProgramAnswer, StartedPrograms
 from kit import console, paths
 from kit.report import Check, report
+from setup import installed_packages, lock_file
 
 TIMEOUT = 20.0  # seconds for the small questions; they take 0.1
 
@@ -35,20 +35,22 @@ def locks() -> list:
     return [paths.ROOT / f"requirements-{env}.txt" for env in ("local", "remote")]
 
 
-def ask(env: str, python: str) -> Running:
+def ask(env: str, python: str) -> StartedPrograms:
     """Start every other program that the checks need to hear from."""
     commands = {
         "configs": configs.command(python),
-        "facts": [python, "-I", "-S", "-c", pins.ASK_FACTS],
+        "facts": lock_file.ask_facts(python),
         "rosetta": ["sysctl", "-n", "hw.optional.arm64"],
         **leaks.COMMANDS,
         **programs.commands(),
     }
-    variables = os.environ | {"TANDEM_ENV": env, "GIT_OPTIONAL_LOCKS": "0"}
-    return Running(commands, TIMEOUT, cwd=str(paths.ROOT), env=variables)
+    variables = leaks.variables() | {"TANDEM_ENV": env}
+    return StartedPrograms(commands, TIMEOUT, cwd=str(paths.ROOT), env=variables)
 
 
-def check_environment(env: str, running: Running, fix: str) -> tuple[list[Check], set[str] | None]:
+def check_environment(
+    env: str, running: StartedPrograms, fix: str
+) -> tuple[list[Check], set[str] | None]:
     """(Python, link, pins of both locks, the names of the installed packages)."""
     facts, folder = _facts(running.answer("facts")), paths.ROOT / f".venv-{env}"
     if not facts:
@@ -56,19 +58,19 @@ def check_environment(env: str, running: Running, fix: str) -> tuple[list[Check]
         return [*machine.check_link(env, fix), Check("python", "fail", text, fix)], None
     found = machine.check_python(facts, running.answer("rosetta").text.strip(), fix)
     found += machine.check_link(env, fix)
-    site, installed = pins.site_packages(folder) if folder.exists() else None, None
+    site, installed = installed_packages.site_packages(folder), None
     if site:
-        installed = set(pins.installed(site)[0])
+        installed = set(installed_packages.versions(site)[0])
         found.append(pins.check(folder, locks()[env == "remote"], facts, fix))
     else:
         found.append(Check("pins", "skip", f"no environment to compare; {fix}"))
     found.append(pins.check_shared(locks(), facts))
     if env == "remote":
-        found += machine.check_platform(facts) + machine.check_bitsandbytes(site)
+        found += machine.check_platform(facts) + machine.check_bitsandbytes(folder)
     return found, installed
 
 
-def _facts(answer: Answer) -> dict[str, str]:
+def _facts(answer: ProgramAnswer) -> dict[str, str]:
     try:
         return json.loads(answer.text) if answer.code == 0 else {}
     except ValueError:

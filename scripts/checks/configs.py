@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from checks.probe import Answer
+from checks.probe import ProgramAnswer
 from kit import console, paths
 from kit.report import Check
 
@@ -18,7 +18,7 @@ _START = "import sys; sys.path.insert(0, sys.argv[1]); from checks import config
 
 
 def command(python: str) -> list[str]:
-    """What to run for an Answer that `checks` reads."""
+    """What to run for an ProgramAnswer that `checks` reads."""
     return [python, "-c", _START, str(Path(__file__).resolve().parent.parent)]
 
 
@@ -47,7 +47,7 @@ def tell() -> None:
     json.dump(said, sys.stdout)
 
 
-def checks(answer: Answer, setup: str) -> tuple[list[Check], dict[str, Any]]:
+def checks(answer: ProgramAnswer, setup: str) -> tuple[list[Check], dict[str, Any]]:
     """(one check for all configurations, or one per broken file; what `tell` said)."""
     try:
         said = json.loads(answer.text)

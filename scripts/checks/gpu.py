@@ -1,4 +1,4 @@
-"""GPUs: what nvidia-smi and the driver say, and a table of what they say when something is wrong.
+"""GPUs: what nvidia-smi and the driver say, held against what the pinned torch needs.
 
 Nothing here imports torch: it runs before any environment exists.
 """
@@ -7,58 +7,30 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+from checks import gpu_variables, machine
+from checks.gpu_cards import Gpu, memory_class, read_cards
 from checks.gpu_facts import (
-    BF16_FROM,
     CUDA_FAILURES,
     CUDA_WANTED,
-    MEMORY_CLASSES,
-    SHADOWS,
     SMI_FAILURES,
     TORCH_NEEDS,
     WHEEL_FROM,
     WHEEL_TO,
-    Known,
+    DriverFailure,
 )
-from checks.probe import Answer, ask
+from checks.probe import ProgramAnswer, ask
+from kit import paths
 from kit.report import Check
 
 TIMEOUT = 30.0  # seconds; eight cards without the persistence daemon take 10
 BUSY = 2048  # MiB in use by others above which a run may not fit
 ALLOW_CPU = "run this on the GPU host; to rehearse without a GPU add --allow-cpu"
-
-
-@dataclasses.dataclass
-class Gpu:
-    """One card. None where the driver does not say. `memory_mib` of a MIG parent is the card's."""
-
-    index: int
-    name: str
-    memory_mib: int | None
-    driver: str | None
-    compute_cap: float | None = None
-    used_mib: int | None = None
-    slices_mib: list[int] | None = None  # memory of its MIG devices, None without MIG
-
-    @property
-    def memory_class(self) -> str:
-        """'24 GB class', '80 GB class', …, or 'unknown'; of the smallest slice under MIG."""
-        return _memory_class(self.usable_mib)[2] if self.usable_mib is not None else "unknown"
-
-    @property
-    def usable_mib(self) -> int | None:
-        """What one process gets: the card, or the smallest MIG device."""
-        return min(self.slices_mib) if self.slices_mib else self.memory_mib
-
-    @property
-    def bf16(self) -> bool | None:
-        """Whether it computes in bfloat16."""
-        return None if self.compute_cap is None else self.compute_cap >= BF16_FROM
 
 
 def find_smi() -> str | None:
@@ -84,61 +56,12 @@ def questions(smi: str) -> dict[str, list[str]]:
     }
 
 
-def known_failure(answer: Answer) -> Known | None:
+def known_failure(answer: ProgramAnswer) -> DriverFailure | None:
     """The row of SMI_FAILURES for an answer that is no good one; None if no row fits."""
     by_text = [row for row in SMI_FAILURES if re.search(row.pattern, answer.text)]
     by_code = [row for row in SMI_FAILURES if row.code == answer.code]
     rows = by_text + by_code if answer.code == 255 else by_code + by_text  # 255 says the least
     return rows[0] if rows else None
-
-
-def value(text: str) -> str | None:
-    """A field of nvidia-smi's CSV; None for its ways to say that it does not know."""
-    text = text.strip()
-    unknown = text.strip("[]").lower() in ("n/a", "not supported", "unknown error", "")
-    return None if unknown else text
-
-
-def number(text: str, kind: Callable = int):
-    """A field as a number, None where it is none."""
-    try:
-        return kind(value(text) or "")
-    except ValueError:
-        return None
-
-
-def parse_cards(text: str) -> list[Gpu]:
-    """`name, memory.total, driver_version` lines as cards; lines of another shape are dropped."""
-    cards = []
-    for line in text.splitlines():
-        fields = line.rsplit(", ", 2)  # a name may hold a comma
-        if len(fields) == 3 and re.fullmatch(r"\d+\.\d[\d.]*", value(fields[2]) or "0.0"):
-            cards.append(Gpu(len(cards), fields[0], number(fields[1]), value(fields[2])))
-    return cards
-
-
-def add_column(cards: list[Gpu], answer: Answer, field: str, kind: Callable) -> None:
-    """Set `field` of every card from a one-column answer, if it has one line a card."""
-    lines = answer.text.splitlines()
-    if answer.code == 0 and len(lines) == len(cards):
-        for card, line in zip(cards, lines, strict=True):
-            setattr(card, field, number(line, kind))
-
-
-def add_slices(cards: list[Gpu], mig: Answer, listing: Answer) -> None:
-    """Give every card in MIG mode the memory of its MIG devices, from `nvidia-smi -L`."""
-    modes = mig.text.splitlines()
-    if mig.code != 0 or len(modes) != len(cards):
-        return
-    found: list[list[int]] = []
-    for line in listing.text.splitlines():
-        if line.startswith("GPU "):
-            found.append([])
-        elif (profile := re.match(r"\s+MIG\s+\S*?(\d+)gb", line)) and found:
-            found[-1].append(int(profile[1]) * 1024)
-    for card, mode in zip(cards, modes, strict=True):
-        if value(mode) == "Enabled":
-            card.slices_mib = found[card.index] if card.index < len(found) else []
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -172,9 +95,13 @@ def look(
         checks = [Check("gpu", "fail", text, ALLOW_CPU)]
     else:
         answers = ask(questions(smi), timeout)
-        cards = _cards(answers)
-        checks = _judge(answers, cards, smi, timeout, lock, min_memory)
-    checks += surroundings(len(cards))
+        cards = read_cards(answers)
+        checks = _unusable(answers["cards"], cards, smi, timeout)
+        if not checks:
+            checks = [_driver(cards[0], answers["header"], lock), _cuda(answers["cuda"])]
+            checks += _all_cards(cards, min_memory)
+            checks += check_wheel(platform.machine(), sys.platform, torch_needs(lock)[0])
+    checks += gpu_variables.checks(cards)
     if allow_cpu:
         checks = [
             dataclasses.replace(c, status="skip") if c.status == "fail" else c for c in checks
@@ -182,41 +109,23 @@ def look(
     return checks, cards
 
 
-def _cards(answers: dict[str, Answer]) -> list[Gpu]:
-    if answers["cards"].code != 0:
-        return []
-    cards = parse_cards(answers["cards"].text)
-    add_column(cards, answers["compute_cap"], "compute_cap", float)
-    add_column(cards, answers["memory.used"], "used_mib", int)
-    add_slices(cards, answers["mig"], answers["list"])
-    return cards
-
-
-def _judge(answers, cards, smi, timeout, lock, min_memory) -> list[Check]:
-    first = answers["cards"]
+def _unusable(first: ProgramAnswer, cards: list[Gpu], smi: str, timeout: float) -> list[Check]:
+    """Why nvidia-smi lists no card, as one failed check; [] where it lists some."""
     if first.code is None:
         text = f"{smi} gave no answer in {timeout:g} s"
         fix = "sudo dmesg | grep -i -e nvrm -e xid; reboot the host, or take another one"
-        return [Check("nvidia-smi", "fail", text, fix)]
-    if first.code == 127:
+    elif first.code == 127:
         text, fix = f"{smi} does not start: {first.text}", "reinstall the NVIDIA driver"
-        return [Check("nvidia-smi", "fail", text, fix)]
-    if first.code != 0:
+    elif first.code != 0:
         return [_smi_failure(first)]
-    if not cards and (row := known_failure(first)):  # some versions end with 0 and the message
-        return [Check("nvidia-smi", "fail", row.found, row.fix)]
-    if not cards:
+    elif cards:
+        return []
+    elif row := known_failure(first):  # some versions end with 0 and the message
+        text, fix = row.found, row.fix
+    else:
         text = f"{smi} answered with something else than cards: {_excerpt(first.text)}"
-        return [Check("nvidia-smi", "fail", text, f"look at what it says: {smi}")]
-    checks = [_driver(cards[0], answers["header"], lock), _cuda(answers["cuda"])]
-    for card in cards:
-        checks += _card(card, f"gpu {card.index}")
-    best = max((c.usable_mib or 0 for c in cards), default=0)
-    if best < min_memory * 1024 * 0.9:  # "24 GB" cards have 23,028 to 24,576 MiB
-        text = f"the largest has {best / 1024:.0f} GB, {min_memory:g} GB are asked for"
-        fix = "take a larger card, or lower --min-memory"
-        checks.append(Check("gpu memory", "fail", text, fix))
-    return checks
+        fix = f"look at what it says: {smi}"
+    return [Check("nvidia-smi", "fail", text, fix)]
 
 
 def _excerpt(text: str) -> str:
@@ -224,7 +133,7 @@ def _excerpt(text: str) -> str:
     return ascii(line[:80])[1:-1]
 
 
-def _smi_failure(answer: Answer) -> Check:
+def _smi_failure(answer: ProgramAnswer) -> Check:
     row = known_failure(answer)
     if row is None:
         text = f"nvidia-smi ended with {answer.code}: {_excerpt(answer.text)}"
@@ -232,17 +141,17 @@ def _smi_failure(answer: Answer) -> Check:
     return Check("nvidia-smi", "fail", f"{row.found} (exit code {answer.code})", row.fix)
 
 
-def _driver(card: Gpu, header: Answer, lock: Path) -> Check:
+def _driver(card: Gpu, header: ProgramAnswer, lock: Path) -> Check:
     torch, cuda, needed = torch_needs(lock)
     wheel = f"torch {torch} (CUDA {cuda}) needs {needed}"
-    most = re.search(r"CUDA (?:UMD )?Version:\s*(\d+\.\d+)", header.text)
+    newest = re.search(r"CUDA (?:UMD )?Version:\s*(\d+\.\d+)", header.text)
     if card.driver is None:
         return Check("driver", "warn", f"version unknown; {wheel}", "look at it: nvidia-smi")
-    text = f"{card.driver}" + (f", CUDA up to {most[1]}" if most else "")
+    text = f"{card.driver}" + (f", CUDA up to {newest[1]}" if newest else "")
     if version(card.driver) < version(needed):
         fix = f"update the driver to {needed} or newer, or rent a host that has it"
         return Check("driver", "fail", f"{text}: too old, {wheel}", fix)
-    if most and version(most[1]) < CUDA_WANTED:
+    if newest and version(newest[1]) < CUDA_WANTED:
         fix = "update the driver to 530.30.02 or newer when you can"
         return Check("driver", "warn", f"{text}: works, CUDA 12.1 is what we test with", fix)
     return Check("driver", "ok", f"{text}; {wheel}")
@@ -253,12 +162,12 @@ def cuda_check(code: int | None) -> Check:
     if code == 0:
         return Check("cuda", "ok", "the driver initialises")
     row = next((row for row in CUDA_FAILURES if row.code == code), None)
-    found = row.found if row else f"cuInit fails with error {code}"
+    text = row.found if row else f"cuInit fails with error {code}"
     fix = row.fix if row else "reboot the host, or take another one"
-    return Check("cuda", "warn" if code is None else "fail", found, fix)
+    return Check("cuda", "warn" if code is None else "fail", text, fix)
 
 
-def _cuda(answer: Answer) -> Check:
+def _cuda(answer: ProgramAnswer) -> Check:
     if answer.code is None:
         fix = "sudo dmesg | grep -i -e nvrm -e xid; reboot the host"
         return Check("cuda", "fail", "cuInit does not come back", fix)
@@ -266,11 +175,48 @@ def _cuda(answer: Answer) -> Check:
     return cuda_check(int(returned[1]) if returned else None)
 
 
-def _memory_class(mib: int) -> tuple[int, int, str, str]:
-    return next(row for row in MEMORY_CLASSES if row[0] <= mib < row[1])
+def check_wheel(arch: str, system: str, torch: str) -> list[Check]:
+    """Whether the pinned torch can use a GPU here: its wheel for arm64 Linux is a CPU build.
+
+    A torch with CUDA that somebody has put into .venv-remote is good.
+    """
+    installed = machine.torch_cuda(paths.ROOT / ".venv-remote")
+    if system != "linux" or arch not in ("aarch64", "arm64") or installed:
+        return []
+    text = f"torch {torch} for arm64 Linux is a CPU build: it uses no GPU"
+    return [Check("torch", "fail", text, "take an x86-64 GPU host; to go on without: --allow-cpu")]
+
+
+def _all_cards(cards: list[Gpu], min_memory: float) -> list[Check]:
+    """Every visible card, the hidden ones in a line each, and whether one is large enough."""
+    visible, checks = gpu_variables.visible_cards(cards), []
+    for card in cards:
+        name = f"gpu {card.index}"
+        if card in visible:
+            checks += _card(card, name)
+        else:
+            text = f"{card.name}: hidden by CUDA_VISIBLE_DEVICES"
+            checks.append(Check(name, "skip", text))
+    return checks + (_large_enough(visible, min_memory) if min_memory else [])
+
+
+def _large_enough(cards: list[Gpu], min_memory: float) -> list[Check]:
+    sizes = [card.usable_mib for card in cards if card.usable_mib is not None]
+    wanted = f"{min_memory:g} GB are asked for"
+    if max(sizes, default=0) >= min_memory * 1024 * 0.9:  # "24 GB" cards have 23,028 to 24,576 MiB
+        return []
+    if len(sizes) < len(cards):
+        text, fix = f"not known, {wanted}", "look at it: nvidia-smi -q -d MEMORY"
+        return [Check("gpu memory", "warn", text, fix)]
+    text = f"the largest has {max(sizes, default=0) / 1024:.0f} GB, {wanted}"
+    return [Check("gpu memory", "fail", text, "take a larger card, or lower --min-memory")]
 
 
 def _card(card: Gpu, name: str) -> list[Check]:
+    if card.failure:
+        text = f"{card.name}: {card.failure}"
+        fix = f"sudo nvidia-smi --gpu-reset -i {card.index} while nothing runs on it, or reboot"
+        return [Check(name, "fail", text, fix)]
     if card.slices_mib is not None and not card.slices_mib:
         text = f"{card.name}: MIG is on and no MIG device exists"
         fix = f"ask the host's owner for one: sudo nvidia-smi mig -i {card.index} -lgip lists sizes"
@@ -285,7 +231,10 @@ def _memory(card: Gpu, name: str) -> Check:
     gb = f"{card.usable_mib / 1024:.1f} GB"
     if card.slices_mib:
         gb = f"{len(card.slices_mib)} MIG devices, the smallest {gb} (one is used per process)"
-    text, fix = f"{card.name}, {gb}, {card.memory_class}", _memory_class(card.usable_mib)[3]
+    elif card.shares_host_memory:
+        gb = f"{gb} that it shares with the host"
+    size, fix = memory_class(card.usable_mib)
+    text = f"{card.name}, {gb}, {size}"
     return Check(name, "warn", text, fix) if fix else Check(name, "ok", text)
 
 
@@ -309,49 +258,3 @@ def _compute(card: Gpu, name: str) -> Check:
         fix = "set quantization.bnb_4bit_compute_dtype: float16, training.bf16: false, fp16: true"
         return Check(name, "warn", f"{sm} has no bfloat16 (from sm_80 on)", fix)
     return Check(name, "ok", f"{sm} computes in bfloat16")
-
-
-def surroundings(cards: int) -> list[Check]:
-    """Variables that break a good driver: CUDA_VISIBLE_DEVICES, LD_LIBRARY_PATH, bitsandbytes'."""
-    return [*_visible(cards), *library_path(os.environ.get("LD_LIBRARY_PATH", "")), *_bnb()]
-
-
-def _visible(cards: int) -> list[Check]:
-    setting = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if setting is None or not cards:
-        return []
-    name, text = "CUDA_VISIBLE_DEVICES", f"{setting!r}"
-    first = setting.split(",")[0].strip()
-    hidden = not first or first in ("-1", "NoDevFiles")
-    if hidden or (first.isdigit() and int(first) >= cards):
-        why = "hides every GPU" if hidden else f"there are {cards}: the first named one is missing"
-        return [Check(name, "fail", f"{text} {why}", "unset CUDA_VISIBLE_DEVICES")]
-    return [Check(name, "ok", text)]
-
-
-def library_path(setting: str) -> list[Check]:
-    """Folders of LD_LIBRARY_PATH whose CUDA libraries are loaded instead of torch's own."""
-    shadows = []
-    for folder in filter(None, setting.split(":")):
-        try:
-            names = sorted(os.listdir(folder))
-        except OSError:
-            continue
-        bad = [n for n in names if SHADOWS.match(n)]
-        if re.search(r"/(compat|stubs)(/|$)", folder):
-            bad += [n for n in names if n.startswith("libcuda.so")]
-        shadows += [f"{folder}/{bad[0]}"] if bad else []
-    if not setting:
-        return [Check("LD_LIBRARY_PATH", "ok", "not set")]
-    if not shadows:
-        return [Check("LD_LIBRARY_PATH", "ok", "holds no CUDA library that torch brings itself")]
-    text = f"shadows torch's CUDA libraries: {', '.join(shadows)}"
-    return [Check("LD_LIBRARY_PATH", "warn", text, "unset LD_LIBRARY_PATH before training")]
-
-
-def _bnb() -> list[Check]:
-    setting = os.environ.get("BNB_CUDA_VERSION")
-    if not setting:
-        return []
-    text = f"{setting}: bitsandbytes loads its library for that CUDA, not for torch's"
-    return [Check("BNB_CUDA_VERSION", "warn", text, "unset BNB_CUDA_VERSION")]

@@ -6,9 +6,10 @@ import os
 import re
 from pathlib import Path
 
-from checks.pins import Facts
 from kit import console, paths
 from kit.report import Check
+from setup.installed_packages import site_packages
+from setup.lock_file import Facts
 
 OLDEST, NEWEST = (3, 10), (3, 13)
 # Folders of paths_config.json that git keeps; the others are made by what fills them.
@@ -117,17 +118,28 @@ def check_platform(facts: Facts) -> list[Check]:
     return []
 
 
-def check_bitsandbytes(site: Path | None) -> list[Check]:
+def torch_cuda(env: Path) -> str:
+    """The CUDA that the environment's torch is built with, '12.8'; '' for a CPU build or none."""
+    site = site_packages(env)
+    try:
+        text = (site / "torch" / "version.py").read_text(encoding="utf-8") if site else ""
+    except OSError:
+        return ""
+    cuda = re.search(r"^cuda.*=\s*'(\d+\.\d+)", text, re.M)
+    return cuda[1] if cuda else ""
+
+
+def check_bitsandbytes(env: Path) -> list[Check]:
     """That bitsandbytes brings a library for the CUDA that torch is built with. No import."""
+    site = site_packages(env)
     if site is None or not (site / "torch" / "version.py").is_file():
         return [Check("bitsandbytes", "skip", "torch is not installed")]
-    text = (site / "torch" / "version.py").read_text(encoding="utf-8")
-    cuda = re.search(r"^cuda.*=\s*'(\d+)\.(\d+)", text, re.M)
-    wanted = f"cuda{cuda[1]}{cuda[2]}" if cuda else "cpu"
+    cuda = torch_cuda(env)
+    needed = f"cuda{cuda.replace('.', '')}" if cuda else "cpu"
     there = sorted(p.stem for p in (site / "bitsandbytes").glob("libbitsandbytes_*"))
-    if f"libbitsandbytes_{wanted}" in there:
-        return [Check("bitsandbytes", "ok", f"has a library for torch's {wanted}")]
+    if f"libbitsandbytes_{needed}" in there:
+        return [Check("bitsandbytes", "ok", f"has a library for torch's {needed}")]
     if not cuda and there:
         return [Check("bitsandbytes", "ok", f"{there[0].removeprefix('libbitsandbytes_')}")]
-    text = f"no library for torch's {wanted}" if there else "not installed"
+    text = f"no library for torch's {needed}" if there else "not installed"
     return [Check("bitsandbytes", "fail", text, "./setup_remote.sh --force")]

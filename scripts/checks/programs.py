@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from checks.probe import Running
+from checks.probe import StartedPrograms
 from kit.report import Check
 
 CORE = ["-rlt", "--partial-dir=.rsync-partial", "--timeout=60", "--from0", "--files-from=-"]
@@ -31,12 +31,12 @@ def commands() -> dict[str, list[str]]:
     return found
 
 
-def checks(running: Running, env: str) -> list[Check]:
+def checks(running: StartedPrograms, env: str) -> list[Check]:
     """What the probes said."""
     return [_rsync(running), *([_ssh(running)] if env == "local" else [_tmux()])]
 
 
-def _rsync(running: Running) -> Check:
+def _rsync(running: StartedPrograms) -> Check:
     tool = rsync()
     install = "apt-get install rsync, brew install rsync, or conda install rsync"
     if tool is None:
@@ -51,7 +51,7 @@ def _rsync(running: Running) -> Check:
     )
 
 
-def _ssh(running: Running) -> Check:
+def _ssh(running: StartedPrograms) -> Check:
     install = "install OpenSSH's client (apt-get install openssh-client)"
     if not shutil.which("ssh"):
         return Check("ssh", "warn", "not installed: HOST can only be a folder", install)

@@ -7,8 +7,8 @@ import stat
 import pytest
 
 import check_gpu
-from checks import gpu, gpu_facts
-from checks.probe import Answer
+from checks import gpu, gpu_cards, gpu_facts, gpu_variables
+from checks.probe import ProgramAnswer
 
 MESSAGES = {
     12: "Failed to initialize NVML: Shared library libnvidia-ml.so couldn't be found",
@@ -18,6 +18,7 @@ MESSAGES = {
     6: "No devices were found",
     15: "Unable to determine the device handle for GPU 0000:01:00.0: GPU is lost.  Reboot the "
     "system to recover this GPU",
+    16: "Unable to determine the device handle for GPU 0000:01:00.0: GPU requires reset",
     4: "Failed to initialize NVML: Insufficient Permissions",
     8: "Unable to initialize GPU: external power cables are not properly attached",
     10: "NVIDIA kernel detected an interrupt issue with a GPU",
@@ -105,14 +106,14 @@ def test_each_failure_of_nvidia_smi_is_explained_with_its_own_remedy(code, smi, 
 
 @pytest.mark.parametrize("code", MESSAGES)
 def test_the_message_alone_is_recognised_where_the_exit_code_says_nothing(code):
-    assert gpu.known_failure(Answer(255, MESSAGES[code])).code == code
-    assert gpu.known_failure(Answer(77, MESSAGES[code])).code == code
+    assert gpu.known_failure(ProgramAnswer(255, MESSAGES[code])).code == code
+    assert gpu.known_failure(ProgramAnswer(77, MESSAGES[code])).code == code
 
 
 @pytest.mark.parametrize("code", [12, 9, 18, 6])
 def test_the_exit_code_decides_whatever_the_message_says(code):
-    assert gpu.known_failure(Answer(code, "")).code == code
-    assert gpu.known_failure(Answer(code, "Unknown Error")).code == code
+    assert gpu.known_failure(ProgramAnswer(code, "")).code == code
+    assert gpu.known_failure(ProgramAnswer(code, "Unknown Error")).code == code
 
 
 def test_an_unknown_failure_shows_what_nvidia_smi_said(smi, look):
@@ -173,7 +174,7 @@ def test_the_driver_that_is_needed_follows_the_lock(torch, driver, tmp_path):
     ],
 )
 def test_memory_classes(mib, name):
-    assert gpu.Gpu(0, "x", mib, "550.1").memory_class == name
+    assert gpu_cards.Gpu(0, "x", mib, "550.1").memory_class == name
 
 
 def test_a_small_card_warns_with_what_to_lower(smi, look):
@@ -210,7 +211,7 @@ def test_values_that_are_not_known_are_said_to_be_unknown(unknown, smi, look):
 
 
 def test_a_name_with_a_comma_is_one_name():
-    assert gpu.parse_cards("NVIDIA X, Special, 24576, 550.1")[0].name == "NVIDIA X, Special"
+    assert gpu_cards.parse_cards("NVIDIA X, Special, 24576, 550.1")[0].name == "NVIDIA X, Special"
 
 
 @pytest.mark.parametrize("said", ["", "\x00\xff", "<html>Login</html>", "a, b", "x, y, z\n" * 99])
@@ -285,9 +286,103 @@ def test_a_variable_that_hides_the_gpu_fails(hidden, smi, look):
     assert checks["CUDA_VISIBLE_DEVICES"]["fix"] == "unset CUDA_VISIBLE_DEVICES"
 
 
+TWO_CARDS = (
+    "GPU 0: Tesla T4 (UUID: GPU-aaaa1111-2222)\nGPU 1: NVIDIA RTX A6000 (UUID: GPU-aaaa9999-2222)"
+)
+
+
+@pytest.fixture
+def two_cards(smi):
+    """A T4 and an A6000: CUDA counts the A6000 first, nvidia-smi the T4."""
+    cards = "Tesla T4, 15360, 550.90.07\nNVIDIA RTX A6000, 49140, 550.90.07"
+    smi(cards=cards, compute_cap="7.5\n8.6", used="3\n3", mig="[N/A]\n[N/A]", listing=TWO_CARDS)
+
+
+@pytest.mark.parametrize("setting", ["0", "1", "1,0"])
+def test_an_index_is_uncertain_where_the_cards_differ(setting, two_cards, look):
+    code, checks, _ = look(env={"CUDA_VISIBLE_DEVICES": setting})
+    assert code == 0
+    assert checks["CUDA_VISIBLE_DEVICES"]["fix"] == "export CUDA_DEVICE_ORDER=PCI_BUS_ID"
+
+
+@pytest.mark.parametrize("setting", ["1", "GPU-aaaa9", "GPU-aaaa9999-2222"])
+def test_only_the_card_that_torch_gets_is_judged(setting, two_cards, look):
+    env = {"CUDA_VISIBLE_DEVICES": setting, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    code, checks, _ = look("--min-memory", 40, env=env)
+    assert code == 0 and checks["CUDA_VISIBLE_DEVICES"]["status"] == "ok"
+    assert checks["gpu 0"]["found"] == "Tesla T4: hidden by CUDA_VISIBLE_DEVICES"
+    assert look("--min-memory", 40, env=env | {"CUDA_VISIBLE_DEVICES": "0"})[0] == 1
+
+
+@pytest.mark.parametrize(
+    "setting", ["all", "GPU-deadbeef", "MIG-nothere", "GPU-aaaa", "gpu0", "none,0"]
+)
+def test_what_names_no_card_hides_every_gpu(setting, two_cards, look):
+    code, checks, _ = look(env={"CUDA_VISIBLE_DEVICES": setting})
+    assert code == 1
+    assert "hides every GPU" in checks["CUDA_VISIBLE_DEVICES"]["found"]
+
+
+def test_cuda_stops_reading_at_the_first_entry_that_names_nothing(two_cards, look):
+    env = {"CUDA_VISIBLE_DEVICES": "0,7,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    code, checks, _ = look(env=env)
+    assert code == 0 and "only gpu 0 is used: '7'" in checks["CUDA_VISIBLE_DEVICES"]["found"]
+    assert checks["gpu 1"]["status"] == "skip"
+
+
+def test_a_mig_device_is_chosen_by_its_uuid(smi, look):
+    listing = "GPU 0: H100 (UUID: GPU-1)\n  MIG 3g.40gb Device 0: (UUID: MIG-77)"
+    smi(cards=CARD_H100, compute_cap="9.0", mig="Enabled", listing=listing)
+    assert look(env={"CUDA_VISIBLE_DEVICES": "MIG-77"})[0] == 0
+    assert look(env={"CUDA_VISIBLE_DEVICES": "MIG-78"})[0] == 1
+
+
+def test_a_uuid_without_a_listing_cannot_be_compared(smi, look):
+    smi()
+    code, checks, _ = look(env={"CUDA_VISIBLE_DEVICES": "GPU-1"})
+    assert code == 0 and checks["CUDA_VISIBLE_DEVICES"]["status"] == "warn"
+
+
 def test_a_variable_that_chooses_a_card_is_good(smi, look):
     smi()
     assert look(env={"CUDA_VISIBLE_DEVICES": "0"})[0] == 0
+
+
+@pytest.mark.parametrize("name", ["NVIDIA GB10", "Orin (nvgpu)", "NVIDIA Thor"])
+def test_a_gpu_that_shares_the_hosts_memory_has_it(name, smi, look):
+    smi(cards=f"{name}, [N/A], 580.126.09", compute_cap="12.1", used="[N/A]", cuda="13.0")
+    code, checks, cards = look("--min-memory", 0.1)
+    assert code == 0 and "shares with the host" in checks["gpu 0"]["found"]
+    assert cards[0]["memory_mib"] > 100
+
+
+def test_unknown_memory_is_not_counted_as_none(smi, look):
+    smi(cards="GRID A100, [N/A], 550.54.15", compute_cap="8.0")
+    code, checks, _ = look("--min-memory", 24)
+    assert code == 0
+    assert checks["gpu memory"]["found"] == "not known, 24 GB are asked for"
+
+
+@pytest.mark.parametrize("field", ["memory", "driver", "compute"])
+def test_a_card_that_must_be_reset_fails(field, smi, look):
+    lost = "[GPU requires reset]"
+    line = {"memory": f"A100, {lost}, 550.1", "driver": f"A100, {lost}, {lost}"}
+    smi(cards=line.get(field, "A100, 40960, 550.1"), compute_cap=lost)
+    code, checks, _ = look()
+    assert code == 1 and checks["gpu 0"]["found"] == "A100: GPU requires reset"
+    assert "--gpu-reset -i 0" in checks["gpu 0"]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("arch", "system", "status"),
+    [("aarch64", "linux", "fail"), ("x86_64", "linux", None), ("arm64", "darwin", None)],
+)
+def test_an_arm64_host_is_told_that_the_pinned_torch_uses_no_gpu(arch, system, status, monkeypatch):
+    monkeypatch.setattr(gpu.machine, "torch_cuda", lambda env: "")
+    checks = gpu.check_wheel(arch, system, "2.10.0")
+    assert [c.status for c in checks] == ([status] if status else [])
+    monkeypatch.setattr(gpu.machine, "torch_cuda", lambda env: "12.8")
+    assert gpu.check_wheel(arch, system, "2.10.0") == []
 
 
 @pytest.mark.parametrize(
@@ -305,7 +400,7 @@ def test_a_variable_that_chooses_a_card_is_good(smi, look):
 def test_library_path_shadows_are_found(folder, library, shadows, tmp_path):
     (tmp_path / folder).mkdir(parents=True)
     (tmp_path / folder / library).touch()
-    (check,) = gpu.library_path(f"/nowhere:{tmp_path / folder}")
+    (check,) = gpu_variables.library_path(f"/nowhere:{tmp_path / folder}")
     assert check.status == ("warn" if shadows else "ok")
     assert (library in check.found) is shadows
 

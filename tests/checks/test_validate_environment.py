@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from checks import leaks, machine, pins
+from checks import leaks, machine, probe
+from setup import installed_packages, lock_file
 from support.checkout import ROOT
 
 TOKEN = "hf_" + "a1B2" * 9
-FACTS = json.loads(
-    subprocess.run([sys.executable, "-I", "-S", "-c", pins.ASK_FACTS], capture_output=True).stdout
-)
+FACTS = lock_file.interpreter_facts()
 
 
 def short_lock(text: str) -> str:
@@ -60,7 +59,7 @@ class Checkout:
         (folder / "bin" / "python").symlink_to(os.path.realpath(sys.executable))
         home = os.path.dirname(os.path.realpath(sys.executable))
         (folder / "pyvenv.cfg").write_text(f"home = {home}\ninclude-system-site-packages = false\n")
-        for name, version in pins.wanted(self.root / f"requirements-{env}.txt", FACTS).items():
+        for name, version in lock_file.wanted(self.root / f"requirements-{env}.txt", FACTS).items():
             info = site / f"{name.replace('-', '_')}-{version}.dist-info"
             info.mkdir()
             (info / "METADATA").touch()
@@ -76,7 +75,7 @@ class Checkout:
         (self.site() / "real.pth").write_text("\n".join(sys.path))
 
     def site(self, env: str = "local") -> Path:
-        return pins.site_packages(self.root / f".venv-{env}")
+        return installed_packages.site_packages(self.root / f".venv-{env}")
 
     def info(self, name: str, env: str = "local") -> Path:
         (found,) = self.site(env).glob(f"{name}-*.dist-info")
@@ -180,7 +179,7 @@ def test_markers_mean_what_packaging_says_for_every_line_of_both_locks():
     marker_of = pytest.importorskip("packaging.markers").Marker
     compared = 0
     for env in ("local", "remote"):
-        for _, _, marker in pins.read_lock(ROOT / f"requirements-{env}.txt"):
+        for _, _, marker in lock_file.read_lock(ROOT / f"requirements-{env}.txt"):
             versions = ("3.10.1", "3.10.13", "3.11.4", "3.11.9", "3.12.0", "3.13.1")
             for version, arch, system in product(
                 versions if marker else (), ("x86_64", "arm64"), ("linux", "darwin", "win32")
@@ -191,7 +190,7 @@ def test_markers_mean_what_packaging_says_for_every_line_of_both_locks():
                     "platform_machine": arch,
                     "sys_platform": system,
                 }
-                assert pins.holds(marker, facts) == marker_of(marker).evaluate(facts), marker
+                assert lock_file.holds(marker, facts) == marker_of(marker).evaluate(facts), marker
                 compared += 1
     assert compared > 1000
 
@@ -199,7 +198,9 @@ def test_markers_mean_what_packaging_says_for_every_line_of_both_locks():
 def test_every_pin_of_the_locks_is_read():
     for env in ("local", "remote"):
         lock = ROOT / f"requirements-{env}.txt"
-        assert len(pins.read_lock(lock)) == len(re.findall(r"^\w[^=\n]*==", lock.read_text(), re.M))
+        assert len(lock_file.read_lock(lock)) == len(
+            re.findall(r"^\w[^=\n]*==", lock.read_text(), re.M)
+        )
 
 
 # --- the environment ----------------------------------------------------------------------------
@@ -263,13 +264,14 @@ def test_systems_without_wheels_are_told_before_pip_finds_old_ones(facts, status
 
 
 def test_bitsandbytes_without_a_library_for_torchs_cuda_fails(tmp_path):
-    (tmp_path / "torch").mkdir()
-    (tmp_path / "bitsandbytes").mkdir()
-    (tmp_path / "torch" / "version.py").write_text("cuda: Optional[str] = '12.8'\n")
-    (tmp_path / "bitsandbytes" / "libbitsandbytes_cuda118.so").touch()
+    site = tmp_path / "lib/python3.10/site-packages"
+    (site / "torch").mkdir(parents=True)
+    (site / "bitsandbytes").mkdir()
+    (site / "torch" / "version.py").write_text("cuda: Optional[str] = '12.8'\n")
+    (site / "bitsandbytes" / "libbitsandbytes_cuda118.so").touch()
     (check,) = machine.check_bitsandbytes(tmp_path)
     assert check.status == "fail" and "cuda128" in check.found
-    (tmp_path / "bitsandbytes" / "libbitsandbytes_cuda128.so").touch()
+    (site / "bitsandbytes" / "libbitsandbytes_cuda128.so").touch()
     assert machine.check_bitsandbytes(tmp_path)[0].status == "ok"
 
 
@@ -348,22 +350,33 @@ def test_outside_a_git_checkout_the_search_is_skipped(validate, kit):
     assert code == 0 and checks["secrets"]["status"] == "skip"
 
 
-@pytest.mark.parametrize(
-    ("path", "secret"),
-    [
-        (".env", True),
-        (".env.local", True),
-        ("deploy/id_ed25519", True),
-        ("keys/host.pem", True),
-        (".credentials/x", True),
-        (".env.example", False),
-        ("id_ed25519.pub", False),
-        ("scripts/tokenizer.py", False),
-        ("data/keyboard.txt", False),
-    ],
-)
-def test_which_names_hold_secrets(path, secret):
-    assert leaks.is_secret(path) is secret
+def test_a_checkout_of_another_user_is_not_called_clean(validate, kit):
+    dubious = "fatal: detected dubious ownership in repository at '/x'"
+    nothing = probe.ProgramAnswer(128, "")
+    (check,) = leaks.check(probe.ProgramAnswer(128, dubious), nothing, nothing, kit.root)
+    assert check.status == "warn" and "another user" in check.found
+    assert check.fix == f"git config --global --add safe.directory {kit.root}"
+
+
+@pytest.mark.parametrize("name", ["GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"])
+def test_variables_of_git_do_not_lead_it_elsewhere(name, validate, kit):
+    (kit.root / "notes.md").write_text(f"my token: {TOKEN}\n")
+    code, checks = validate(**{name: "/nonexistent"})
+    assert code == 1 and "notes.md" in checks["secrets in files"]["found"]
+
+
+@pytest.mark.parametrize("setting", ["submodule.recurse=true", "color.ui=always"])
+def test_a_users_git_configuration_does_not_blind_the_search(setting, validate, kit, tmp_path):
+    (kit.root / "notes.md").write_text(f"my token: {TOKEN}\n")
+    subprocess.run(["git", "config", "-f", tmp_path / "gitconfig", *setting.split("=")], check=True)
+    code, checks = validate(GIT_CONFIG_GLOBAL=tmp_path / "gitconfig")
+    assert code == 1 and checks["secrets in files"]["found"].endswith("stands in notes.md")
+
+
+def test_a_search_that_fails_is_said(kit):
+    listing, failed = probe.ProgramAnswer(0, ""), probe.ProgramAnswer(128, "fatal: bad index")
+    (check,) = leaks.check(listing, listing, failed, kit.root)
+    assert check.status == "warn" and "fatal: bad index" in check.found
 
 
 def test_the_kit_itself_holds_no_secret():

@@ -167,7 +167,7 @@ MOMENTS
   run ./setup_local.sh --check
   assert_failure 1
   assert_output --partial 'idna/core.py: damaged'
-  assert_output --partial './setup_local.sh mends it'
+  assert_output --partial './setup_local.sh repairs it'
   ./setup_local.sh
   run ./setup_local.sh --check
   assert_success

@@ -8,11 +8,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from setup import verify_environment as verify
+from setup.installed_packages import SEAL, RecordedFile, modules, site_packages
 from support.checkout import ROOT
 
 SCRIPT = ROOT / "scripts" / "setup" / "verify_environment.py"
@@ -21,7 +22,7 @@ SCRIPT = ROOT / "scripts" / "setup" / "verify_environment.py"
 def add_package(site: Path, name: str, files: dict[str, str], installer: str = "uv") -> None:
     """Install `files` into `site` as a wheel would: dist-info, RECORD with hashes."""
     info = f"{name}-1.0.dist-info"
-    files = files | {f"{info}/INSTALLER": installer}
+    files = files | {f"{info}/INSTALLER": installer, f"{info}/METADATA": ""}
     rows = []
     for path, text in files.items():
         (site / path).parent.mkdir(parents=True, exist_ok=True)
@@ -37,13 +38,13 @@ def env(tmp_path: Path) -> Path:
     """An environment with one good package, `good`; bin/python is this test's own."""
     venv = tmp_path / "env"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    add_package(verify.site_packages(venv), "good", {"good/__init__.py": "", "good/more.py": ""})
+    add_package(site_packages(venv), "good", {"good/__init__.py": "", "good/more.py": ""})
     return venv
 
 
-def look(env: Path, *options: str) -> tuple[int, dict]:
+def look(env: Path, *options: object, after: Sequence[str] = ()) -> tuple[int, dict]:
     """(exit code, the report) of the command run as the set-up runs it."""
-    words = [env / "bin/python", "-I", "-S", SCRIPT, "--json", *options, env]
+    words = [env / "bin/python", "-I", "-S", SCRIPT, "--json", *options, env, *after]
     ended = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=60)
     assert "Traceback" not in ended.stderr
     return ended.returncode, json.loads(ended.stdout)
@@ -53,13 +54,13 @@ def test_a_good_environment_passes_and_is_counted(env):
     code, found = look(env)
     assert code == 0
     assert [c["found"] for c in found["checks"]] == [
-        "3 files of 1 packages match",
+        "4 files of 1 packages match",
         "1 modules import",
     ]
 
 
 def test_a_changed_file_is_named_with_its_package(env):
-    (verify.site_packages(env) / "good/more.py").write_text("x = 1")
+    (site_packages(env) / "good/more.py").write_text("x = 1")
     code, found = look(env, "--no-imports")
     assert code == 1
     assert found["damaged"] == ["good"]
@@ -67,7 +68,7 @@ def test_a_changed_file_is_named_with_its_package(env):
 
 
 def test_a_missing_file_is_told_from_a_changed_one(env):
-    (verify.site_packages(env) / "good/more.py").unlink()
+    (site_packages(env) / "good/more.py").unlink()
     _, found = look(env, "--no-imports")
     assert "good/more.py: missing" in found["checks"][0]["found"]
 
@@ -75,14 +76,14 @@ def test_a_missing_file_is_told_from_a_changed_one(env):
 @pytest.mark.parametrize("damage", ["", "a,b\n\x00", "good/more.py,sha256=x,notanumber\n"])
 def test_a_record_that_lost_its_contents_is_damage(env, damage):
     assert look(env, "--no-imports", "--seal")[0] == 0
-    (verify.site_packages(env) / "good-1.0.dist-info/RECORD").write_text(damage)
+    (site_packages(env) / "good-1.0.dist-info/RECORD").write_text(damage)
     code, found = look(env, "--no-imports")
     assert code == 1 and found["damaged"] == ["good"]
 
 
 def test_a_package_that_vanished_whole_is_missed(env):
     look(env, "--no-imports", "--seal")
-    site = verify.site_packages(env)
+    site = site_packages(env)
     for path in sorted(site.glob("good*/*"), reverse=True):
         path.unlink()
     for folder in site.glob("good*"):
@@ -92,19 +93,19 @@ def test_a_package_that_vanished_whole_is_missed(env):
 
 
 def test_a_broken_environment_is_not_sealed(env):
-    (verify.site_packages(env) / "good/more.py").unlink()
+    (site_packages(env) / "good/more.py").unlink()
     look(env, "--no-imports", "--seal")
-    assert not (env / verify.SEAL).exists()
+    assert not (env / SEAL).exists()
 
 
 def test_bytecode_that_a_wheel_ships_may_be_rewritten(env):
-    add_package(verify.site_packages(env), "old", {"old/__pycache__/a.cpython-310.pyc": "x"})
-    (verify.site_packages(env) / "old/__pycache__/a.cpython-310.pyc").unlink()
+    add_package(site_packages(env), "old", {"old/__pycache__/a.cpython-310.pyc": "x"})
+    (site_packages(env) / "old/__pycache__/a.cpython-310.pyc").unlink()
     assert look(env, "--no-imports")[0] == 0
 
 
 def test_an_import_error_is_reported_and_is_not_damage(env):
-    add_package(verify.site_packages(env), "bad", {"bad.py": "raise OSError('first\\nsecond')"})
+    add_package(site_packages(env), "bad", {"bad.py": "raise OSError('first\\nsecond')"})
     code, found = look(env)
     assert code == 1 and found["damaged"] == []
     assert {"name": "import bad", "found": "OSError: first second"}.items() <= found["checks"][
@@ -113,7 +114,7 @@ def test_an_import_error_is_reported_and_is_not_damage(env):
 
 
 def test_a_worker_that_dies_costs_one_module_and_no_other(env):
-    site = verify.site_packages(env)
+    site = site_packages(env)
     add_package(site, "crash", {"crash.py": "import os; os.kill(os.getpid(), 11)"})
     code, found = look(env)
     failed = [c for c in found["checks"] if c["status"] == "fail"]
@@ -123,23 +124,86 @@ def test_a_worker_that_dies_costs_one_module_and_no_other(env):
 
 def test_what_an_import_prints_or_reads_does_not_disturb_the_report(env):
     noisy = "import sys; print('noise'); print('{}'); sys.stdin.close() if False else None"
-    add_package(verify.site_packages(env), "noisy", {"noisy.py": noisy})
+    add_package(site_packages(env), "noisy", {"noisy.py": noisy})
     assert look(env)[0] == 0
 
 
 def test_namespace_packages_are_imported_below_their_common_folder(env):
     files = {"space/one/__init__.py": "", "space/two/deep/__init__.py": "", "_c.abi3.so": ""}
-    rows = [verify.Row(path, "x", 0) for path in files]
-    assert verify.modules(rows) == ["_c", "space.one", "space.two.deep"]
+    rows = [RecordedFile(path, "x", 0) for path in files]
+    assert modules(rows) == ["_c", "space.one", "space.two.deep"]
 
 
 def test_scripts_tests_and_dashed_folders_are_no_modules():
     paths = ["../../bin/tool.py", "tests/__init__.py", "a-b/__init__.py", "x-1.dist-info/RECORD"]
-    assert verify.modules([verify.Row(path, "x", 0) for path in paths]) == []
+    assert modules([RecordedFile(path, "x", 0) for path in paths]) == []
+
+
+def with_lock(env: Path, text: str) -> None:
+    (env / ".tandem").mkdir(exist_ok=True)
+    (env / ".tandem/lock.txt").write_text(text)
+
+
+def test_an_environment_without_its_packages_is_not_verified(env):
+    with_lock(env, "good==1.0 \\\n    --hash=x\nabsent==2.0 \\\n    --hash=x\n")
+    code, report = look(env, "--no-imports")
+    assert code == 1 and report["damaged"] == ["absent"]
+    assert report["checks"][0]["found"] == "1 of 2 pins differ: absent: not there, 2.0 wanted"
+
+
+def test_another_version_than_the_locks_is_damage(env):
+    with_lock(env, "good==1.1 \\\n    --hash=x\n")
+    code, report = look(env, "--no-imports")
+    assert code == 1 and "good: 1.0, 1.1 wanted" in report["checks"][0]["found"]
+
+
+@pytest.mark.parametrize("installer", ["uv", "conda"])
+def test_what_the_lock_does_not_name_keeps_a_new_environment_from_being_sealed(env, installer):
+    with_lock(env, "good==1.0 \\\n    --hash=x\n")
+    add_package(site_packages(env), "uninvited", {"uninvited.py": ""}, installer)
+    code, report = look(env, "--no-imports", "--seal")
+    assert code == 1 and not (env / SEAL).exists()
+    assert report["checks"][0]["found"] == "uninvited installed, and not in the lock"
+    code, report = look(env, "--no-imports")  # added later, by the user
+    assert code == 0 and report["checks"][0]["found"].endswith("; beside them uninvited")
+
+
+def test_only_what_changed_since_is_read_and_the_inode_tells(env):
+    site, stamp = site_packages(env), env / "stamp"
+    stamp.touch()
+    old, path = os.stat(site / "good/more.py"), site / "good/more.py"
+    path.write_text("x")  # another byte count is seen whatever the times say
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    os.utime(stamp, (2e9, 2e9))
+    assert look(env, "--no-imports", "--unchanged-since", stamp)[0] == 1
+    path.write_text("")
+    assert look(env, "--no-imports", "--unchanged-since", stamp)[0] == 0
+    (site / "good/__init__.py").write_text("#")
+    add_package(site, "same", {"same.py": "ab"})
+    (site / "same.py").write_text("ba")
+    os.utime(site / "same.py", ns=(old.st_atime_ns, old.st_mtime_ns))
+    os.utime(stamp, (1e9, 1e9))
+    code, report = look(env, "--no-imports", "--unchanged-since", stamp)
+    assert code == 1 and report["damaged"] == ["good", "same"]
+
+
+def test_files_are_compared_while_a_command_fills_the_environment(env):
+    site = site_packages(env)
+    code = "import pathlib, time; time.sleep(0.2); "
+    code += f"pathlib.Path({str(site / 'good/more.py')!r}).write_text('x'); "
+    code += f"r = pathlib.Path({str(site / 'good-1.0.dist-info/RECORD')!r}); t = r.read_text(); "
+    code += "r.unlink(); r.write_text(t)"
+    ended = look(env, "--no-imports", after=["--", sys.executable, "-c", code])
+    assert ended[0] == 1 and ended[1]["damaged"] == ["good"]
+
+
+def test_a_command_that_fails_is_not_called_damage(env):
+    words = [env / "bin/python", "-I", "-S", SCRIPT, env, "--", "/bin/sh", "-c", "exit 1"]
+    assert subprocess.run([*map(str, words)], capture_output=True).returncode == 3
 
 
 def test_what_conda_installed_is_left_to_conda(env):
-    site = verify.site_packages(env)
+    site = site_packages(env)
     add_package(site, "setuptools", {"setuptools/__init__.py": "raise OSError"}, "conda")
     assert look(env)[0] == 0
 
