@@ -1,8 +1,9 @@
 """Embeddings: shards fetched from many GPU hosts, merged into one file, loaded where they are used.
 
-pickle_reader  a checkpoint without executing it      credentials  who logs in where
-shards         which ranges are here, which are not   ssh          one master per cluster
-articles       ids, titles, URLs beside the vectors   fetch        files, resumed and verified
-rows           blocks, checks, statistics             outputs      formats, publishing, --verify
-merge          all of it, in one pass                 index        Chroma, sharded Parquet
+pickles/   a checkpoint or a list of articles, read as data, and the merged pickle, written
+shards     which ranges are here, which are missing; articles: their ids, titles and URLs
+cluster_…  credentials, ssh, listing, transfer and fetch of each cluster; sync_record: from where
+merge      in one pass; merge_folder: until it is published; worker: the articles beside the rows
+merged_…   formats, manifest and check of the result; vector_index: Chroma, sharded Parquet
+steps      the command's two steps, with the checks that it reports
 """

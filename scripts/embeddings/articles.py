@@ -4,7 +4,7 @@
     found.titles[0], found.urls[0]      # UTF-8 bytes, which is how every output wants them
     found.ids[0]                        # UTF-8 bytes, or an int where the file has numbers
 
-The pickle is a list of dicts with at least id, title and url; article_pickle reads it without
+The pickle is a list of dicts with at least id, title and url; pickles/article_list reads it without
 executing anything.
 """
 
@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from embeddings.pickles import article_list
+from embeddings.pickles.record_scan import KEYS
 from kit import console
 
-KEYS = ("id", "title", "url")
 READERS = {".pkl": "pickle", ".pickle": "pickle", ".jsonl": "jsonl", ".parquet": "parquet"}
 
 
@@ -159,7 +160,5 @@ def add(found: Articles, row: dict[str, Any], where: str) -> None:
 
 
 def read_pickle(path: Path, keep: int) -> Articles:
-    from embeddings.pickles import article_list
-
     columns, total = article_list.read(path, keep)
     return Articles(*columns, total)

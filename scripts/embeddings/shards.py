@@ -37,7 +37,7 @@ class Shard:
     dim: int
     dtype: str
     model: str | None
-    data: values.Bytes
+    data: values.PickleBytes
     fortran: bool
     about: dict[str, Any]  # cluster, gpu, timestamp as the file gives them
     size: int
@@ -62,7 +62,7 @@ def read(path: Path) -> Shard:
     stat = path.stat()
     found = reader.read(path)
     array = found.get("embeddings")
-    if not isinstance(array, values.Array):
+    if not isinstance(array, values.PickleArray):
         raise bad(path, f"its 'embeddings' {absent(found, 'embeddings')}")
     code, order = array.dtype.code, array.dtype.order
     if len(array.shape) != 2 or 0 in array.shape:
@@ -92,7 +92,7 @@ def fits_json(value: Any) -> bool:
 
 
 def absent(found: dict[str, Any], key: str) -> str:
-    return f"is a {type(found[key]).__name__}" if key in found else "is missing"
+    return f"is a {values.kind_name(found[key])}" if key in found else "is missing"
 
 
 def bad(path: Path, what: str) -> console.Problem:

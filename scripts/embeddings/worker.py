@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from embeddings import articles, rows
-from embeddings.pickles import writer
+from embeddings import articles, shard_rows
+from embeddings.pickles import record_scan, writer
 from kit import console
 
 
@@ -116,11 +116,11 @@ def work(plan: dict[str, Any]) -> dict[str, Any]:
 
 def write_pickle(found: articles.Articles, target: Path, offset: int, name: str) -> dict[str, Any]:
     """Write the articles' part of the pickle into the file at `offset`."""
-    digest, begin = rows.digest(name), offset
+    digest, begin = shard_rows.digest(name), offset
     with open(target, "r+b", buffering=0) as f:
         for batch in pickle_batches(found):
             digest.update(batch)
-            rows.write(f, batch, offset)
+            shard_rows.write(f, batch, offset)
             offset += len(batch)
     return {"length": offset - begin, "digest": digest.hexdigest()}
 
@@ -158,4 +158,6 @@ def table(found: articles.Articles):
             return pa.array(values, pa.int64())
         return pa.array(values, pa.binary()).cast(pa.string())
 
-    return pa.table({key: column(c) for key, c in zip(articles.KEYS, found.columns(), strict=True)})
+    return pa.table(
+        {key: column(c) for key, c in zip(record_scan.KEYS, found.columns(), strict=True)}
+    )

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 import write_manifest
-from embeddings import credentials, fetch, ssh
+from embeddings import cluster_fetch, credentials, sync_record
+from embeddings.cluster_link import ClusterLink
+from embeddings.cluster_transfer import PARALLEL, ClusterTransfer
 from kit import console
 from support.checkout import ROOT
 from support.embeddings_clusters import SHARDS, cluster  # noqa: F401
@@ -36,18 +38,18 @@ def find(*names: str, folder: Path | None = None) -> list[credentials.Cluster]:
     return [credentials.find(name, folder or Path("/nowhere"), SHARDS) for name in names]
 
 
-def sync(here: Path, clusters, **options) -> list[fetch.Result]:
-    found = fetch.sync(clusters, fetch.Options(here, **options))
+def sync(here: Path, clusters, **options) -> list[cluster_fetch.ClusterResult]:
+    found = cluster_fetch.sync(clusters, cluster_fetch.FetchOptions(here, **options))
     assert not glob.glob(f"/tmp/td.{os.getpid()}.*")  # no configuration is left behind
     return found
 
 
-def one(here: Path, clusters, **options) -> fetch.Result:
+def one(here: Path, clusters, **options) -> cluster_fetch.ClusterResult:
     (result,) = sync(here, clusters, **options)
     return result
 
 
-def good(result: fetch.Result) -> fetch.Result:
+def good(result: cluster_fetch.ClusterResult) -> cluster_fetch.ClusterResult:
     assert result.problem is None, result.problem
     return result
 
@@ -181,8 +183,8 @@ def test_without_rsync_on_one_side_the_shards_still_come(cluster, here, monkeypa
     else:
         monkeypatch.setenv("RSYNC", "/nowhere/rsync")
     by_rsync = []
-    plain = ssh.Link.by_rsync
-    monkeypatch.setattr(ssh.Link, "by_rsync", lambda *a: (by_rsync.append(1), plain(*a))[1])
+    plain = ClusterTransfer.by_rsync
+    monkeypatch.setattr(ClusterTransfer, "by_rsync", lambda *a: (by_rsync.append(1), plain(*a))[1])
     assert len(good(one(here, find("tensor01"))).fetched) == 6
     same(here, there.folder)
     assert by_rsync == []
@@ -220,7 +222,7 @@ def test_names_that_a_shell_would_run_are_refused(cluster, here):  # noqa: F811
     assert "cannot be fetched safely" in str(one(here, find("tensor01")).problem)
     assert not list(there.home.rglob("ran")) and not list(here.rglob("ran"))
     with pytest.raises(console.Misuse, match="cannot be passed on safely"):
-        fetch.sync(find("tensor01"), fetch.Options(here, "$(touch ran)*"))
+        cluster_fetch.sync(find("tensor01"), cluster_fetch.FetchOptions(here, "$(touch ran)*"))
 
 
 def test_what_the_producer_listed_is_compared_byte_for_byte(cluster, here):  # noqa: F811
@@ -275,18 +277,18 @@ def test_a_shard_that_is_still_being_written_is_noticed(cluster, here, monkeypat
     first, second = shards(there.folder, vectors(90), 2)
     if not rsync:
         there.tools(without="rsync")
-    plain = ssh.Link.fetch
+    plain = ClusterLink.fetch
 
     async def write_meanwhile(self, files, into):
         await plain(self, files, into)
         with open(second, "ab") as f:
             f.write(b"more")
 
-    monkeypatch.setattr(ssh.Link, "fetch", write_meanwhile)
+    monkeypatch.setattr(ClusterLink, "fetch", write_meanwhile)
     result = one(here, find("tensor01"))
     assert "cluster1_gpu1.pkl is still being written" in str(result.problem)
     assert not list(here.glob("*.pkl"))
-    monkeypatch.setattr(ssh.Link, "fetch", plain)
+    monkeypatch.setattr(ClusterLink, "fetch", plain)
     problem = str(one(here, find("tensor01")).problem)  # quiet now, but no whole pickle
     assert "tensor01: cluster1_gpu1.pkl: not readable" in problem
     shards(there.folder, vectors(90), 2)
@@ -392,11 +394,11 @@ def test_transfers_that_outlive_a_killed_sync_keep_the_next_one_waiting(
     wait_until((there.home / "begun").exists)
     process.kill()
     process.communicate()
-    monkeypatch.setattr(fetch, "LOCK_SECONDS", 0)
+    monkeypatch.setattr(cluster_fetch, "LOCK_SECONDS", 0)
     with pytest.raises(console.Problem, match="another sync is going on"):
         sync(here, find("tensor01"))
     (there.home / "fast").touch()
-    monkeypatch.setattr(fetch, "LOCK_SECONDS", 60)
+    monkeypatch.setattr(cluster_fetch, "LOCK_SECONDS", 60)
     good(one(here, find("tensor01")))
     same(here, there.folder)
 
@@ -423,13 +425,13 @@ def test_what_a_killed_rsync_left_is_used_again(cluster, here, monkeypatch):  # 
     (incoming / f".{path.name}.aB3xYz").write_bytes(raw[:2_000_000])
     (incoming / ".gone.pkl.aB3xYz").write_bytes(b"of a shard that is no more")
     sizes = []
-    plain = ssh.Link.fetch
+    plain = ClusterLink.fetch
 
     async def look(self, files, into):
         sizes.extend(p.stat().st_size for p in (into / ".rsync-partial").iterdir())
         await plain(self, files, into)
 
-    monkeypatch.setattr(ssh.Link, "fetch", look)
+    monkeypatch.setattr(ClusterLink, "fetch", look)
     good(one(here, find("tensor01")))
     assert sizes == [2_000_000]
     same(here, there.folder)
@@ -460,13 +462,13 @@ def test_more_shards_than_transfers_are_shared_out(cluster, here, monkeypatch): 
     there = cluster("tensor01")
     shards(there.folder, vectors(900), 9)
     lists = []
-    plain = ssh.Link.by_rsync
+    plain = ClusterTransfer.by_rsync
     monkeypatch.setattr(
-        ssh.Link, "by_rsync", lambda self, tool, names, into: (
+        ClusterTransfer, "by_rsync", lambda self, tool, names, into: (
             lists.append(names), plain(self, tool, names, into))[1]
     )  # fmt: skip
     assert len(good(one(here, find("tensor01"))).fetched) == 9
-    assert len(lists) == ssh.PARALLEL and sorted(map(len, lists)) == [2, 2, 2, 3]
+    assert len(lists) == PARALLEL and sorted(map(len, lists)) == [2, 2, 2, 3]
     logins = (there.root / "sshd.log").read_text().count("Accepted")
     assert logins == 1  # one master carries them all
 
@@ -484,7 +486,9 @@ def test_a_folder_stands_in_for_a_cluster(tmp_path, here):
 
 def test_too_little_space_is_found_before_the_transfer(tmp_path, here, monkeypatch):
     shards(tmp_path / "fake" / SHARDS, vectors(90), 3)
-    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: type("U", (), {"free": 10}))
+    monkeypatch.setattr(
+        cluster_fetch.shutil, "disk_usage", lambda path: type("U", (), {"free": 10})
+    )
     problem = str(one(here, find(f"{tmp_path}/fake")).problem)
     assert "to fetch and 10 B free" in problem
 
@@ -492,8 +496,11 @@ def test_too_little_space_is_found_before_the_transfer(tmp_path, here, monkeypat
 def test_two_syncs_at_once_do_not_mix(tmp_path, here, monkeypatch):
     shards(tmp_path / "fake" / SHARDS, vectors(90), 3)
     here.mkdir()
-    monkeypatch.setattr(fetch, "LOCK_SECONDS", 0)
-    with fetch.locked(here), pytest.raises(console.Problem, match="another sync is going on"):
+    monkeypatch.setattr(cluster_fetch, "LOCK_SECONDS", 0)
+    with (
+        cluster_fetch.locked(here),
+        pytest.raises(console.Problem, match="another sync is going on"),
+    ):
         sync(here, find(f"{tmp_path}/fake"))
     good(one(here, find(f"{tmp_path}/fake")))
 
@@ -503,5 +510,5 @@ def test_a_broken_state_file_only_means_fetching_again(tmp_path, here):
     names = find(f"{tmp_path}/fake")
     good(one(here, names))
     for broken in ("{", "[]", "", json.dumps({"cluster1_gpu0.pkl": 3})):
-        (here / fetch.STATE).write_text(broken)
+        (here / sync_record.RECORD).write_text(broken)
         assert len(good(one(here, names)).fetched) >= 1

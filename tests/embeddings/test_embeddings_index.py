@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embeddings import formats, index, merge
+from embeddings import merge, merged_formats, vector_index
 from kit import console
 from support.embeddings_merges import ITEMS, merge_options  # noqa: F401
 from support.embeddings_samples import articles, shards
@@ -15,12 +15,14 @@ from support.embeddings_samples import articles, shards
 def test_duckdb_reads_the_sharded_dataset_as_it_is(options, monkeypatch, name):
     import duckdb
 
-    monkeypatch.setattr(index, "PART_ROWS", 200)
-    monkeypatch.setattr(index.tables, "ROW_GROUP", 100)
+    monkeypatch.setattr(vector_index, "PART_ROWS", 200)
+    monkeypatch.setattr(vector_index.tables, "ROW_GROUP", 100)
     options.format = name
-    options.output = options.output.with_suffix(formats.SUFFIXES[name])
+    options.output = options.output.with_suffix(merged_formats.SUFFIXES[name])
     for _ in range(2):  # the second one takes the place of the first
-        where = index.load("parquet-shards", options.output, merge.merge(options), options, None)
+        where = vector_index.load(
+            "parquet-shards", options.output, merge.merge(options), options, None
+        )
     assert sorted(p.name for p in where.iterdir()) == [f"part-0000{i}.parquet" for i in range(3)]
     table = duckdb.sql(f"select * from '{where}/*.parquet' order by id::int")
     got = table.fetchnumpy()
@@ -39,7 +41,7 @@ def test_a_folder_with_other_files_is_not_taken_for_a_dataset(options, tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("do not delete")
     with pytest.raises(console.Misuse, match="is not ours to replace"):
-        index.load("parquet-shards", options.output, manifest, options, tmp_path / "mine")
+        vector_index.load("parquet-shards", options.output, manifest, options, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
@@ -49,7 +51,7 @@ def test_parquet_of_the_users_own_is_not_taken_for_a_dataset(options, tmp_path):
     (tmp_path / "mine" / "measurements.parquet").write_bytes(b"years of work")
     for where in (tmp_path / "mine", tmp_path / "mine" / "measurements.parquet"):
         with pytest.raises(console.Misuse, match="is not ours to replace"):
-            index.load("parquet-shards", options.output, manifest, options, where)
+            vector_index.load("parquet-shards", options.output, manifest, options, where)
     assert (tmp_path / "mine" / "measurements.parquet").read_bytes() == b"years of work"
 
 
@@ -58,7 +60,7 @@ def test_chroma_finds_an_article_by_its_vector(options, tmp_path):
     chromadb = pytest.importorskip("chromadb")
     for _ in range(2):
         manifest = merge.merge(options)
-        where = index.load("chroma", options.output, manifest, options, tmp_path / "chroma")
+        where = vector_index.load("chroma", options.output, manifest, options, tmp_path / "chroma")
     client = chromadb.PersistentClient(str(where))
     assert [c.name for c in client.list_collections()] == ["all"]
     found = client.get_collection("all", embedding_function=None)
@@ -77,13 +79,13 @@ def test_a_collection_that_no_merge_made_stays(options, tmp_path):
     options.output = options.output.with_name("日本.pkl")
     manifest = merge.merge(options)
     folder = tmp_path / "chroma"
-    index.load("chroma", options.output, manifest, options, folder)
+    vector_index.load("chroma", options.output, manifest, options, folder)
     client = chromadb.PersistentClient(str(folder))
     assert [c.name for c in client.list_collections()] == ["vectors"]
     client.create_collection("documents", embedding_function=None)
     with pytest.raises(console.Problem, match="a collection documents that no merge made"):
         output = options.output.rename(options.output.with_name("documents.pkl"))
-        index.load("chroma", output, manifest, options, folder)
+        vector_index.load("chroma", output, manifest, options, folder)
     assert {c.name for c in client.list_collections()} == {"vectors", "documents"}
 
 
@@ -92,4 +94,6 @@ def test_vectors_with_nan_go_into_no_index(options, tmp_path):
     array[3, 0] = np.nan
     shards(options.folder, array)
     with pytest.raises(console.Problem, match="holds NaN or Inf"):
-        index.load("chroma", options.output, merge.merge(options), options, tmp_path / "chroma")
+        vector_index.load(
+            "chroma", options.output, merge.merge(options), options, tmp_path / "chroma"
+        )

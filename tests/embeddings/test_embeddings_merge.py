@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from embeddings import formats, merge, rows
+from embeddings import merge, merged_formats, merged_manifest, shard_rows
 from support.embeddings_merges import (
     ITEMS,
     all_ok,
@@ -83,7 +83,7 @@ def test_every_format_holds_the_same_vectors_and_articles(options, name, dtype):
     array = vectors(ITEMS + 10, dtype=dtype)
     shards(options.folder, array)
     options.format = name
-    options.output = options.output.with_suffix(formats.SUFFIXES[name])
+    options.output = options.output.with_suffix(merged_formats.SUFFIXES[name])
     manifest = merge.merge(options)
     got, titles = read_back(options.output, name)
     if name in ("npy", "safetensors"):  # as their own writers align the rows
@@ -113,7 +113,7 @@ def test_shards_of_any_protocol_and_order_merge_to_the_same(options, protocol, o
 def test_the_last_shard_gives_only_its_rows_before_the_questions(options):
     merge.merge(options)
     assert loaded(options.output)["embeddings"].shape[0] == ITEMS
-    assert merge.merge(options)["left_out"] == merge.QUESTIONS
+    assert merge.merge(options)["left_out"] == merged_manifest.QUESTIONS
     options.items = 130  # cuts the second shard; two more are not needed at all
     manifest = merge.merge(options)
     assert (loaded(options.output)["embeddings"] == options.array[:130]).all()
@@ -225,7 +225,7 @@ def test_norms_are_those_of_numpy_in_double_precision(dtype, scale):
     if dtype == "f2" and scale not in (1.0, 1e4):
         pytest.skip("no such number in this type")
     array = (vectors(300, 16, "f8") * scale).astype(dtype)
-    found = rows.Statistics()
+    found = shard_rows.Statistics()
     for begin in range(0, 300, 70):
         found.add(array[begin : begin + 70])
     unit = np.linalg.norm(array.astype("f8") / scale, axis=1)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embeddings import rows, shards
-from embeddings.pickles import reader
+from embeddings import shard_rows, shards
+from embeddings.pickles import machine, reader
 from kit import console
 from support import embeddings_hostile as hostile
 from support.embeddings_cage import read_in_a_cage
@@ -34,7 +34,7 @@ def rows_of(path: Path, count: int | None = None) -> np.ndarray:
     """The rows of a shard as the merge reads them."""
     found = shards.read(path)
     with open(path, "rb", buffering=0) as f:
-        blocks = [b.copy() for b in rows.blocks(f, found, count or found.end - found.start)]
+        blocks = [b.copy() for b in shard_rows.blocks(f, found, count or found.end - found.start)]
     return np.concatenate(blocks)
 
 
@@ -44,7 +44,7 @@ def rows_of(path: Path, count: int | None = None) -> np.ndarray:
 def test_rows_of_every_type_order_and_protocol_are_those_that_numpy_wrote(
     tmp_path, monkeypatch, protocol, dtype, layout
 ):
-    monkeypatch.setattr(rows, "BLOCK", 500)  # so that the rows come in many blocks
+    monkeypatch.setattr(shard_rows, "BLOCK", 500)  # so that the rows come in many blocks
     array = vectors(100, 12, dtype)
     path = shard(tmp_path / "cluster1_gpu0.pkl", LAYOUTS[layout](array), 7, protocol)
     if protocol == 2 and layout == "Fortran order":
@@ -207,7 +207,7 @@ def test_reading_a_large_shard_touches_only_its_ends(tmp_path):
     path = shard(tmp_path / "cluster1_gpu0.pkl", vectors(4000, 256), 0, protocol=5)
     taken = []
 
-    class Counting(reader.Machine):
+    class Counting(machine.PickleMachine):
         def fill(self, n):
             super().fill(n)
             taken.append(len(self.buf))

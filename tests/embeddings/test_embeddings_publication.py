@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import write_manifest
-from embeddings import formats, merge, rows, staging, verify
+from embeddings import merge, merge_folder, merged_check, merged_formats, shard_rows
 from kit import console
 from support.embeddings_merges import (
     ITEMS,
@@ -105,7 +105,7 @@ def test_a_thousand_flipped_bits_in_the_merged_file_are_all_caught(options):
         for _ in range(1000):
             at, bit = dice.randrange(len(raw)), 1 << dice.randrange(8)
             os.pwrite(f.fileno(), bytes([raw[at] ^ bit]), at)
-            bad = [c for c in verify.verify(options.output) if c.status == "fail"]
+            bad = [c for c in merged_check.verify(options.output) if c.status == "fail"]
             assert len(bad) == 1
             parts.add(bad[0].found)
             os.pwrite(f.fileno(), bytes([raw[at]]), at)
@@ -119,21 +119,24 @@ def test_a_thousand_flipped_bits_in_the_merged_file_are_all_caught(options):
 
 def test_verify_names_what_is_wrong(options):
     with pytest.raises(console.Problem, match="there is no such file"):
-        verify.verify(options.output)
+        merged_check.verify(options.output)
     merge.merge(options)
     raw = options.output.read_bytes()
     options.output.write_bytes(raw[:-1])
-    assert verify.verify(options.output)[0].found == f"{len(raw) - 1} bytes instead of {len(raw)}"
+    assert (
+        merged_check.verify(options.output)[0].found
+        == f"{len(raw) - 1} bytes instead of {len(raw)}"
+    )
     options.output.write_bytes(raw)
-    manifest = formats.manifest_of(options.output)
+    manifest = merged_formats.manifest_of(options.output)
     told = json.loads(manifest.read_text())
     for broken in ("{", "[]", "{}", json.dumps(told | {"format": "x"})):
         manifest.write_text(broken)
         with pytest.raises(console.Problem, match="not the manifest of a merged file"):
-            verify.verify(options.output)
+            merged_check.verify(options.output)
     manifest.unlink()
     with pytest.raises(console.Problem, match="there is no manifest beside"):
-        verify.verify(options.output)
+        merged_check.verify(options.output)
 
 
 # Interruption, resuming, publication
@@ -146,7 +149,7 @@ class Stopped(BaseException):
 def stop_after(monkeypatch, count: int) -> list[str]:
     """Make the merge stop before it copies shard number `count`; the names that it copies."""
     copied: list[str] = []
-    plain = merge.Job.copy_shard
+    plain = merge.MergeJob.copy_shard
 
     def copy_shard(self, out, shard, bar):
         if len(copied) == count:
@@ -154,7 +157,7 @@ def stop_after(monkeypatch, count: int) -> list[str]:
         copied.append(shard.name)
         return plain(self, out, shard, bar)
 
-    monkeypatch.setattr(merge.Job, "copy_shard", copy_shard)
+    monkeypatch.setattr(merge.MergeJob, "copy_shard", copy_shard)
     return copied
 
 
@@ -164,13 +167,15 @@ def test_resume_goes_on_at_the_last_whole_shard(options, monkeypatch, name, list
     if listed:
         write_manifest.write(str(options.folder), "cluster*_gpu*.pkl")
     options.format, options.resume = name, True
-    options.output = options.output.with_suffix(formats.SUFFIXES[name])
+    options.output = options.output.with_suffix(merged_formats.SUFFIXES[name])
     stop_after(monkeypatch, 3)
     with pytest.raises(Stopped):
         merge.merge(options)
     assert not options.output.exists()
     monkeypatch.undo()
-    done = json.loads((staging.folder_of(options.output) / "progress.json").read_text())["done"]
+    done = json.loads((merge_folder.folder_of(options.output) / "progress.json").read_text())[
+        "done"
+    ]
     assert len(done) >= (2 if not listed else 0)
     copied = stop_after(monkeypatch, 99)
     manifest = merge.merge(options)
@@ -189,7 +194,7 @@ def interrupted(options, monkeypatch, count: int = 3) -> Path:
         merge.merge(options)
     monkeypatch.undo()
     options.resume = True
-    return staging.folder_of(options.output)
+    return merge_folder.folder_of(options.output)
 
 
 def test_resume_copies_again_what_was_damaged_since(options, monkeypatch):
@@ -254,11 +259,11 @@ def test_a_publication_that_was_cut_short_is_ended_by_the_next_command(
     options, monkeypatch, name, renames
 ):
     options.format = name
-    options.output = options.output.with_suffix(formats.SUFFIXES[name])
+    options.output = options.output.with_suffix(merged_formats.SUFFIXES[name])
     merge.merge(options)
     array = vectors(ITEMS + 10, seed=9)
     shards(options.folder, array)
-    plain, calls = staging.Stage._replace, []
+    plain, calls = merge_folder.MergeFolder._replace, []
 
     def replace(self, staged, final):
         if len(calls) == renames:
@@ -266,19 +271,19 @@ def test_a_publication_that_was_cut_short_is_ended_by_the_next_command(
         calls.append(final)
         plain(self, staged, final)
 
-    monkeypatch.setattr(staging.Stage, "_replace", replace)
+    monkeypatch.setattr(merge_folder.MergeFolder, "_replace", replace)
     with pytest.raises(Stopped):
         merge.merge(options)
     monkeypatch.undo()
     assert all_ok(options.output)  # ends it first
     got, _ = read_back(options.output, name)
     assert (got == array[:ITEMS]).all()
-    assert not staging.folder_of(options.output).exists()
+    assert not merge_folder.folder_of(options.output).exists()
 
 
 def test_what_stands_in_the_way_of_a_publication_is_said_before_it_begins(options):
     merge.merge(options)
-    before, manifest = options.output.read_bytes(), formats.manifest_of(options.output)
+    before, manifest = options.output.read_bytes(), merged_formats.manifest_of(options.output)
     manifest.unlink()
     manifest.mkdir()
     shards(options.folder, vectors(ITEMS + 10, seed=3))
@@ -295,7 +300,7 @@ def test_a_publication_that_an_error_cut_short_is_kept_for_the_next_command(opti
     def full(self, staged, final):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(staging.Stage, "_replace", full)
+    monkeypatch.setattr(merge_folder.MergeFolder, "_replace", full)
     with pytest.raises(OSError):
         merge.merge(options)
     monkeypatch.undo()
@@ -304,20 +309,23 @@ def test_a_publication_that_an_error_cut_short_is_kept_for_the_next_command(opti
 
 
 def test_two_merges_into_one_output_do_not_mix(options):
-    with staging.Stage(options.output), pytest.raises(console.Problem, match="another merge"):
+    with (
+        merge_folder.MergeFolder(options.output),
+        pytest.raises(console.Problem, match="another merge"),
+    ):
         merge.merge(options)
     merge.merge(options)
 
 
 def test_a_shard_that_changes_during_the_merge_stops_it(options, monkeypatch):
-    plain = rows.blocks
+    plain = shard_rows.blocks
 
     def blocks(file, found, count):
         yield from plain(file, found, count)
         with open(found.path, "ab") as f:
             f.write(b".")
 
-    monkeypatch.setattr(rows, "blocks", blocks)
+    monkeypatch.setattr(shard_rows, "blocks", blocks)
     assert "it changed while it was read" in problem(options)
 
 
@@ -338,10 +346,10 @@ def test_a_disk_that_fills_up_leaves_the_old_output_whole(options, monkeypatch, 
         pytest.skip("no tmpfs can be mounted here")
     try:
         options.format = name
-        options.output = (disk / "all.pkl").with_suffix(formats.SUFFIXES[name])
+        options.output = (disk / "all.pkl").with_suffix(merged_formats.SUFFIXES[name])
         array = vectors(ITEMS + 10, 60)  # 120 KB: fits once, not twice
         shards(options.folder, array)
-        monkeypatch.setattr(merge.Job, "check_space", lambda job: None)
+        monkeypatch.setattr(merge.MergeJob, "check_space", lambda job: None)
         merge.merge(options)
         before = options.output.read_bytes()
         with pytest.raises(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embeddings import formats, merge, verify
+from embeddings import merge, merged_check, merged_formats
 from kit import console
 from support.embeddings_samples import shard, shards, vectors, wikipedia
 
@@ -22,7 +22,7 @@ def merge_options(tmp_path):
     shards(tmp_path / "shards", array)
     wikipedia(tmp_path / "wikipedia.pkl", ITEMS)
     (tmp_path / "out").mkdir()
-    found = merge.Options(
+    found = merge.MergeOptions(
         tmp_path / "shards", tmp_path / "wikipedia.pkl", tmp_path / "out/all.pkl", "pickle", ITEMS
     )
     found.array = array
@@ -35,7 +35,7 @@ def loaded(path: Path) -> dict:
 
 
 def all_ok(output: Path) -> bool:
-    return all(check.status == "ok" for check in verify.verify(output))
+    return all(check.status == "ok" for check in merged_check.verify(output))
 
 
 def left_behind(options) -> list[str]:
@@ -55,7 +55,7 @@ def read_back(output: Path, name: str) -> tuple[np.ndarray, list[str]]:
         table = pq.read_table(output)
         flat = table["embedding"].combine_chunks().flatten().to_numpy()
         return flat.reshape(len(table), -1), table["title"].to_pylist()
-    titles = pq.read_table(formats.articles_of(output))["title"].to_pylist()
+    titles = pq.read_table(merged_formats.articles_of(output))["title"].to_pylist()
     if name == "npy":
         return np.load(output), titles
     safetensors = pytest.importorskip("safetensors.numpy")

@@ -2,29 +2,21 @@
 
     (ids, titles, urls), total = read("data/raw/wikipedia.pkl", keep=250_000)
 
-It is read like a checkpoint, by opcodes (pickle_reader): nothing is executed, `text` is passed
+It is read like a checkpoint, by opcodes (reader.py): nothing is executed, `text` is passed
 over, nothing but text and numbers is accepted. Texts are given as their UTF-8 bytes.
 """
 
 from __future__ import annotations
 
-import re
 from bisect import bisect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embeddings.articles import KEYS
 from embeddings.pickles import reader
-from embeddings.pickles.values import Refused
-
-SHORT_TEXT, TEXT, GET, LONG_GET, SIGNED = 0x8C, ord("X"), ord("h"), ord("j"), ord("J")
-FRAME = 0x95
-TEXTS, NUMBERS = (SHORT_TEXT, TEXT), (ord("K"), ord("M"), SIGNED)
-SIZES = {  # opcodes of plain values, and the bytes that follow them (of a text: its length)
-    SHORT_TEXT: 1, TEXT: 4, GET: 1, LONG_GET: 4, ord("K"): 1, ord("M"): 2, SIGNED: 4,
-    ord("G"): 8, ord("N"): 0, 0x88: 0, 0x89: 0,
-}  # fmt: skip
+from embeddings.pickles.machine import PickleMachine
+from embeddings.pickles.record_scan import KEYS, RecordScan
+from embeddings.pickles.values import PickleRefused
 
 
 def read(path: Path, keep: int) -> tuple[tuple[list, list, list], int]:
@@ -49,7 +41,7 @@ class _Rows:
 LIST, RECORD = _Mark(), _Mark()
 
 
-class ListMachine(reader.Machine):
+class ListMachine(PickleMachine):
     """A pickle machine for one long list of flat dicts, which it turns into columns.
 
     Where records follow each other as pickle writes them, `leap` takes them at one go, about
@@ -67,7 +59,7 @@ class ListMachine(reader.Machine):
         self.columns: tuple[list, list, list] = ([], [], [])
         self.total = 0
         self.gets: list[tuple[bytes, int]] | None = None  # see `learn`
-        self.scan: Scan | None = None
+        self.scan: RecordScan | None = None
         #: of each leap: the first number in the memo, where it began, and each record after those
         self.leaps: list[tuple[int, int, Any, Any]] = []
         self.values: dict[int, Any] = {}  # the memo's other values, by number
@@ -75,7 +67,7 @@ class ListMachine(reader.Machine):
 
     def end(self) -> None:
         if self.stack != [LIST] or self.marks:
-            raise Refused("it holds something other than a list of articles")
+            raise PickleRefused("it holds something other than a list of articles")
         self.stack = [{}]
         super().end()
 
@@ -83,12 +75,12 @@ class ListMachine(reader.Machine):
         """One opcode; the stack holds a batch of 1000 articles at most, the memo a few of each."""
         piled, most = len(self.stack) + len(self.marks), 20_000 + 20 * (self.total + 4000)
         if piled > 4000 or len(self.values) > most:
-            raise Refused("it piles up values that no list of articles needs")
+            raise PickleRefused("it piles up values that no list of articles needs")
         return super().step()
 
     def new_list(self) -> None:
         if self.stack:
-            raise Refused("a list inside an article")
+            raise PickleRefused("a list inside an article")
         self.stack.append(LIST)
 
     def new_dict(self) -> None:
@@ -101,16 +93,16 @@ class ListMachine(reader.Machine):
 
     def memoize(self, index: int) -> None:
         if index > self.count:
-            raise Refused(f"it remembers a value as number {index} after {self.count} others")
+            raise PickleRefused(f"it remembers a value as number {index} after {self.count} others")
         self.values[index] = self.top(object)
         self.count = max(self.count, index + 1)
 
     def recall(self, index: int) -> None:
         if index >= self.count:
-            raise Refused(f"it recalls value {index} of {self.count}")
+            raise PickleRefused(f"it recalls value {index} of {self.count}")
         value = self.values[index] if index in self.values else self.look_up(index)
         if isinstance(value, (_Mark, _Rows)):
-            raise Refused("an article stands in it twice")
+            raise PickleRefused("an article stands in it twice")
         self.stack.append(value)
 
     def look_up(self, index: int) -> Any:
@@ -125,11 +117,11 @@ class ListMachine(reader.Machine):
 
     def set_items(self, items: list[Any]) -> None:
         if self.pop() is not RECORD:
-            raise Refused("an article that is not one plain dict")
+            raise PickleRefused("an article that is not one plain dict")
         keys = [self.decode(key, "a key") for key in items[::2]]
         row = dict(zip(keys, items[1::2], strict=True))
         if len(row) != len(keys):
-            raise Refused("a key stands twice in an article")
+            raise PickleRefused("a key stands twice in an article")
         for key, column in zip(KEYS, self.columns, strict=True):
             column.append(self.value(row, key))
         self.stack.append(_Rows(1))
@@ -160,7 +152,7 @@ class ListMachine(reader.Machine):
     def leap(self) -> None:
         """Take the records that follow in the buffer as long as each is exactly as expected."""
         if self.scan is None or self.scan.base != self.base:
-            self.scan = Scan(self.buf, self.base, self.gets, self.protocol)
+            self.scan = RecordScan(self.buf, self.base, self.gets, self.protocol)
         first, last = self.scan.run(self.i, self.count)
         if first == last:
             return
@@ -175,135 +167,16 @@ class ListMachine(reader.Machine):
 
     def append(self, items: list[Any]) -> None:
         if self.pop() is not LIST:
-            raise Refused("something is appended that is not the list of articles")
+            raise PickleRefused("something is appended that is not the list of articles")
         self.stack.append(LIST)
         if not all(isinstance(item, _Rows) for item in items):
-            raise Refused(f"one of the articles from {self.total} on is not a dict")
+            raise PickleRefused(f"one of the articles from {self.total} on is not a dict")
         self.total += sum(item.count for item in items)
         for column in self.columns:
             del column[self.keep :]
 
 
-class Scan:
-    """All records of a buffer at once, with numpy: where their values are, and which are regular:
-
-    EMPTY_DICT memo MARK (BINGET value)... SETITEMS, a memo opcode after each text, a FRAME after
-    any value. The id is a text or a number, title and url are texts, other values may be recalled.
-
-    `at` is where each record has been read to; `good` is false where one is not as expected, and
-    what is read of it then means nothing. Nothing is taken that does not begin where the record
-    before it ended, so what looks like a record inside a text is none.
-    """
-
-    def __init__(self, buf: bytes, base: int, gets: list[tuple[bytes, int]], protocol: int):
-        import numpy as np
-
-        self.buf, self.base, self.gets = buf, base, gets
-        self.memo, self.width = (0x94, 1) if protocol >= 4 else (ord("r"), 5)
-        self.data = np.frombuffer(buf, np.uint8)
-        self.size = np.zeros(256, "i8")
-        self.size[list(SIZES)] = list(SIZES.values())
-        self.heads = np.array(self.candidates(), "i8")
-        self.at = self.heads + 1 + self.width
-        self.good = self.byte(self.heads + 1) == self.memo
-        self.expect(b"(" + gets[0][0])
-        self.heads, self.at = self.heads[self.good], self.at[self.good]
-        self.good = self.good[self.good]
-        self.memos = np.ones(len(self.heads), "i8")  # how many values a record memoizes
-        self.recalled = np.full(len(self.heads), -1)  # the highest number that it recalls
-        ends = [get for get, _ in gets[1:]] + [b"u"]
-        self.values = [self.value(gets[i][1], after) for i, after in enumerate(ends)]
-        self.last = self.breaks()
-
-    def candidates(self) -> list[int]:
-        """Where a record could begin: at every brace, unless the texts are full of them."""
-        found, find, at = [], self.buf.find, -1
-        while (at := find(b"}", at + 1)) >= 0:  # memchr: three times as fast as the regex
-            found.append(at)
-            if len(found) > len(self.buf) >> 7:
-                break
-        else:
-            return found
-        number = b"." * (self.width - 1)  # LONG_BINPUT says which, MEMOIZE counts
-        begin = re.escape(b"}%c" % self.memo) + number + re.escape(b"(" + self.gets[0][0])
-        return [m.start() for m in re.compile(begin, re.DOTALL).finditer(self.buf)]
-
-    def expect(self, opcodes: bytes) -> None:
-        """Pass over these opcodes in every record."""
-        for place, byte in enumerate(opcodes):
-            self.good &= self.byte(self.at + place) == byte
-        self.at = self.at + len(opcodes)
-
-    def byte(self, at: Any) -> Any:
-        """The bytes at `at`; past the end, the last one."""
-        return self.data.take(at, mode="clip")
-
-    def value(self, place: int, after: bytes) -> tuple[Any, Any, Any]:
-        """Read the value of a key, an eventual FRAME, and the opcodes `after`.
-
-        Returns for each record whether it is a text; where that begins (or the number); its end.
-        """
-        import numpy as np
-
-        op = self.byte(self.at)
-        allowed = np.zeros(256, bool)
-        allowed[list(TEXTS + (NUMBERS if place == 0 else tuple(SIZES) if place == 3 else ()))] = 1
-        size, number = self.size[op], self.byte(self.at + 1).astype("i8")
-        wide = np.flatnonzero(size > 1)
-        for more in (1, 2, 3):  # little-endian
-            part = self.byte(self.at[wide] + 1 + more).astype("i8") << (8 * more)
-            number[wide] += np.where(size[wide] > more, part, 0)
-        text = (op == SHORT_TEXT) | (op == TEXT)
-        begin = self.at + 1 + size
-        end = begin + np.where(text, number, 0)
-        self.good &= allowed[op] & (~text | (self.byte(end) == self.memo))
-        self.memos += text
-        recall = (op == GET) | (op == LONG_GET)
-        np.maximum(self.recalled, np.where(recall, number, -1), out=self.recalled)
-        self.at = end + self.width * text
-        self.at += 9 * (self.byte(self.at) == FRAME)
-        self.expect(after)
-        self.good &= self.at <= len(self.data)
-        negative = (op == SIGNED) & (number >= 1 << 31)
-        return text, np.where(text, begin, number - (negative.astype("i8") << 32)), end
-
-    def breaks(self) -> Any:
-        """The records after which another does not follow at once, or not a regular one."""
-        import numpy as np
-
-        ends = self.at + 9 * (self.byte(self.at) == FRAME)
-        follows = self.good[1:] & (self.heads[1:] == ends[:-1])
-        return np.flatnonzero(~np.append(follows, False))
-
-    def run(self, at: int, known: int) -> tuple[int, int]:
-        """First and last (exclusive) of the regular records that follow each other from `at` on.
-
-        They recall nothing but the first `known` values of the memo.
-        """
-        at += 9 if self.buf[at : at + 1] == b"%c" % FRAME else 0
-        first = int(self.heads.searchsorted(at))
-        if first == len(self.heads) or self.heads[first] != at or not self.good[first]:
-            return first, first
-        last = int(self.last[self.last.searchsorted(first)]) + 1
-        unknown = (self.recalled[first:last] >= known).nonzero()[0]
-        return first, first + int(unknown[0]) if len(unknown) else last
-
-    def columns(self, first: int, last: int) -> list[list]:
-        """The values of some records, by column in the order of KEYS."""
-        found: list[list] = [[], [], []]
-        for columns, (_, place) in zip(self.values, self.gets, strict=True):
-            if place < 3:
-                text, begin, end = (column[first:last] for column in columns)
-                if text.all():
-                    cuts = zip(begin.tolist(), end.tolist(), strict=True)
-                    found[place] = [self.buf[b:e] for b, e in cuts]
-                else:
-                    parts = zip(text.tolist(), begin.tolist(), end.tolist(), strict=True)
-                    found[place] = [self.buf[b:e] if t else b for t, b, e in parts]
-        return found
-
-
-class Peek(reader.Machine):
+class Peek(PickleMachine):
     """Reads one value again out of a record that `leap` passed over."""
 
     def __init__(self, fd: int, offset: int):

@@ -1,10 +1,10 @@
 """Shards from every cluster into one folder, all clusters at once.
 
-    results = sync(clusters, Options(Path("data/embeddings")))
+    results = sync(clusters, FetchOptions(Path("data/embeddings")))
     [r.problem for r in results]        # None where all went well
 
 A file is fetched into .incoming/<cluster>/, compared with what its producer's manifest says (or
-with the far side's size), listed there a second time to see that nobody still writes it, opened by
+with the size that was listed), listed a second time to see that nobody still writes it, opened by
 the reader that executes nothing, and only then renamed. .sync.json remembers what came from where.
 """
 
@@ -12,31 +12,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import json
 import os
 import re
 import shutil
+import signal
 import tempfile
+import threading
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embeddings import shards
+from embeddings import cluster_ssh, shards
+from embeddings.cluster_link import ClusterLink
+from embeddings.cluster_listing import ClusterListing, ShardFile
 from embeddings.credentials import Cluster
-from embeddings.ssh import NAME, File, Link, Listing
-from kit import console, publish
-from transfer import host as transfer_host
+from embeddings.folder_cluster import FolderCluster
+from embeddings.sync_record import SyncRecord
+from kit import console, lock, publish
 
-STATE = ".sync.json"
 INCOMING = ".incoming"
 LEFT = re.compile(r"\.(.+)\.[A-Za-z0-9]{6,10}")  # rsync's names for what it receives
 LOCK_SECONDS = 90  # a transfer without answer ends after 60
 
 
 @dataclass
-class Options:
+class FetchOptions:
     """Where shards go and how they are found."""
 
     folder: Path
@@ -45,7 +47,7 @@ class Options:
 
 
 @dataclass
-class Result:
+class ClusterResult:
     """What one cluster gave."""
 
     name: str
@@ -55,45 +57,16 @@ class Result:
     seconds: float = 0.0
     problem: console.Problem | None = None
 
-
-class FolderLink:
-    """A folder on this machine that stands in for a cluster: the same steps without ssh."""
-
-    def __init__(self, cluster: Cluster, pattern: str):
-        self.cluster, self.pattern = cluster, pattern
-        self.source = cluster.folder / cluster.remote_dir
-        self.pass_fds: tuple[int, ...] = ()
-
-    async def __aenter__(self) -> FolderLink:
-        return self
-
-    async def __aexit__(self, *_: Any) -> None:
-        pass
-
-    async def list(self) -> Listing:
-        if not self.source.is_dir():
-            raise console.Problem(
-                f"{self.cluster.name}: there is no folder {self.source}", "say --remote-dir"
-            )
-        found = {p.name: p.stat() for p in self.source.glob(self.pattern) if p.is_file()}
-        for name in found:
-            if not NAME.fullmatch(name):
-                raise console.Problem(
-                    f"{self.cluster.name}: its file {name[:80]!a} cannot be fetched safely",
-                    "rename it",
-                )
-        manifest = self.source / shards.MANIFEST
-        return Listing(
-            {name: File(s.st_size, int(s.st_mtime)) for name, s in found.items()},
-            manifest=manifest.read_bytes() if manifest.is_file() else None,
-        )
-
-    async def fetch(self, files: dict[str, File], into: Path) -> None:
-        for name in files:
-            await asyncio.to_thread(shutil.copy2, self.source / name, into / name)
+    def as_json(self) -> dict[str, Any]:
+        """The result as --json prints it."""
+        return {
+            "cluster": self.name, "fetched": self.fetched, "unchanged": self.unchanged,
+            "bytes": self.bytes, "seconds": round(self.seconds, 3),
+            "problem": str(self.problem) if self.problem else None,
+        }  # fmt: skip
 
 
-def sync(clusters: list[Cluster], options: Options) -> list[Result]:
+def sync(clusters: list[Cluster], options: FetchOptions) -> list[ClusterResult]:
     """Fetch from every cluster; a Problem of one is in its Result and stops no other."""
     shards.check_pattern(options.pattern)
     twice = {c.name for c in clusters if [d.name for d in clusters].count(c.name) > 1}
@@ -103,105 +76,96 @@ def sync(clusters: list[Cluster], options: Options) -> list[Result]:
             "name each once; folders go by their last part: link to one under another name",
         )
     options.folder.mkdir(parents=True, exist_ok=True)
-    transfer_host._sweep()  # what a killed command left
-    begin, folder = f"{Path(transfer_host.PRIVATE).name}{os.getpid()}.", "/tmp"
-    with tempfile.TemporaryDirectory(prefix=begin, dir=folder) as private:
-        return asyncio.run(_sync(clusters, options, Path(private)))
+    prefix = cluster_ssh.private_prefix()
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp") as private,
+        locked(options.folder) as descriptor,
+    ):
+        record = SyncRecord(options.folder)
+
+        async def fetch_all() -> list[ClusterResult]:
+            fetches = [
+                ClusterFetch(cluster, options, record, Path(private), descriptor)
+                for cluster in clusters
+            ]
+            return await asyncio.gather(*[fetch.run() for fetch in fetches])
+
+        return run_until_signal(fetch_all())
 
 
-async def _sync(clusters: list[Cluster], options: Options, private: Path) -> list[Result]:
-    with locked(options.folder) as lock:
-        state = State(options.folder)
-        tasks = [Fetch(c, options, state, private, lock).run() for c in clusters]
-        return await asyncio.gather(*tasks)
+def run_until_signal(work: Coroutine) -> Any:
+    """asyncio.run, where SIGINT and SIGTERM cancel `work` and every process of it ends first."""
+    received: list[int] = []
+
+    async def supervised() -> Any:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+        def stop(number: int) -> None:
+            received.append(number)
+            task.cancel()
+
+        for number in before:
+            loop.add_signal_handler(number, stop, number)
+        return await work
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        return asyncio.run(supervised())
+    except asyncio.CancelledError:
+        if not received:
+            raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received[0] == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + received[0])
 
 
 @contextlib.contextmanager
 def locked(folder: Path):
     """Exclusive use of .incoming. The transfers inherit it: one that outlives us keeps it."""
     (folder / INCOMING).mkdir(exist_ok=True)
-    fd = os.open(folder / INCOMING / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(folder / INCOMING / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        deadline, said = time.monotonic() + LOCK_SECONDS, False
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise console.Problem(
-                        f"{folder}: another sync is going on", "wait until it has ended"
-                    ) from None
-                if not said:
-                    console.note(f"waiting for another sync into {folder} to end")
-                    said = True
-                time.sleep(0.1)
-        yield fd
+        deadline, noted = time.monotonic() + LOCK_SECONDS, False
+        while not lock.try_lock(descriptor, str(folder)):
+            if time.monotonic() > deadline:
+                raise console.Problem(
+                    f"{folder}: another sync is going on", "wait until it has ended"
+                )
+            if not noted:
+                console.note(f"waiting for another sync into {folder} to end")
+                noted = True
+            time.sleep(0.1)
+        yield descriptor
     finally:
-        os.close(fd)
+        os.close(descriptor)
 
 
-class State:
-    """.sync.json: for each shard here, the cluster, size, time and SHA-256 it came with."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.claims: dict[str, str] = {}
-        self.files: dict[str, dict[str, Any]] = {}
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            known = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            self.files = {n: e for n, e in known.items() if isinstance(e, dict) and "cluster" in e}
-
-    def claim(self, name: str, cluster: str) -> None:
-        """One name, one cluster: a second one would overwrite the first one's shard."""
-        owners = {self.claims.setdefault(name, cluster)}
-        if name in self.files and (self.folder / name).exists():
-            owners.add(self.files[name]["cluster"])
-        for other in owners - {cluster}:
-            raise console.Problem(
-                f"{cluster}: its {name} has the name of a shard from {other}",
-                "name shards differently on each cluster, or delete the one here",
-            )
-
-    def unchanged(self, name: str, cluster: str, file: File, sha256: str | None) -> bool:
-        """Whether the file here is the one that is there."""
-        try:
-            here = (self.folder / name).stat()
-        except FileNotFoundError:
-            return False
-        known = {
-            "cluster": cluster, "size": file.size, "mtime": file.mtime,
-            "here": [here.st_size, here.st_mtime_ns],
-        }  # fmt: skip
-        entry = self.files.get(name, {})
-        same = all(entry.get(key) == value for key, value in known.items())
-        return same and (sha256 is None or entry.get("sha256") == sha256)
-
-    def add(self, name: str, cluster: str, file: File, sha256: str | None) -> None:
-        here = (self.folder / name).stat()
-        self.files[name] = {
-            "cluster": cluster, "size": file.size, "mtime": file.mtime, "sha256": sha256,
-            "here": [here.st_size, here.st_mtime_ns],
-        }  # fmt: skip
-
-    def save(self) -> None:
-        publish.json_file(self.folder / STATE, self.files)
-
-
-class Fetch:
+class ClusterFetch:
     """One cluster: list, fetch what is new, list again, check, publish."""
 
-    def __init__(self, cluster: Cluster, options: Options, state: State, private: Path, lock: int):
-        self.cluster, self.options, self.state = cluster, options, state
-        self.result = Result(cluster.name)
+    def __init__(
+        self,
+        cluster: Cluster,
+        options: FetchOptions,
+        record: SyncRecord,
+        private: Path,
+        descriptor: int,
+    ):
+        self.cluster, self.options, self.record = cluster, options, record
+        self.result = ClusterResult(cluster.name)
         self.incoming = options.folder / INCOMING / cluster.name
         if cluster.folder:
-            self.link: Any = FolderLink(cluster, options.pattern)
+            self.link: Any = FolderCluster(cluster, options.pattern)
         else:
-            self.link = Link(cluster, private, options.pattern, options.accept_new)
-        self.link.pass_fds = (lock,)
+            self.link = ClusterLink(cluster, private, options.pattern, options.accept_new)
+        self.link.pass_fds = (descriptor,)
 
-    async def run(self) -> Result:
+    async def run(self) -> ClusterResult:
         begin = time.monotonic()
         try:
             async with self.link:
@@ -219,11 +183,11 @@ class Fetch:
             raise self.problem(f"no file matches {self.options.pattern}", "check --remote-dir")
         entries = self.entries(listing)
         for name in listing.files:
-            self.state.claim(name, self.cluster.name)
+            self.record.claim(name, self.cluster.name)
         new = {
             name: file
             for name, file in listing.files.items()
-            if not self.state.unchanged(name, self.cluster.name, file, sha(entries, name))
+            if not self.record.unchanged(name, self.cluster.name, file, sha(entries, name))
         }
         self.result.unchanged = len(listing.files) - len(new)
         if new:
@@ -234,7 +198,7 @@ class Fetch:
             shutil.rmtree(self.incoming, ignore_errors=True)
         self.keep_manifest(listing.manifest)
 
-    def entries(self, listing: Listing) -> dict[str, dict[str, Any]]:
+    def entries(self, listing: ClusterListing) -> dict[str, dict[str, Any]]:
         """The manifest's entries, and every listed file as it says."""
         if listing.manifest is None:
             return {}
@@ -256,7 +220,7 @@ class Fetch:
     def problem(self, what: str, remedy: str) -> console.Problem:
         return console.Problem(f"{self.cluster.name}: {what}", remedy)
 
-    def prepare(self, new: dict[str, File]) -> None:
+    def prepare(self, new: dict[str, ShardFile]) -> None:
         """Room on the disk; and what an interrupted run left goes where it is of use."""
         self.incoming.mkdir(parents=True, exist_ok=True)
         partial = self.incoming / ".rsync-partial"
@@ -279,7 +243,7 @@ class Fetch:
                 f"{self.options.folder}", "free space, or name another --embeddings-dir"
             )  # fmt: skip
 
-    def arrived(self, name: str, file: File) -> bool:
+    def arrived(self, name: str, file: ShardFile) -> bool:
         """Whether the file is in .incoming as it is there: size, and time, which is set last."""
         try:
             here = (self.incoming / name).stat()
@@ -287,7 +251,7 @@ class Fetch:
             return False
         return (here.st_size, int(here.st_mtime)) == (file.size, file.mtime)
 
-    async def transfer(self, new: dict[str, File], entries: dict[str, dict[str, Any]]) -> None:
+    async def transfer(self, new: dict[str, ShardFile], entries: dict[str, dict[str, Any]]) -> None:
         """Fetch, with the cluster's progress on stderr; check and flush each file as it comes."""
         total = sum(file.size for file in new.values())
         self.result.bytes = total
@@ -310,7 +274,7 @@ class Fetch:
                 await asyncio.to_thread(self.check, name, new[name], sha(entries, name))
             bar.update((total >> 20) - bar.n)
 
-    async def check_still(self, new: dict[str, File]) -> None:
+    async def check_still(self, new: dict[str, ShardFile]) -> None:
         """Nobody wrote to the files while they were fetched."""
         again = (await self.link.list()).files
         for name, file in new.items():
@@ -321,16 +285,16 @@ class Fetch:
                     "fetch again when its producer has ended",
                 )
 
-    def publish(self, new: dict[str, File], entries: dict[str, dict[str, Any]]) -> None:
+    def publish(self, new: dict[str, ShardFile], entries: dict[str, dict[str, Any]]) -> None:
         """Give all files their names."""
         for name, file in new.items():
             os.replace(self.incoming / name, self.options.folder / name)
-            self.state.add(name, self.cluster.name, file, sha(entries, name))
+            self.record.add(name, self.cluster.name, file, sha(entries, name))
             self.result.fetched.append(name)
         publish.fsync_folder(self.options.folder)
-        self.state.save()
+        self.record.save()
 
-    def check(self, name: str, file: File, sha256: str | None) -> None:
+    def check(self, name: str, file: ShardFile, sha256: str | None) -> None:
         """Size, SHA-256 and the form of a checkpoint, then flush it. A bad file goes."""
         path = self.incoming / name
         try:

@@ -9,8 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from embeddings import formats, rows, staging
-from embeddings.merge import VERSION, segment_is_good
+from embeddings import merge_folder, merged_formats, shard_rows
+from embeddings.merged_manifest import VERSION
+from embeddings.segments import is_intact
 from kit import console
 from kit.report import Check
 
@@ -19,8 +20,8 @@ AGAIN = "merge again: make embeddings"
 
 def manifest(output: Path) -> dict[str, Any]:
     """The manifest beside `output`, after ending a publication that was interrupted."""
-    staging.recover(output)
-    path = formats.manifest_of(output)
+    merge_folder.recover(output)
+    path = merged_formats.manifest_of(output)
     if not output.exists():
         raise console.Problem(f"{output}: there is no such file", AGAIN)
     if not path.exists():
@@ -29,7 +30,7 @@ def manifest(output: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["format"] != VERSION or output.name not in found["files"]:
             raise ValueError
-        rows.digest(found["digest"])
+        shard_rows.digest(found["digest"])
         for name, file in found["files"].items():
             check_segments(file["segments"])
             if Path(name).name != name:
@@ -67,7 +68,7 @@ def verify_file(path: Path, segments: list[dict[str, Any]], digest: str) -> list
     if size != wanted:
         return [Check(path.name, "fail", f"{size} bytes instead of {wanted}", AGAIN)]
     with open(path, "rb", buffering=0) as f:
-        bad = [part for part in segments if not segment_is_good(f, part, digest)]
+        bad = [part for part in segments if not is_intact(f, part, digest)]
     if not bad:
         return [Check(path.name, "ok", f"{console.size(size)}, {digest} of every part as written")]
     return [

@@ -188,6 +188,16 @@ class Statistics:
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.counted = both
 
+    def join_rows(self, part: Statistics) -> None:
+        """Add the statistics of the rows that follow those seen so far."""
+        for name in ("nan_rows", "inf_rows"):
+            numbers = getattr(self, name)
+            numbers += [self.rows + n for n in getattr(part, name)][: LISTED - len(numbers)]
+        for name in ("rows", "zeros", "nan", "inf"):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+        if part.counted:
+            self.join(part)
+
     def metrics(self) -> dict[str, Any]:
         """quality_metrics of the merged file."""
         known = self.counted > 0

@@ -1,12 +1,12 @@
 """The folder beside an output where the next one grows, and its publication.
 
-    with Stage(output) as stage:                 # .wikipedia_merged.pkl.merging/, locked
+    with MergeFolder(output) as stage:                 # .wikipedia_merged.pkl.merging/, locked
         stage.begin(plan, resume=True)           # keeps what an interrupted run of this plan left
         ... write stage.path("data") ...
         stage.commit({"data": output, "manifest": manifest})
 
 Several files cannot be renamed at one stroke, so commit() writes down the renames first: from that
-moment the new output is the valid one, and whoever opens the Stage next ends an interrupted
+moment the new output is the valid one, and whoever opens the MergeFolder next ends an interrupted
 publication (`recover`). Before it the old output stays as it was.
 """
 
@@ -34,11 +34,11 @@ def folder_of(output: Path) -> Path:
 def recover(output: Path) -> None:
     """End a publication of `output` that was interrupted, if there is one."""
     if (folder_of(output) / COMMIT).exists():
-        with Stage(output):
+        with MergeFolder(output):
             pass
 
 
-class Stage:
+class MergeFolder:
     """Exclusive use of an output's staging folder.
 
     On an error the folder goes; on an interrupt (KeyboardInterrupt, SystemExit) it stays for a
@@ -53,7 +53,7 @@ class Stage:
     def path(self, name: str) -> Path:
         return self.folder / name
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> MergeFolder:
         self.lock = self._lock()
         self._roll_forward()
         return self
@@ -64,7 +64,7 @@ class Stage:
                 done = len(self.progress.get("done", []))
                 console.note(f"interrupted after {done} whole shards; go on with --resume")
             elif self.path(COMMIT).exists():
-                pass  # the next Stage ends the publication
+                pass  # the next MergeFolder ends the publication
             elif kind is not None or not self.path(PROGRESS).exists():
                 shutil.rmtree(self.folder, ignore_errors=True)
         finally:

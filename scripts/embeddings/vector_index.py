@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from embeddings import articles, staging, tables, worker
+from embeddings import articles, merge_folder, tables, worker
 from kit import console, publish
 
 PART_ROWS = 131_072  # of one Parquet file: about 400 MB of 768 float32
@@ -50,7 +50,7 @@ def to_parquet_shards(
         raise console.Misuse(f"--index-dir {target} is not ours to replace", "name another folder")
     table = worker.table(found)
     whole = tables.schema(table.schema, manifest["shape"][1], manifest["vectors"]["dtype"])
-    with staging.Stage(target) as stage:
+    with merge_folder.MergeFolder(target) as stage:
         parts = stage.path("parts")
         shutil.rmtree(parts, ignore_errors=True)
         parts.mkdir()

@@ -1,0 +1,112 @@
+"""How a cluster is reached: its ssh configuration, its password, what ssh's refusals mean.
+
+All that this room takes from the transfer room's ssh and rsync is taken here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from embeddings.credentials import Cluster
+from kit import console
+from transfer import host as transfer_host
+from transfer import rsync as transfer_rsync
+
+HELPER = Path(__file__).with_name("askpass.py")
+TRIES, NETWORK, SOME_FILES = (
+    transfer_rsync.TRIES,
+    transfer_rsync.NETWORK,
+    transfer_rsync.SOME_FILES,
+)
+wait_before = transfer_rsync.wait_before
+NOISY_LOGIN = re.compile("is your shell clean|protocol version mismatch|unexpected tag|unclean")
+START_FILE = (
+    "let it print only where the shell is interactive: in its start file (~/.bashrc, ~/.profile) "
+    "put the output behind: case $- in *i*) ...;; esac"
+)
+
+
+class ClusterDown(console.Problem):
+    """The cluster does not answer, or not as one. `stderr`: what ssh wrote."""
+
+    stderr = ""
+
+
+def config(cluster: Cluster, socket: Path, accept_new: bool) -> str:
+    """The ssh configuration for one cluster: our settings first (ssh takes the first value)."""
+    own = []
+    if cluster.address:
+        own = [f"Host {cluster.name}", f"HostName {cluster.address}", f"User {cluster.username}",
+               f"Port {cluster.port}"]  # fmt: skip
+        if cluster.key_file:
+            key = str(cluster.key_file).replace("%", "%%")
+            own += [f'IdentityFile "{key}"', "IdentitiesOnly yes"]
+        if cluster.secret:
+            own += ["PreferredAuthentications password,keyboard-interactive"]
+            own += ["PubkeyAuthentication no", "BatchMode no"]
+    common = transfer_host.ssh_config(socket.parent, accept_new, password=False).splitlines()
+    dropped = ("ControlMaster", "ControlPath", "ControlPersist")
+    shared = [line for line in common if not line.startswith(dropped)]
+    ours = ["Host *", "ControlMaster no", f"ControlPath {socket}", "ForwardAgent no",
+            "ForwardX11 no", "ClearAllForwardings yes"]  # fmt: skip
+    return "\n".join([*own, *ours, *shared, ""])
+
+
+def private_prefix() -> str:
+    """How the folder with this command's ssh configurations begins: a sweep knows it by that."""
+    transfer_host._sweep()  # what a killed command left
+    return f"{Path(transfer_host.PRIVATE).name}{os.getpid()}."
+
+
+def offer_password(cluster: Cluster, helper: Path) -> dict[str, str]:
+    """Variables that let ssh ask our helper, which reads the 0600 file: argv has only its name."""
+    words = map(shlex.quote, (sys.executable, "-I", "-S", str(HELPER), str(cluster.secret)))
+    helper.write_text(f'#!/bin/sh\nexec {" ".join(words)} "$1"\n', encoding="utf-8")
+    helper.chmod(0o700)
+    display = os.environ.get("DISPLAY", ":0")
+    return {"SSH_ASKPASS": str(helper), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": display}
+
+
+def is_final(stderr: str) -> bool:
+    """Whether ssh failed in a way that another try cannot change."""
+    return transfer_host.FINAL.search(stderr) is not None
+
+
+def down(cluster: Cluster, stderr: str) -> ClusterDown:
+    """What ssh's last words mean, in one line with a remedy."""
+    name, said = cluster.name, last_line(stderr)
+    problem = ClusterDown(f"{name}: no connection ({said})", f"try: ssh {name} true")
+    for pattern, what, remedy in transfer_host.REFUSALS:
+        if re.search(pattern, stderr):
+            if pattern == "Permission denied" and cluster.address:
+                remedy = f"check username and password or key_file in {name}.credentials"
+            what = what.replace("TIMEOUT", transfer_host.timeout())
+            problem = ClusterDown(f"{name}: {what} ({said})", remedy.replace("NAME", name))
+            break
+    problem.stderr = stderr
+    return problem
+
+
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip(" @\t")]
+    return lines[-1][:500] if lines else "it said nothing"
+
+
+def local_rsync() -> str | None:
+    """The rsync of this machine, None where there is none."""
+    try:
+        return transfer_rsync.find()[0]
+    except console.Problem:
+        return None
+
+
+def rsync_command(tool: str, config_file: Path, listed: Path, source: str, into: Path) -> list[str]:
+    """One rsync for the files in `listed`: regular files alone, whole or in a partial folder."""
+    return [tool, "-t", "--partial-dir=.rsync-partial", "--timeout=60", "--from0",
+            f"--files-from={listed}", "-e", f"ssh -F '{config_file}'",
+            source, f"{into}/"]  # fmt: skip
