@@ -65,6 +65,17 @@ def main(argv: list[str] | None = None) -> int:
         from embeddings import merged_check
 
         return report(merged_check.verify(Path(os.path.realpath(args.verify))), args.json)
+    try:
+        checks, extra = work(args)
+    except (KeyboardInterrupt, SystemExit):
+        again = "; --resume keeps the shards that were merged" if not args.sync_only else ""
+        console.note(f"interrupted; run it again{again}")
+        raise
+    return report(checks, args.json, **extra)
+
+
+def work(args: argparse.Namespace) -> tuple[list[Check], dict[str, Any]]:
+    """Fetch, then merge, unless one of them is left out or a cluster failed."""
     from embeddings import steps
 
     steps.complete(args)
@@ -80,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise
             more = [failed("merged", problem)]  # the report still says what was fetched
         checks += more
-    return report(checks, args.json, **extra)
+    return checks, extra
 
 
 if __name__ == "__main__":

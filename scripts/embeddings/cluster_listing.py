@@ -21,7 +21,7 @@ BANNER_BYTES = 64 << 10  # what a login may print before the listing
 LISTING_BYTES = 16 << 20  # of the lines: some 200,000 shards
 MANIFEST_BYTES = 16 << 20
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,200}")
-FILE_LINE = re.compile(r"(\d{1,15}) (-?\d{1,11}) (.+)")
+FILE_LINE = re.compile(r"([0-9]{1,15}) (-?[0-9]{1,11}) (.+)")
 
 PROBE = """LC_ALL=C; export LC_ALL
 echo TOKEN
@@ -105,7 +105,7 @@ async def read(
             listing.rsync = True
         elif kind == "nofolder":
             listing.no_folder = rest
-        elif kind == "manifest" and listing.manifest is None and rest.isdigit():
+        elif kind == "manifest" and listing.manifest is None and re.fullmatch("[0-9]+", rest):
             listing.manifest = await _read_manifest(stream, rest, cluster)
         elif kind == "link":
             links.add(rest)

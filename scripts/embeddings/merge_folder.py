@@ -62,7 +62,7 @@ class MergeFolder:
         try:
             if kind is not None and not issubclass(kind, Exception) and self.progress:
                 done = len(self.progress.get("done", []))
-                console.note(f"interrupted after {done} whole shards; go on with --resume")
+                console.note(f"interrupted: {done} whole shards are kept for --resume")
             elif self.path(COMMIT).exists():
                 pass  # the next MergeFolder ends the publication
             elif kind is not None or not self.path(PROGRESS).exists():

@@ -44,6 +44,14 @@ def of_parquet(path: Path, n: int) -> Iterator[Any]:
             yield column.flatten().to_numpy().reshape(len(column), -1)
 
 
+def merged_blocks(output: Path, manifest: dict[str, Any], n: int) -> Iterator[Any]:
+    """The vectors of a merged file in arrays of up to `n` rows, whatever its format."""
+    if manifest["layout"] == "parquet":
+        return of_parquet(output, n)
+    layout = manifest["vectors"]
+    return vectors(output, layout["offset"], layout["dtype"], tuple(layout["shape"]), n)
+
+
 def schema(articles: Any, dim: int, dtype: str) -> Any:
     """The table's schema: the articles' columns and the vectors."""
     import pyarrow as pa

@@ -89,6 +89,40 @@ def test_a_collection_that_no_merge_made_stays(options, tmp_path):
     assert {c.name for c in client.list_collections()} == {"vectors", "documents"}
 
 
+@pytest.mark.parametrize("first", ["my wiki.pkl", "维基.pkl", "other/my.wiki.pkl"])
+def test_a_collection_of_another_file_is_refused_by_name(tmp_path, first, capsys):
+    from embeddings import chroma_index
+
+    second = tmp_path / ("百科.pkl" if first == "维基.pkl" else "my.wiki.pkl")
+    held = tmp_path / first
+    held.parent.mkdir(exist_ok=True)
+    held.write_bytes(b"")
+    name = chroma_index.collection_name(second)
+    assert name == chroma_index.collection_name(held)
+    metadata = {"source": chroma_index.SOURCE, "output": str(held)}
+    chroma_index.refuse_to_replace(name, metadata, held.with_suffix(".npy"))
+    with pytest.raises(console.Problem, match=f"the collection {name} in Chroma holds {held}"):
+        chroma_index.refuse_to_replace(name, metadata, second)
+    held.unlink()
+    chroma_index.refuse_to_replace(name, metadata, second)
+    assert "is gone: it is replaced" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_files_whose_names_fall_together_do_not_replace_each_other(options, tmp_path):
+    chromadb = pytest.importorskip("chromadb")
+    for name in ("my wiki.pkl", "my.wiki.pkl"):
+        options.output = options.output.with_name(name)
+        manifest = merge.merge(options)
+        if name == "my wiki.pkl":
+            vector_index.load("chroma", options.output, manifest, options, tmp_path / "chroma")
+    with pytest.raises(console.Problem, match="name --output otherwise"):
+        vector_index.load("chroma", options.output, manifest, options, tmp_path / "chroma")
+    client = chromadb.PersistentClient(str(tmp_path / "chroma"))
+    (kept,) = client.list_collections()
+    assert kept.metadata["output"].endswith("my wiki.pkl") and kept.count() == ITEMS
+
+
 def test_vectors_with_nan_go_into_no_index(options, tmp_path):
     array = options.array.copy()
     array[3, 0] = np.nan
