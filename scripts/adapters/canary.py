@@ -10,7 +10,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from adapters import load
+from adapters import effect, load
 from adapters.version_store import Version
 from adapters.weights import FILE, Difference
 from kit import console, publish
@@ -44,7 +44,15 @@ def canary(
     Difference if the adapter changes nothing, or gives NaN. Answers are greedy, at most `tokens`.
     """
     model, tokenizer, _ = load.load(version, **loading)
-    rows = [_compare(model, tokenizer, prompt, tokens) for prompt in prompts]
+    adapted = [_answer(model, tokenizer, prompt, tokens) for prompt in prompts]
+    if effect.of(version.folder).base_changes:  # switched off, it would leave another model
+        del model
+        model = load.load_base(version, **loading)
+        plain = [_answer(model, tokenizer, prompt, tokens) for prompt in prompts]
+    else:
+        with model.disable_adapter():
+            plain = [_answer(model, tokenizer, prompt, tokens) for prompt in prompts]
+    rows = [_compare(*three) for three in zip(prompts, adapted, plain, strict=True)]
     change = max(row["change"] for row in rows)
     finite = all(row["finite"] for row in rows)
     result = {
@@ -66,8 +74,8 @@ def canary(
     return result
 
 
-def _compare(model, tokenizer, prompt: str, tokens: int) -> dict[str, Any]:
-    """One prompt: both answers, and the relative change of the logits after it."""
+def _answer(model, tokenizer, prompt: str, tokens: int) -> tuple[Any, str]:
+    """(logits after the prompt, the greedy answer)."""
     import torch
 
     if tokenizer.chat_template:
@@ -78,19 +86,21 @@ def _compare(model, tokenizer, prompt: str, tokens: int) -> dict[str, Any]:
     else:
         inputs = tokenizer(prompt, return_tensors="pt")
     ids = inputs["input_ids"].to(model.device)
+    with torch.no_grad():
+        logits = model(ids).logits[0, -1].float().cpu()
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
+            do_sample=False, pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+        )  # fmt: skip
+    return logits, tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
 
-    def answer() -> tuple[Any, str]:
-        with torch.no_grad():
-            logits = model(ids).logits[0, -1].float()
-            out = model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
-                do_sample=False, pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
-            )  # fmt: skip
-        return logits, tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
 
-    adapted, text = answer()
-    with model.disable_adapter():
-        plain, before = answer()
-    finite = bool(torch.isfinite(adapted).all())
-    change = float((adapted - plain).norm() / plain.norm()) if finite else 0.0
+def _compare(prompt: str, adapted: tuple[Any, str], plain: tuple[Any, str]) -> dict[str, Any]:
+    """One prompt: both answers, and the relative change of the logits after it."""
+    import torch
+
+    (new, text), (old, before) = adapted, plain
+    finite = bool(torch.isfinite(new).all())
+    shared = min(len(new), len(old))  # a resized vocabulary has more
+    change = float((new[:shared] - old[:shared]).norm() / old[:shared].norm()) if finite else 0.0
     return {"prompt": prompt, "base": before, "adapter": text, "change": change, "finite": finite}

@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from adapters import weights
+from adapters import peft_config, weights
 from base_model import chat_template, identity, locate
 from kit import console, paths
 
@@ -118,13 +118,13 @@ def _portable(value: Any) -> Any:
 def build(run: Path, final: Path, evaluation: dict[str, Any] | None) -> dict[str, Any]:
     """A run's card, but for name, version, gate and files. Difference if final/ is not sound."""
     adapter = weights.inspect(final)
-    config = weights.read_config(final)
+    config = adapter.config
     facts, status = read_facts(run), read_json(run / "status.json")
     template = checked_template(final, facts)
     if config.get("task_type") not in (None, "CAUSAL_LM"):
         found = f"task_type {config['task_type']}: an adapter that writes no text (a reward model?)"
         fix = "register the run that answers; ppo_trainer.py takes a reward model's run itself"
-        raise weights.Difference(weights.CONFIG, found, fix)
+        raise weights.Difference(peft_config.FILE, found, fix)
     now = datetime.datetime.now(datetime.timezone.utc)
     return {
         "format": FORMAT,
@@ -178,7 +178,7 @@ def base_section(facts: dict, config: dict, adapter: weights.Adapter) -> dict[st
     name = facts.get("base_model") or config.get("base_model_name_or_path")
     if not name:
         fix = "write the base model's name into base_model_name_or_path"
-        raise weights.Difference(weights.CONFIG, "names no base model", fix)
+        raise weights.Difference(peft_config.FILE, "names no base model", fix)
     revision = facts.get("base_revision") or config.get("revision")
     section = {"name": locate.relative(name), "revision": revision}
     section |= facts.get("base_identity") or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adapters import weights
+from adapters import peft_config, weights
 from adapters.version_store import Version
 
 SILENT = ("created", "files", "name", "version", "run", "bump", "gate", "format")
@@ -40,27 +40,24 @@ def compare_weights(old: Version, new: Version) -> list[dict[str, Any]]:
     Norms are Frobenius norms of scale · B @ A, without ever forming that product.
     """
     one, two = weights.inspect(old.folder), weights.inspect(new.folder)
-    found = []
+    rows = []
     for module in sorted({*one.modules, *two.modules}):
-        a = _update(old, one.modules.get(module), module)
-        b = _update(new, two.modules.get(module), module)
+        a, b = _update(old, one, module), _update(new, two, module)
         square = [_inner(a, a), _inner(b, b)]
         apart = max(0.0, square[0] + square[1] - 2 * _inner(a, b)) if a and b else sum(square)
-        found.append({"module": module, "old": square[0] ** 0.5, "new": square[1] ** 0.5,
-                      "difference": apart**0.5})  # fmt: skip
-    return sorted(found, key=lambda row: -row["difference"])
+        rows.append({"module": module, "old": square[0] ** 0.5, "new": square[1] ** 0.5,
+                     "difference": apart**0.5})  # fmt: skip
+    return sorted(rows, key=lambda row: -row["difference"])
 
 
-def _update(version: Version, parts, module: str):
+def _update(version: Version, adapter: weights.Adapter, module: str):
     """(scale · B [out, r], A [r, in]) of a module as float64, None where it has no plain LoRA."""
-    if not parts or "lora_A" not in parts:
+    parts = adapter.modules.get(module, {})
+    if "lora_A" not in parts or len(parts["lora_A"].shape) != 2:
         return None
-    config, file = weights.read_config(version.folder), version.folder / weights.FILE
-    rank = weights.rank_of(config, module)
-    alpha = config.get("lora_alpha") or rank
-    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    file, scale = version.folder / weights.FILE, peft_config.scale_of(adapter.config, module)
     a, b = (weights.read(file, parts[part]).astype("f8") for part in ("lora_A", "lora_B"))
-    return b * scale, a
+    return (b * scale, a) if b.shape[1] == a.shape[0] else None
 
 
 def _inner(one, two) -> float:

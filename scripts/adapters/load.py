@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from adapters import verification, weights
+from adapters import effect, verification, weights
 from adapters.version_store import Version
 from base_model import identity, loading, locate, tokenizer
 from kit import console
@@ -48,28 +48,49 @@ def load(
     """
     facts = version.card
     verification.check_files(version.folder, facts)
-    verification.check_contents(version.folder, facts)
+    adapter = effect.of(verification.check_contents(version.folder, facts))
+    adapter.check_load(version.reference)
     folder = base_of(version, base_path, any_base)
     import torch
 
-    fix = f"python scripts/verify_model.py {facts['base']['name']} --hash finds a broken file"
     try:
         words = tokenizer.of_adapter(version.folder, folder)
-        model = loading.load(folder, dtype=dtype, device_map=device or loading.device(), remedy=fix)
-        rows = len(words) if (version.folder / tokenizer.CONFIG).is_file() else 0
+        model = _base(version, folder, device, dtype)
+        rows = effect.rows(adapter, version.folder, words)
         model = loading.attach(model, version.folder, rows=rows)
     except torch.OutOfMemoryError:
         fix = "load it with --device cpu, or on a larger GPU"
         raise console.Problem(f"{version.reference}: out of GPU memory", fix) from None
     except console.Problem as problem:
-        raise console.Problem(f"{version.reference} cannot be loaded: {problem}", fix) from None
+        raise console.Problem(
+            f"{version.reference} cannot be loaded: {problem.text}", problem.remedy
+        ) from None
     return model.eval(), words, facts
+
+
+def load_base(
+    version: Version,
+    base_path: str | os.PathLike | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    any_base: bool = False,
+) -> Any:
+    """The untouched base of a version, by the same options as `load`."""
+    return _base(version, base_of(version, base_path, any_base), device, dtype).eval()
+
+
+def _base(version: Version, folder: Path, device: str | None, dtype: str | None) -> Any:
+    name = version.card["base"]["name"]
+    fix = f"python scripts/verify_model.py {name} --hash looks for a broken file"
+    return loading.load(folder, dtype=dtype, device_map=device or loading.device(), remedy=fix)
 
 
 def describe(model) -> dict[str, Any]:
     """{"parameters", "adapter_parameters", "device", "dtype"} of a loaded model."""
     lora = sum(
-        p.numel() for n, p in model.named_parameters() if "lora_" in n or "modules_to_save" in n
+        p.numel()
+        for n, p in model.named_parameters()
+        if any(part in n for part in ("lora_", "modules_to_save", "trainable_tokens"))
     )
     first = next(model.parameters())
     return {

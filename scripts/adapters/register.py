@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import card as cards
-from adapters import gate, names, version_files, version_store, weights
+from adapters import gate, names, peft_config, version_files, version_store, weights
 from kit import console, paths, publish
 
 STATES = {  # states of status.json that cannot be registered -> what to do
@@ -33,7 +33,7 @@ def find_run(run: str | os.PathLike, runs: Path) -> tuple[Path, Path]:
         raise console.Misuse(f"no run at {run}", hint)
     if (folder / "final").is_dir():
         return folder, folder / "final"
-    if (folder / weights.CONFIG).is_file():
+    if (folder / peft_config.FILE).is_file():
         return folder, folder
     check_state(folder)
     raise console.Problem(f"{paths.show(folder)} has no final/ folder", "let the run complete")

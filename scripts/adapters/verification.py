@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from adapters import card, weights
+from adapters import card, peft_config, weights
 from adapters.version_store import RESTORE, Version
 from adapters.weights import Difference
 from base_model import chat_template, identity, locate
@@ -56,18 +56,18 @@ def check_files(folder: Path, facts: dict[str, Any]) -> None:
 def check_contents(folder: Path, facts: dict[str, Any]) -> weights.Adapter:
     """The PEFT folder holds together, and is the adapter that the card describes."""
     adapter = weights.inspect(folder)
-    config = weights.read_config(folder)
+    config = adapter.config
     for key in ("r", "lora_alpha", "target_modules", "modules_to_save"):
         if config.get(key) != facts["adapter"].get(key):
             found = f"{key} is {config.get(key)}, the card says {facts['adapter'].get(key)}"
-            raise Difference(weights.CONFIG, found, RESTORE)
+            raise Difference(peft_config.FILE, found, RESTORE)
     if adapter.rank != facts["adapter"]["max_rank"]:
         found = f"rank {adapter.rank}, the card says {facts['adapter']['max_rank']}"
         raise Difference(weights.FILE, found, RESTORE)
     named = config.get("base_model_name_or_path")
     if named != facts["base"]["name"]:
         found = f"its base is {named}, the card says {facts['base']['name']}"
-        raise Difference(weights.CONFIG, found, RESTORE)
+        raise Difference(peft_config.FILE, found, RESTORE)
     template = chat_template.sha256(chat_template.of_folder(folder))
     if template and template != facts["chat_template_sha256"]:
         raise Difference("chat_template.jinja", "not the template of the card", RESTORE)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from adapters import names, weights
+from adapters import names, peft_config, weights
 from kit import publish
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")  # unsafe to load, and nothing needs them
@@ -31,7 +31,7 @@ def copy(named: dict[str, Path], stage: Path, base_name: str) -> dict[str, dict[
 
     adapter_config.json and PEFT's README.md get the base's portable name: no path of this machine.
     """
-    trained_on = weights.read_config(named[weights.CONFIG].parent).get("base_model_name_or_path")
+    trained_on = peft_config.read(named[peft_config.FILE].parent).get("base_model_name_or_path")
     for name, source in named.items():
         if source.is_symlink():
             fix = "replace the link by the file itself"
@@ -41,7 +41,7 @@ def copy(named: dict[str, Path], stage: Path, base_name: str) -> dict[str, dict[
             raise weights.Difference(name, "a name that not every system takes", fix)
         target = stage / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if name == weights.CONFIG:
+        if name == peft_config.FILE:
             config = json.loads(source.read_text(encoding="utf-8"))
             config["base_model_name_or_path"] = base_name
             target.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -96,33 +96,76 @@ def _out_of_memory(error: RuntimeError, target) -> Exception:
 
 
 def measure(target, tokenizer, examples, settings) -> list[Column]:
-    """[the model], or [the model, its base].
-
-    An adapter's base is loaded once: the adapter is switched off for the second column.
-    """
-    import gc
-
-    import torch
-
+    """[the model], or [the model, its base]."""
     from base_model import loading
     from evaluation import targets
 
     _quiet()
-    loaded = loading.load_base(target.model, target.quantization)
     if target.adapter:
-        loaded = loading.attach(loaded, target.adapter)
-        columns = [_column("adapter", loaded, tokenizer, examples, settings)]
-        with loaded.disable_adapter():
-            return [*columns, _column("base", loaded, tokenizer, examples, settings)]
-    columns = [_column("model", loaded, tokenizer, examples, settings)]
+        return _adapter_and_base(target, tokenizer, examples, settings)
+    model = loading.load_base(target.model, target.quantization)
+    columns = [_column("model", model, tokenizer, examples, settings)]
     if target.beside:
-        del loaded
-        gc.collect()
-        torch.cuda.empty_cache()
-        loaded = loading.load_base(target.beside, target.quantization)
+        del model
+        _free_memory()
+        model = loading.load_base(target.beside, target.quantization)
         tokenizer = targets.tokenizer(targets.Target("base", target.beside, target.quantization))
-        columns.append(_column("base", loaded, tokenizer, examples, settings))
+        columns.append(_column("base", model, tokenizer, examples, settings))
     return columns
+
+
+def _adapter_and_base(target, tokenizer, examples, settings) -> list[Column]:
+    """The columns of an adapter and of its untouched base.
+
+    The base is loaded once, and the adapter is switched off for the second column. Where that would
+    leave another model (PiSSA, trained biases, a resized embedding), the base is loaded again.
+    """
+    from adapters import effect
+    from base_model import loading
+
+    model = loading.load_base(target.model, target.quantization)
+    adapter = effect.of(target.adapter)
+    rows, base_rows = effect.rows(adapter, target.adapter, tokenizer), _rows(model)
+    model = loading.attach(model, target.adapter, rows=rows)
+    columns = [_column("adapter", model, tokenizer, examples, settings)]
+    if not adapter.base_changes and rows <= base_rows:
+        with model.disable_adapter():
+            return [*columns, _column("base", model, tokenizer, examples, settings)]
+    del model
+    _free_memory()
+    what = ", ".join(adapter.base_changes) or "its tokenizer has more tokens"
+    console.say(f"Loading the base apart: the adapter changes it ({what})")
+    model = loading.load_base(target.model, target.quantization)
+    if len(tokenizer) > base_rows:  # the base knows no ids beyond its own embedding
+        tokenizer = _base_tokenizer(target, tokenizer)
+    return [*columns, _column("base", model, tokenizer, examples, settings)]
+
+
+def _rows(model) -> int:
+    return model.get_input_embeddings().weight.shape[0]
+
+
+def _base_tokenizer(target, tokenizer):
+    """The base's own tokenizer, with the chat template of the adapter's."""
+    from base_model import locate
+    from base_model import tokenizer as tokenizers
+
+    folder = locate.require(target.model.model_name_or_path, target.model.model_revision)
+    own = tokenizers.load(folder)
+    own.chat_template = tokenizer.chat_template
+    if own.pad_token is None:
+        own.pad_token = own.eos_token
+    return own
+
+
+def _free_memory() -> None:
+    """Give back what a deleted model held, before the next is loaded."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _quiet() -> None:

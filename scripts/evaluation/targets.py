@@ -170,8 +170,11 @@ def _identity(folder: Path, run: Path | None, config: dict[str, Any]) -> dict[st
 
 
 def check_base(target: Target) -> None:
-    """Difference unless the base is the one that the adapter was trained on; nothing is loaded."""
-    from adapters import weights
+    """Refuse another base than the adapter was trained on, and an adapter that cannot be loaded.
+
+    Nothing is loaded for that.
+    """
+    from adapters import effect, weights
     from base_model import identity
 
     if not target.adapter:
@@ -179,7 +182,10 @@ def check_base(target: Target) -> None:
     folder = Path(target.model.model_name_or_path)
     if target.identity:
         identity.check(target.identity, folder, target.name)
-    weights.check_shapes(weights.inspect(target.adapter), folder)
+    adapter = weights.inspect(target.adapter)
+    weights.check_shapes(adapter, folder)
+    quantized = target.quantization.load_in_4bit or target.quantization.load_in_8bit
+    effect.of(adapter).check_load(target.name, quantized)
 
 
 def _section(where: str, settings):

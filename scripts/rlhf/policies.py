@@ -24,6 +24,7 @@ def start_of(settings):
     named = settings.sft_model_path
     if not named:
         return None
+    from adapters import effect
     from evaluation import targets
 
     target = targets.resolve(named, settings.model.model_name_or_path, loader.schema_of("eval")())
@@ -37,6 +38,7 @@ def start_of(settings):
             f"sft_model_path: {named} is a reward model", "name the run of an adapter that answers"
         )
     targets.check_base(target)
+    effect.of(target.adapter).check_reference(named)
     return target
 
 

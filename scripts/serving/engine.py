@@ -46,7 +46,7 @@ class Engine:
                  post: Callable[[list[Piece]], None] | None = None):  # fmt: skip
         self.model, self.max_rows, self.max_cells, self.queue = model, max_rows, max_cells, queue
         self.mixed, self.post = mixed, post or _send
-        self.forward = ForwardPass(model)
+        self.forward = ForwardPass(model, mixed)
         self.failures = 0  # answers in a row whose own pass failed
         self._served: list[Any] = []  # what warm_up was given
         self._batch: Batch | None = None

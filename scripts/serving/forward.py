@@ -6,7 +6,9 @@ behind: PEFT would keep the rows' adapters in hooks, and later batches would ans
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 from serving.batch import Batch
@@ -17,10 +19,10 @@ HOOK = "_adapter_names_pre_forward_hook"  # peft/tuners/tuners_utils.py
 
 
 class ForwardPass:
-    """`model`: a PeftModel, or a plain causal LM."""
+    """`model`: a PeftModel, or a plain causal LM; `mixed`: PEFT may get each row's adapter."""
 
-    def __init__(self, model):
-        self.model = model
+    def __init__(self, model, mixed: bool = True):
+        self.model, self.mixed = model, mixed
         self.steps = self.rows = 0  # forward passes, rows in them
         base = model.get_base_model() if hasattr(model, "peft_config") else model
         self.config = base.config
@@ -55,23 +57,31 @@ class ForwardPass:
         if "logits_to_keep" in self._takes:
             inputs["logits_to_keep"] = 1
         try:
-            inputs |= self._adapters([answer.adapter for answer in batch.answers])
-            return self.model(**inputs, use_cache=True).logits[:, -1].float()
+            with self._adapters([answer.adapter for answer in batch.answers]) as names:
+                return self.model(**inputs, **names, use_cache=True).logits[:, -1].float()
         except BaseException:
             self.clean()
             raise
 
-    def _adapters(self, names: list[str]) -> dict[str, Any]:
+    def _adapters(self, names: list[str]) -> contextlib.AbstractContextManager[dict[str, Any]]:
         """What makes each row use its adapter: PEFT's faster way where all use the same."""
         if not hasattr(self.model, "peft_config"):
-            return {}
+            return contextlib.nullcontext({})
+        if names[0] == BASE and not self.mixed:
+            return self._without_adapter()
         if names[0] == BASE or len(set(names)) > 1:
-            return {"adapter_names": names}
+            return contextlib.nullcontext({"adapter_names": names})
         if self._active != names[0]:
             self._active = None
             self.model.set_adapter(names[0])
             self._active = names[0]
-        return {}
+        return contextlib.nullcontext({})
+
+    @contextlib.contextmanager
+    def _without_adapter(self) -> Iterator[dict[str, Any]]:
+        """The base alone, for layers that take no names of rows."""
+        with self.model.disable_adapter():
+            yield {}
 
     def clean(self) -> None:
         """Remove the hooks that PEFT leaves on every layer when a pass of mixed rows raises."""

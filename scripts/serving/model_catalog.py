@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from adapters import effect as effects
 from adapters import load, names, verification, version_store, weights
 from base_model import loading, locate
 from base_model import tokenizer as tokenizers
@@ -34,6 +35,7 @@ class Served:
     parent: str | None  # the base's id, for an adapter
     fingerprint: str
     version: version_store.Version | None = None
+    effect: effects.Effect | None = None  # what the adapter does to the base
     tokenizer: Any = None
     ends: frozenset[int] = frozenset()
     vocabulary: int = 0
@@ -57,8 +59,17 @@ class Catalog:
 
     @property
     def mixed(self) -> bool:
-        """Whether rows of several adapters may share a batch: PEFT refuses that for DoRA."""
-        return not any(s.version and s.version.card["adapter"].get("use_dora") for s in self.served)
+        """Whether rows of several adapters may share a batch; else they take turns."""
+        companies = (served.effect.company for served in self.served if served.effect)
+        return effects.least_company(companies) == effects.TOGETHER
+
+    def check_effects(self) -> None:
+        """Problem where an adapter cannot be served, or not beside the others."""
+        adapters = {served.id: served.effect for served in self.served if served.effect}
+        quantized = self.quantization["load_in_4bit"] or self.quantization["load_in_8bit"]
+        for reference, effect in adapters.items():
+            effect.check_serve(reference, quantized)
+        effects.check_company(adapters)
 
     @property
     def quantization(self) -> dict[str, Any]:
@@ -144,14 +155,10 @@ def check(versions: list[version_store.Version], base: str | None, options: Base
         weights.check_shapes(found, folder)
         told = [version.reference, card["files"][weights.FILE]["sha256"], vars(options)]
         adapters.append(Served(version.reference, f"a{i}", _when(card), None,
-                               _fingerprint(told), version))  # fmt: skip
-        if _alters_base(card, found):
-            if len(versions) > 1:
-                raise console.Problem(
-                    f"{version.reference} changes weights of the base itself",
-                    "serve it alone: the other models would change with it",
-                )
-            return Catalog(folder, adapters, options)
+                               _fingerprint(told), version, effects.of(found)))  # fmt: skip
+    Catalog(folder, adapters, options).check_effects()
+    if any(served.effect and served.effect.base_changes for served in adapters):
+        return Catalog(folder, adapters, options)  # it is the only one; the base is not served
     if base and not versions:
         folder = locate.of_card({"name": base}, base)
     if folder is None:
@@ -163,13 +170,6 @@ def check(versions: list[version_store.Version], base: str | None, options: Base
     for served in adapters:
         served.parent = own
     return Catalog(folder, [*adapters, plain], options)
-
-
-def _alters_base(card: dict[str, Any], found: weights.Adapter) -> bool:
-    """Whether it holds trained biases or whole tensors that are not kept apart per adapter."""
-    apart = card["adapter"].get("modules_to_save") or []
-    whole = [name for name in found.full if not any(f".{m}." in name for m in apart)]
-    return bool(whole) or card["adapter"].get("bias") not in (None, "none")
 
 
 def _when(card: dict[str, Any]) -> int:
@@ -189,7 +189,8 @@ def load_all(catalog: Catalog) -> Any:
     adapters = [(served, served.version.folder) for served in catalog.served if served.version]
     for served, folder in adapters:
         served.tokenizer = _tokenizer(folder) or tokenizer
-    rows = tokenizers.longest(served.tokenizer for served, _ in adapters)
+    needed = (effects.rows(s.effect, folder, s.tokenizer) for s, folder in adapters if s.effect)
+    rows = max(needed, default=0)
     try:
         for served, folder in adapters:
             model = loading.attach(model, folder, served.adapter, rows=rows)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from adapters import load
+from adapters import effect, load
 from adapters.version_store import Version
+from base_model import loading as base_loading
 from kit import console, publish
 
 PROBE = "The quick brown fox jumps over the lazy dog."
@@ -29,20 +30,25 @@ def free_output(output: Path) -> Path:
 
 
 def merge_into(version: Version, stage: Path, **loading: Any) -> dict[str, Any]:
+    """Load and merge a version, check the result and save it in `stage`; returns facts."""
     import torch
 
+    base = load.base_of(version, loading.get("base_path"), loading.get("any_base", False))
+    effect.of(version.folder).check_merge(version.reference, base)
     model, tokenizer, card = load.load(version, **loading)
     probe = tokenizer(PROBE, return_tensors="pt").to(model.device)["input_ids"]
     with torch.no_grad():
         before = model(probe).logits.float()
-        one = model.merge_and_unload(safe_merge=True)
+        one = _merge(version, model)
         after = one(probe).logits.float()
     error = float((after - before).norm() / before.norm())
     dtype = str(next(one.parameters()).dtype).removeprefix("torch.")
     if not error < TOLERANCE.get(dtype, 5e-2):
+        fix = "merge with --dtype float32"
+        if dtype == "float32":
+            fix = f"serve it: python scripts/model_server.py --checkpoint {version.reference}"
         raise console.Problem(
-            f"{version.reference}: merged, it is another model (logits differ by {error:.2g})",
-            "merge with --dtype float32",
+            f"{version.reference}: merged, it is another model (logits differ by {error:.2g})", fix
         )
     one.save_pretrained(stage)
     tokenizer.save_pretrained(stage)
@@ -50,3 +56,20 @@ def merge_into(version: Version, stage: Path, **loading: Any) -> dict[str, Any]:
              "logits_relative_error": error}  # fmt: skip
     publish.json_file(stage / "export.json", facts)
     return facts
+
+
+def _merge(version: Version, model) -> Any:
+    """The model with the adapter in its weights; Problem where PEFT cannot do that."""
+    import torch
+
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except (RuntimeError, ValueError, NotImplementedError, TypeError, AttributeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise console.Problem(
+                f"{version.reference}: out of GPU memory", "merge it with --device cpu"
+            ) from None
+        raise console.Problem(
+            f"{version.reference} cannot be merged ({base_loading.first_line(error)})",
+            f"serve it: python scripts/model_server.py --checkpoint {version.reference}",
+        ) from None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 
+from adapters import effect
 from adapters.version_store import Version
+from adapters.weights import Difference
 from kit import paths
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank takes
@@ -12,25 +14,20 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank t
 
 def refusals(version: Version) -> list[str]:
     """Why vLLM cannot serve this adapter; empty where it can."""
-    lora = version.card["adapter"]
-    found = []
-    if lora.get("modules_to_save"):
-        found.append(f"modules_to_save ({', '.join(lora['modules_to_save'])})")
-    if lora.get("use_dora"):
-        found.append("DoRA")
-    if lora.get("bias") not in (None, "none"):
-        found.append(f"bias {lora['bias']}")
-    if lora["max_rank"] > RANKS[-1]:
-        found.append(f"rank {lora['max_rank']} above {RANKS[-1]}")
-    return found
+    reasons = effect.of(version.folder).vllm_refusals
+    rank = version.card["adapter"]["max_rank"]
+    return reasons + ([f"rank {rank} above {RANKS[-1]}"] if rank > RANKS[-1] else [])
 
 
 def command(version: Version) -> str:
     """The `vllm serve` line, or what to do instead."""
-    why = refusals(version)
-    if why:
+    try:
+        reasons = refusals(version)
+    except Difference as difference:
+        return f"not checked: {difference}"
+    if reasons:
         merge = f"checkpoint_manager.py export {version.reference} --format merged --output DIR"
-        return f"vLLM cannot serve it ({', '.join(why)}): {merge}"
+        return f"vLLM cannot serve it ({', '.join(reasons)}): {merge}"
     rank = next(r for r in RANKS if r >= version.card["adapter"]["max_rank"])
     folder = paths.show(version.folder)
     words = ["vllm", "serve", version.card["base"]["name"], "--enable-lora"]

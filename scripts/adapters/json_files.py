@@ -1,0 +1,72 @@
+"""Reads small JSON files that come from elsewhere: bounded in size, depth and numbers, or refused.
+
+A card, a report or a configuration can come from another machine or from an archive. What this
+module returns holds only finite numbers and is shallow enough for every later recursion.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 16 << 20
+MOST_DEPTH = 64  # a card has 6 levels
+MOST_DIGITS = 400  # of one number; a float has at most 309 before its point
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    """The JSON object of a file's bytes; ValueError says in words why it is none."""
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"larger than {MOST_BYTES >> 20} MB")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    try:
+        value = json.loads(
+            text, parse_int=_integer, parse_float=_finite, parse_constant=_refuse_constant
+        )
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except json.JSONDecodeError:
+        raise ValueError("not JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    _check_depth(value)
+    return value
+
+
+def read(path: Path) -> dict[str, Any]:
+    """parse() of a file, of which no more than the limit is read. OSError where there is none."""
+    with path.open("rb") as f:
+        return parse(f.read(MOST_BYTES + 1))
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError("a number too large for a float")
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} in it")
+
+
+def _check_depth(value: Any) -> None:
+    """ValueError where objects and lists are nested deeper than MOST_DEPTH, without recursion."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        children = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [inner for v in children for inner in v if isinstance(inner, dict | list)]
+        if not level:
+            return
+    raise ValueError("nested too deep")
