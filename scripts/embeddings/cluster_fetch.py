@@ -312,9 +312,9 @@ class ClusterFetch:
                 os.fsync(f.fileno())
         except console.Problem as problem:
             path.unlink(missing_ok=True)
-            if str(self.incoming) in str(problem):
-                text = str(problem).replace(str(path), f"{self.cluster.name}: {name}")
-                raise console.Problem(text) from None
+            if str(self.incoming) in problem.text:
+                text = problem.text.replace(str(path), f"{self.cluster.name}: {name}")
+                raise console.Problem(text, problem.remedy) from None
             raise
 
     def keep_manifest(self, raw: bytes | None) -> None:

@@ -13,7 +13,6 @@ publication (`recover`). Before it the old output stays as it was.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kit import console, publish
+from kit import console, lock, publish
 
 COMMIT, PROGRESS, LOCK = "commit.json", "progress.json", "lock"
 
@@ -79,16 +78,14 @@ class MergeFolder:
                 fd = os.open(self.path(LOCK), os.O_RDWR | os.O_CREAT, 0o600)
             except FileNotFoundError:  # another process has just removed the folder
                 continue
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not lock.try_lock(fd, str(self.folder.parent)):
                 os.close(fd)
                 if time.monotonic() < until:
                     time.sleep(0.05)
                     continue
                 raise console.Problem(
                     f"{self.output}: another merge is writing it", "wait until it has ended"
-                ) from None
+                )
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(fd), os.stat(self.path(LOCK))):
                     return fd

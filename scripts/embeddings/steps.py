@@ -11,7 +11,7 @@ from typing import Any
 from kit import console, paths
 from kit.report import Check, failed
 
-CLUSTER_FIX = "fix that and run the same command again; --merge-only merges what is here"
+AGAIN = "then run the same command again; --merge-only merges what is here"
 
 
 def complete(args: argparse.Namespace) -> None:
@@ -82,18 +82,24 @@ def missing_items(args: argparse.Namespace, incomplete: bool) -> list[Check]:
     try:
         loaded = shards.load(args.embeddings_dir, args.pattern)
     except console.Problem as problem:
-        return [Check("shards", "fail", str(problem), CLUSTER_FIX)]
+        return [then_again("shards", problem)]
     gaps = shards.missing(loaded, args.items)
     text = shards.ranges(gaps) + " are missing" if gaps else f"items 0-{args.items} are here"
     if incomplete:
-        return [Check("shards", "fail", f"{text}; nothing was merged", CLUSTER_FIX)]
+        fix = f"see the failed clusters, {AGAIN}"
+        return [Check("shards", "fail", f"{text}; nothing was merged", fix)]
     return [Check("shards", "warn" if gaps else "ok", text, "fetch from the other clusters too")]
+
+
+def then_again(name: str, problem: console.Problem) -> Check:
+    """The failed check of a Problem that another call of the command gets over."""
+    return Check(name, "fail", problem.text, f"{problem.remedy or 'see there'}; {AGAIN}")
 
 
 def cluster_check(result: Any) -> Check:
     """What one cluster gave, or why it gave nothing."""
     if result.problem:
-        return Check(result.name, "fail", str(result.problem), CLUSTER_FIX)
+        return then_again(result.name, result.problem)
     text = f"{result.unchanged} unchanged"
     if result.fetched:
         rate = console.size(result.bytes / max(result.seconds, 0.001))

@@ -54,7 +54,7 @@ class Worker:
                 "run it again; if it was killed, free memory",
             ) from None
         if "problem" in told:
-            raise console.Problem(told["problem"], code=told["code"])
+            raise console.Problem(told["problem"], told.get("remedy", ""), told["code"])
         return told
 
     def __enter__(self) -> Worker:
@@ -75,18 +75,20 @@ def main(answer: Any, plan: dict[str, Any]) -> None:
     try:
         told = work(plan)
     except console.Problem as problem:
-        told = {"problem": str(problem), "code": problem.code}
+        told = {"problem": problem.text, "remedy": problem.remedy, "code": problem.code}
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())[:200]
         told = {"problem": f"{error.filename or plan['articles']}: {reason}", "code": 1}
     except (ValueError, OverflowError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         told = {
-            "problem": f"{plan['articles']}: not readable ({reason}); write it again",
+            "problem": f"{plan['articles']}: not readable ({reason})",
+            "remedy": "write it again",
             "code": 1,
         }
     except ModuleNotFoundError as error:
-        told = {"problem": f"the package {error.name} is missing; make setup-local", "code": 1}
+        told = {"problem": f"the package {error.name} is missing", "remedy": "make setup-local"}
+        told["code"] = 1
     answer.send_bytes(json.dumps(told).encode())
     answer.close()
     if "problem" in told:

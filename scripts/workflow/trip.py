@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import os
 import shutil
@@ -11,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from kit import console, paths
+from kit import console, lock, paths
 from training.run_folder import RUN_ID
 from workflow.stages import StageSeries
 
@@ -169,13 +168,9 @@ def refuse_early(args) -> None:
 def only_rehearsal(folder: Path):
     """One rehearsal of a checkout at a time; starts from nothing."""
     folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise console.Problem(
-                "another rehearsal is running here", "wait until it ends"
-            ) from None
+    with (folder / "lock").open("w") as file:
+        if not lock.try_lock(file.fileno(), paths.show(folder)):
+            raise console.Problem("another rehearsal is running here", "wait until it ends")
         for name in ("laptop", "host", "log"):
             shutil.rmtree(folder / name, ignore_errors=True)
         yield
