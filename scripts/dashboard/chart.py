@@ -10,6 +10,7 @@ from typing import Any
 from evaluation.curve import Point, ticks
 
 MOST = 300  # points of a line; more are thinned out
+LARGEST = 1e12  # a loss beyond it is damage, and would flatten all the rest
 SERIES = {"training": "loss", "validation": "eval_loss"}
 
 
@@ -34,7 +35,8 @@ def series(rows: list[dict[str, Any]]) -> dict[str, list[Point]]:
     found: dict[str, list[Point]] = {}
     for name, key in SERIES.items():
         points = [(row["step"], row[key]) for row in rows
-                  if isinstance(row.get(key), int | float) and "step" in row]  # fmt: skip
+                  if "step" in row and isinstance(row.get(key), int | float)
+                  and abs(row[key]) < LARGEST]  # fmt: skip
         stride = -(-len(points) // MOST) or 1
         # the last point stays, whatever the stride
         found[name] = points[(len(points) - 1) % stride :: stride] if points else []

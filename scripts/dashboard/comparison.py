@@ -44,7 +44,7 @@ class ComparedServer:
         found["log"] = runs.tail(_log(), 12)
         if not job or job.get("host") != socket.gethostname():
             return found | {"state": "none", "log": []}
-        if not runs.process_lives(job):
+        if not _lives(job):
             why = "" if job.get("stopped") else (found["log"] or ["it ended without a word"])[-1]
             return found | {"state": "failed" if why else "none", "why": why}
         state, models, why = self._models(job["url"])
@@ -88,7 +88,7 @@ class ComparedServer:
     def stop(self) -> None:
         """End the server that was started here; it finishes the answers it is giving."""
         job = runs.read(_record())
-        if self.given or not runs.process_lives(job):
+        if self.given or not _lives(job):
             raise ApiError(409, "not_running", "no model server runs that was started here")
         publish.json_file(_record(), job | {"stopped": time.time()})
         os.kill(job["pid"], signal.SIGTERM)
@@ -154,6 +154,11 @@ def serve_words(reference: str) -> list[str]:
 def serve_command(reference: str) -> str:
     """The same as people type it."""
     return shlex.join([jobs.PYTHON, *serve_words(reference)])
+
+
+def _lives(job: dict[str, Any]) -> bool:
+    """Whether the model server of a record still runs here."""
+    return runs.process_lives(job, Path(SCRIPT).name, job.get("reference") or "")
 
 
 def _record() -> Path:

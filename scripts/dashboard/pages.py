@@ -48,15 +48,18 @@ USUAL = (
 
 def when(seconds: float | None) -> str:
     """Unix seconds as '2026-11-21 08:15 UTC'."""
+    try:
+        moment = datetime.datetime.fromtimestamp(seconds or 0, datetime.timezone.utc)
+    except (ValueError, OverflowError, OSError):  # no year of ours
+        seconds = None
     if not seconds:
         return "–"
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def about(seconds: float | None) -> str:
     """A length of time for people: 'under a minute', '12 min', '3 h 05 min'."""
-    if seconds is None:
+    if seconds is None or seconds > 1e9:
         return "–"
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -165,7 +168,10 @@ def get_live(request: Request, run: str | None = None) -> Response:
 @router.get("/plan")
 def get_plan(request: Request, token: str = "") -> Response:
     """A plan with its confirmation."""
-    plan = request.app.state.plans.get(token)
+    try:
+        plan = request.app.state.plans.get(token)
+    except ApiError as problem:
+        raise ApiError(404, "no_such_plan", problem.text, problem.remedy) from None
     again = plan.wish.words("--dry-run")
     return render(
         request, "plan.html", plan=plan, body=plan.body(), remedy=DRY_RUN_REMEDY,
@@ -187,7 +193,7 @@ def _checkpoint(wish: Wish) -> str:
 def get_report(run_id: str) -> Response:
     """The evaluation's own page, with no power over this one."""
     file = runs.folder(run_id) / "report.html"
-    if not file.is_file():
+    if not runs.has(file.parent, file.name):
         raise ApiError(404, "no_report", f"{run_id} has no report", "scripts/eval.py makes one")
     return FileResponse(file, media_type="text/html",
                         headers={"content-security-policy": REPORT_POLICY})  # fmt: skip
@@ -198,7 +204,7 @@ def get_log(run_id: str) -> Response:
     """The whole log as text; control characters are shown as escapes."""
     for name in ("log.txt", "output.txt"):
         file = runs.folder(run_id) / name
-        if file.is_file():
+        if runs.has(file.parent, name):
             return StreamingResponse(runs.printable_pieces(file), media_type="text/plain")
     raise ApiError(404, "no_log", f"{run_id} has no log yet")
 

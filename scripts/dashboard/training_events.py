@@ -22,6 +22,7 @@ from dashboard import training_runs as runs
 
 Event = tuple[str, str, str]  # (event, id, data)
 CHUNK = 1 << 20  # bytes of a file that one poll reads
+LONGEST = 4096  # characters of a log's line that are sent
 VOLATILE = ("heartbeat_age", "eta_seconds")  # they change with the clock alone
 
 
@@ -66,7 +67,7 @@ class Follower:
             for row in runs.rows_of(line):
                 yield "metrics", self.id, json.dumps(row)
         for line in self._new(run / "log.txt"):
-            text = line.decode("utf-8", "replace").rstrip()
+            text = runs.clean(line.decode("utf-8", "replace").rstrip()[:LONGEST])
             yield "log", self.id, json.dumps({"line": text})
         status = runs.snapshot(run, lines=0)
         lasting = {k: v for k, v in status.items() if k not in VOLATILE}
@@ -104,9 +105,11 @@ class Follower:
                 data = f.read(CHUNK)
         except OSError:
             return
-        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
-            self._offsets[file.name] += len(line)
-            yield line
+        if len(data) == CHUNK and b"\n" not in data:  # no line of ours is that long
+            self._offsets[file.name] += CHUNK
+        for line in data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]:
+            self._offsets[file.name] += len(line) + 1
+            yield line + b"\n"
 
 
 def here(run: Path) -> str:

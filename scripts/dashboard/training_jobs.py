@@ -23,6 +23,7 @@ from dashboard import training_runs as runs
 from kit import console, paths, publish
 from serving import web
 from serving.api_errors import ApiError
+from training import run_lock
 
 PYTHON = ".venv-remote/bin/python"  # as commands are shown
 
@@ -154,14 +155,20 @@ def stop(run_id: str | None = None, at_once: bool = False) -> dict[str, Any]:
 
 
 def _pid(run: Path) -> int:
-    """The process to signal; a launcher's ranks are refused, for one alone would hang the rest."""
-    job, status = runs.read(run / "job.json"), runs.read(run / "status.json")
-    if runs.process_lives(job):
+    """The process to signal, proved once more to be this run's trainer.
+
+    A launcher's ranks are refused, for one alone would hang the rest.
+    """
+    job = runs.read(run / "job.json")
+    if runs.job_lives(run, job):
         return job["pid"]
-    if runs.read(run / "run.json").get("world_size", 1) > 1:
+    pid = run_lock.holder(run)
+    if pid is None or not runs.run_folder.alive(run):
+        raise ApiError(409, "not_running", f"the run {run.name} has just ended")
+    if (runs.run_folder.read_facts(run).get("world_size") or 1) > 1:
         remedy = "stop its torchrun in the terminal that started it (Ctrl-C)"
         raise ApiError(409, "launcher", f"{run.name} has several processes", remedy)
-    return status["pid"]
+    return pid
 
 
 def resumable(run_id: str) -> Path:

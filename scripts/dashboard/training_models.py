@@ -9,32 +9,47 @@ from adapters import gate, version_store
 from adapters.exports import vllm
 from dashboard import training_runs as runs
 from kit import console, paths
+from training import run_schema
+
+BOUNDS = ("value", "low", "high")
 
 
 def everything() -> list[dict[str, Any]]:
     """Every version, the newest first and retired ones last; a damaged one says so in `error`."""
     root = paths.folder("adapters")
-    found = [
-        v for name in version_store.all_names(root) for v in version_store.versions(root, name)
-    ]
-    described = [describe(version) for version in found]
+    described = []
+    for name in version_store.all_names(root):
+        described += [describe(version) for version in version_store.versions(root, name)]
     described.sort(key=lambda v: (v["created"] or "", v["reference"]), reverse=True)
     return sorted(described, key=lambda v: bool(v["retired"]))
 
 
 def describe(version: version_store.Version) -> dict[str, Any]:
-    """One version; metrics and base_metrics: {name: {"value", "low", "high"}}."""
+    """One version; metrics and base_metrics: {name: {"value", "low", "high"}}.
+
+    Whatever is wrong with its card, the version is one line in `error`, and hides no other.
+    """
     names = {"reference": version.reference, "name": version.name, "version": version.version}
     facts: dict[str, Any] = names | {"created": None, "retired": None, "error": None}
     try:
-        card = version.card
-        facts["retired"] = version.retired
+        return facts | runs.clean(_described(version))
     except console.Problem as problem:
-        return facts | {"error": str(problem)}
+        return facts | {"error": console.printable(str(problem))}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError,
+            ArithmeticError) as error:  # fmt: skip
+        why = console.printable(f"{type(error).__name__}: {error}")[:200]
+        return facts | {"error": f"card.json: damaged ({why}); copy the version again"}
+
+
+def _described(version: version_store.Version) -> dict[str, Any]:
+    card, retired = version.card, version.retired
     evaluated = card.get("evaluation") or {}
-    scored = gate.score(evaluated.get("metrics") or {})
-    return facts | {
+    metrics = _metrics(evaluated.get("metrics"))
+    scored = gate.score(metrics)
+    rows = (evaluated.get("dataset") or {}).get("rows")
+    return {
         "created": card["created"],
+        "retired": retired and {"reason": str(retired.get("reason") or "")},
         "base": card["base"]["name"],
         "r": card["adapter"]["r"],
         "parameters": card["adapter"]["parameters"],
@@ -42,16 +57,40 @@ def describe(version: version_store.Version) -> dict[str, Any]:
         "run": card["run"]["id"],
         "report": _report(card["run"]["id"]),
         "score": {"metric": scored[0], "value": scored[1]} if scored else None,
-        "metrics": evaluated.get("metrics") or {},
-        "base_metrics": evaluated.get("base") or {},
-        "rows": (evaluated.get("dataset") or {}).get("rows"),
+        "metrics": metrics,
+        "base_metrics": _metrics(evaluated.get("base")),
+        "rows": rows if run_schema.is_count(rows) else None,
         "gate": card["gate"]["status"],
-        "canary": runs.read(version.beside("canary")) or None,
+        "canary": _canary(version.beside("canary")),
         "vllm": vllm.command(version),
+    }
+
+
+def _metrics(measured: Any) -> dict[str, dict[str, float]]:
+    """The metrics of a card that are three numbers each."""
+    return {
+        str(name): {bound: metric[bound] for bound in BOUNDS}
+        for name, metric in (measured or {}).items()
+        if all(run_schema.is_measure(metric.get(bound)) for bound in BOUNDS)
+    }
+
+
+def _canary(file: Path) -> dict[str, Any] | None:
+    """What the canary's file says, None where there is none or it is damaged."""
+    canary = runs.read(file)
+    numbers = [canary.get("change", 0), canary.get("different_answers", 0)]
+    if not canary or not all(map(run_schema.is_measure, numbers)):
+        return None
+    prompts = canary.get("prompts")
+    return canary | {
+        "ok": canary.get("ok") is True,
+        "change": numbers[0],
+        "different_answers": numbers[1],
+        "prompts": prompts if isinstance(prompts, list) else [],
     }
 
 
 def _report(run_id: str) -> bool:
     """Whether the run's report.html still lies here."""
     named = runs.RUN_ID.fullmatch(run_id) is not None
-    return named and Path(paths.folder("runs"), run_id, "report.html").is_file()
+    return named and runs.has(Path(paths.folder("runs"), run_id), "report.html")

@@ -113,7 +113,7 @@ def fingerprint(wish: Wish, settings: Any) -> str:
     if wish.resume:
         run = runs.folder(wish.resume)
         checkpoint = run_folder.last_checkpoint(run)
-        depends["run"] = [runs.read(run / "status.json"), checkpoint and checkpoint.name]
+        depends["run"] = [runs.read_status(run)[0], checkpoint and checkpoint.name]
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
 

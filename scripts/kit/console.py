@@ -53,8 +53,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 # All that a terminal could take for a command: C0 but tab and line feed, DEL, C1, and the marks
-# that reverse the direction of text.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# that reverse the direction of text; and halves of surrogate pairs, which cannot be encoded.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def printable(text: str) -> str:

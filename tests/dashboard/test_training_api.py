@@ -45,7 +45,9 @@ def trainer():
         "while True: signal.pause()\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "lora_trainer.py"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, "lora_trainer.py", "--run-id", "again"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout.readline() == "ready\n"
     yield process
@@ -203,6 +205,7 @@ def test_states_are_read_from_the_folders(client, work, trainer):
     )
     (other / "status.json").write_text("{half")
     assert state(client, "killed")[0] == "interrupted", "one damaged file hides no other run"
+    assert state(client, "rlhf")[0] == "damaged" and "not JSON" in state(client, "rlhf")[1]
     body = client.get("/api/v1/training/status").json()
     assert body["training"] is True and body["run"]["id"] == "alive", "what trains comes first"
 
@@ -213,6 +216,7 @@ def test_a_resumed_run_is_starting_until_its_new_process_writes(client, work, tr
     run = panel_runs.make(work, "again", "stopped", pid=4194300, age=600)
     created = psutil.Process(trainer.pid).create_time()
     job = {"pid": trainer.pid, "created": created, "started": time.time(),
+           "command": ["python", "lora_trainer.py", "--run-id", "again"],
            "host": panel_runs.socket.gethostname()}  # fmt: skip
     (run / "job.json").write_text(json.dumps(job))
     found = client.get("/api/v1/training/status").json()["run"]
