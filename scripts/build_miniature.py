@@ -19,8 +19,8 @@ from pathlib import Path
 
 from base_model import miniature
 from config import loader
-from kit import console, jsonl
-from training import encoding
+from corpus.row_files import RowFile
+from kit import console
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         raise console.Misuse(
             f"{args.out} is not a miniature", "choose another --out: it stays as it is"
         )
-    rows = [encoding.conversation(row) for _, row in jsonl.read(args.data)]
+    rows = [(row.messages, row.tools) for row in RowFile(args.data)]
     if not rows:
         raise console.Problem(f"{args.data}: no rows", "make data writes rows")
     family = miniature.family_of(args.like, loader.load(args.config))

@@ -1,32 +1,27 @@
 """Every row format of the field, read into Row: see `FORMATS` for the keys that tell them apart.
 
 messages (OpenAI, TRL) · ShareGPT with tool calls · prompt/completion · Alpaca · self-instruct ·
-question/answer · preference (DPO, HH, paired) · KTO (`label`).
+question/answer (SQuAD, TriviaQA) · preference (DPO, HH, UltraFeedback, paired, OpenAI) · KTO.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import string
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from corpus import learning_keys
+from corpus.fields import Fields, is_empty, kind_of
+from corpus.messages import messages_of, tools_of, transcript
 from corpus.rows import BadRow, Message, Row
-from corpus.sources.readers import loads
 
 Record = dict[str, Any]
-ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant",
-    "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
-    "function_call": "call", "tool_call": "call",
-    "tool": "tool", "observation": "tool", "function": "tool", "ipython": "tool",
-    "tool_results": "tool", "function_response": "tool",
-}  # fmt: skip
-_ID = string.digits + string.ascii_letters
+_ANSWERS = ("completion", "response", "answer", "output")
+_TALKS = ("messages", "conversations", "conversation")
+_SYSTEM = ("system", "system_prompt")
+_CONTEXT = ("input", "context", "passage")
+_PAIRS = (("chosen", "rejected"), ("response_j", "response_k"),
+          ("preferred_output", "non_preferred_output"))  # fmt: skip
 
 # The Alpaca wrapping that some data sets have baked into their prompts
 _ALPACA = re.compile(
@@ -36,247 +31,283 @@ _ALPACA = re.compile(
 )
 
 
-def text_of(value: Any) -> str:
-    """A text field: '' for null; a list of OpenAI content parts is joined."""
-    if value is None:
-        return ""
-    if isinstance(value, list) and all(isinstance(p, dict) for p in value):
-        if any(p.get("type", "text") != "text" for p in value):
-            raise BadRow("not text", "a content part is an image or a sound")
-        return "".join(str(p.get("text", "")) for p in value)
-    if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
-
-
-def call_id(*parts: Any) -> str:
-    """Nine letters and digits, as Mistral's template demands; the same for the same parts."""
-    number = int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big")
-    return "".join(_ID[number // len(_ID) ** i % len(_ID)] for i in range(9))
-
-
-def tool_call(name: str, arguments: dict, *parts: Any) -> Message:
-    """An assistant message that calls one tool. `parts` make its id differ from its neighbours'."""
-    function = {"name": name, "arguments": arguments}
-    one = {"id": call_id(name, arguments, *parts), "type": "function", "function": function}
-    return {"role": "assistant", "content": "", "tool_calls": [one]}
-
-
-def tools_of(value: Any) -> list[dict] | None:
-    """The tools of a row, from a list or its JSON text, each as {"type", "function"}."""
-    if isinstance(value, str):
-        try:
-            value = loads(value) if value.strip() else None
-        except json.JSONDecodeError:
-            raise BadRow("tools are not JSON", value[:60]) from None
-    if not value:
-        return None
-    if not isinstance(value, list) or not all(isinstance(t, dict) for t in value):
-        raise BadRow("tools are not a list of objects")
-    return [t if "function" in t else {"type": "function", "function": t} for t in value]
-
-
-def messages_of(turns: Any) -> list[Message]:
-    """OpenAI or ShareGPT turns as messages, with one tool call a turn."""
-    if not isinstance(turns, list) or not all(isinstance(t, dict) for t in turns):
-        raise BadRow("no turns", "the conversation is not a list of messages")
-    result: list[Message] = []
-    for i, turn in enumerate(turns):
-        name = turn.get("role", turn.get("from"))
-        role = ROLES.get(str(name).lower())
-        if role is None:
-            raise BadRow("unknown role", f"turn {i + 1} is from {name!r}")
-        content = text_of(turn.get("content", turn.get("value")))
-        calls = turn.get("tool_calls") or (
-            [turn["function_call"]] if turn.get("function_call") else None
-        )
-        if role == "call":
-            calls, content = _json(content, i), ""
-        if calls:
-            calls = calls if isinstance(calls, list) else [calls]
-            result.append({"role": "assistant", "content": content, "tool_calls": calls})
-        else:
-            result.append({"role": role, "content": content})
-    return _one_call_a_turn(result)
-
-
-def _json(text: str, turn: int) -> Any:
-    try:
-        return loads(text)
-    except json.JSONDecodeError:
-        raise BadRow("tool call is not JSON", f"turn {turn + 1}: {text[:60]}") from None
-
-
-def _one_call_a_turn(messages: list[Message]) -> list[Message]:
-    """Two calls with two results become call, result, call, result: Llama 3.1 wants that."""
-    result: list[Message] = []
-    i = 0
-    while i < len(messages):
-        message = messages[i]
-        i += 1
-        calls = message.get("tool_calls")
-        if not calls:
-            result.append(message)
-            continue
-        answers = []
-        while i < len(messages) and messages[i]["role"] == "tool":
-            answers.append(messages[i])
-            i += 1
-        if len(calls) > 1 and len(answers) != len(calls):
-            raise BadRow("calls without results", f"{len(calls)} calls, {len(answers)} results")
-        for n, call in enumerate(calls):
-            one = _normal_call(call, len(result))
-            result.append(one | {"content": message["content"] if n == 0 else ""})
-            for answer in answers[n : n + 1] if len(calls) > 1 else answers:
-                function = one["tool_calls"][0]
-                result.append({"role": "tool", "name": function["function"]["name"],
-                               "tool_call_id": function["id"],
-                               "content": answer["content"]})  # fmt: skip
-    return result
-
-
-def _normal_call(call: Any, turn: int) -> Message:
-    function = call.get("function", call) if isinstance(call, dict) else {}
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise BadRow("tool call without name", text_of(call)[:60])
-    arguments = function.get("arguments", function.get("parameters")) or {}
-    if isinstance(arguments, str):
-        arguments = _json(arguments, turn)
-    if not isinstance(arguments, dict):
-        raise BadRow("tool arguments are not an object", str(arguments)[:60])
-    return tool_call(function["name"], arguments, turn)
-
-
-def _ask(prompt: str, answer: str, system: str = "") -> list[Message]:
-    first = [{"role": "system", "content": system}] if system else []
-    return [*first, {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-
-
 def unwrap_alpaca(prompt: str) -> str:
     """The instruction (and input) inside a baked-in Alpaca template; other text as it is."""
-    found = _ALPACA.match(prompt)
-    return _join(found["instruction"], found["input"]) if found else prompt
+    wrapped = _ALPACA.match(prompt)
+    return _joined(wrapped["instruction"], wrapped["input"] or "") if wrapped else prompt
 
 
-def _join(instruction: str, extra: str | None) -> str:
-    return f"{instruction}\n\n{extra}" if extra and extra.strip() else instruction
+def _joined(*texts: str) -> str:
+    """The texts that are not blank, with a blank line between them."""
+    return "\n\n".join(text for text in texts if text.strip()) or texts[0]
+
+
+def _talk(prompt: str, answer: str) -> list[Message]:
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+
+
+def _with_system(messages: list[Message], f: Fields) -> list[Message]:
+    """The messages after the record's own system text. Raises BadRow where there are two."""
+    system = f.text(*_SYSTEM)
+    if not system:
+        return messages
+    if messages[:1] and messages[0]["role"] == "system":
+        if messages[0]["content"].strip() != system.strip():
+            raise BadRow("two system messages", "one in the row, another in its first turn")
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
+def _prompt_messages(text: str, f: Fields) -> list[Message]:
+    """A prompt's text as messages: its transcript, or one user turn with the record's context."""
+    turns = transcript(text)
+    if turns is None or turns[-1]["role"] != "user":
+        text = _joined(unwrap_alpaca(text), *(f.text(key) for key in _CONTEXT))
+        turns = [{"role": "user", "content": text}]
+    before = [m for question, answer in _history(f) for m in _talk(question, answer)]
+    return _with_system(before + turns, f)
+
+
+def _history(f: Fields) -> Iterator[tuple[str, str]]:
+    """LLaMA-Factory's earlier turns: [[question, answer], …]."""
+    value = f.take("history") or []
+    if not isinstance(value, list):
+        raise BadRow("history is not a list of pairs", kind_of(value))
+    for pair in value:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise BadRow("history is not a list of pairs", str(pair)[:60])
+        yield f.text_of(pair[0], "history"), f.text_of(pair[1], "history")
+
+
+def _answered(prompt: list[Message], answer: str, f: Fields) -> Row:
+    """The row of a prompt and one answer, with the reasoning that the record has for it."""
+    message: Message = {"role": "assistant", "content": answer}
+    for key in learning_keys.REASONING:
+        if " " in f.text_of(f.peek(key), key):  # "reasoning": "on" is a setting, not a text
+            message[key] = f.text(key)
+    row = Row([*prompt, message], tools_of(f.take("tools", "functions")))
+    passages = [value for key in _CONTEXT if isinstance(value := f.peek(key), str)]
+    row.passage = max(passages, key=len, default="")
+    return row
 
 
 # --- the formats ------------------------------------------------------------------------------
 
 
-def _from_messages(r: Record) -> Iterator[Row]:
-    turns = r.get("messages", r.get("conversations", r.get("conversation")))
-    messages = messages_of(turns)
-    if r.get("system") and messages[:1] and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": text_of(r["system"])})
-    yield Row(messages, tools_of(r.get("tools")))
+def _from_messages(f: Fields) -> Iterator[Row]:
+    key = next((key for key in _TALKS if key in f), "messages")
+    messages = _with_system(messages_of(f.take(key), f, key), f)
+    yield Row(messages, tools_of(f.take("tools", "functions")))
 
 
-def _from_prompt(r: Record) -> Iterator[Row]:
-    answer = next(r[k] for k in ("completion", "response", "answer", "output") if k in r)
-    if isinstance(r["prompt"], list):
-        answer = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
-        yield Row(messages_of(r["prompt"] + answer), tools_of(r.get("tools")))
+def _from_prompt(f: Fields) -> Iterator[Row]:
+    key = next((key for key in _ANSWERS if key in f), "completion")
+    prompt, answer = f.take("prompt"), f.take(key)
+    answer = [answer] if isinstance(answer, dict) else answer
+    turns = isinstance(answer, list) and any("role" in t for t in answer if isinstance(t, dict))
+    if not isinstance(prompt, list) and not turns:
+        asked = _prompt_messages(f.text_of(prompt, "prompt"), f)
+        yield _answered(asked, f.text_of(answer, key), f)
+        return
+    if isinstance(prompt, list):
+        before = _with_system(messages_of(prompt, f, "prompt"), f)
     else:
-        yield Row(
-            _ask(unwrap_alpaca(text_of(r["prompt"])), text_of(answer), text_of(r.get("system")))
-        )
+        before = _prompt_messages(f.text_of(prompt, "prompt"), f)
+    if not turns:
+        yield _answered(before, f.text_of(answer, key), f)
+        return
+    after = messages_of(answer, f, key)
+    yield Row(before + after, tools_of(f.take("tools", "functions")))
 
 
-def _from_alpaca(r: Record) -> Iterator[Row]:
-    prompt = _join(text_of(r["instruction"]), text_of(r.get("input", r.get("context"))))
-    answer = next(r[k] for k in ("output", "response", "completion", "answer") if k in r)
-    messages = _ask(prompt, text_of(answer), text_of(r.get("system")))
-    for before in reversed(_history(r.get("history") or [])):
-        at = int(messages[0]["role"] == "system")
-        messages[at:at] = _ask(text_of(before[0]), text_of(before[1]))
-    yield Row(messages)
+def _from_alpaca(f: Fields) -> Iterator[Row]:
+    prompt = _prompt_messages(f.text("instruction"), f)
+    yield _answered(prompt, f.text(*_ANSWERS), f)
 
 
-def _history(value: Any) -> list:
-    """LLaMA-Factory's earlier turns: [[question, answer], …]."""
-    if isinstance(value, list) and all(isinstance(p, list) and len(p) == 2 for p in value):
-        return value
-    raise BadRow("history is not a list of pairs", str(value)[:60])
-
-
-def _from_self_instruct(r: Record) -> Iterator[Row]:
-    instances = r["instances"]
+def _from_self_instruct(f: Fields) -> Iterator[Row]:
+    instances, instruction = f.take("instances"), f.text("instruction")
     if not isinstance(instances, list) or not all(isinstance(i, dict) for i in instances):
         raise BadRow("instances are not a list of objects", str(instances)[:60])
     for instance in instances:
-        prompt = _join(text_of(r["instruction"]), text_of(instance.get("input")))
-        yield Row(_ask(prompt, text_of(instance.get("output"))))
+        inner = Fields(instance, "instances[].")
+        prompt = _joined(instruction, inner.text("input"))
+        yield Row(_with_system(_talk(prompt, inner.text("output")), f))
+        learning_keys.refuse(inner)
+        f.keep_unused(inner)
 
 
-def _from_question(r: Record) -> Iterator[Row]:
-    context = text_of(r.get("context", r.get("input")))
-    yield Row(_ask(_join(text_of(r["question"]), context), text_of(r["answer"])))
-
-
-def _from_preference(r: Record) -> Iterator[Row]:
-    better, worse = _answers(r)
-    if isinstance(r.get("prompt"), list):
-        prompt = messages_of(r["prompt"])
-    elif "conversations" in r or "messages" in r:
-        prompt = messages_of(r.get("conversations", r.get("messages")))
-    elif any(k in r for k in ("prompt", "question", "instruction")):
-        text = next(text_of(r[k]) for k in ("prompt", "question", "instruction") if k in r)
-        prompt = [{"role": "user", "content": _join(unwrap_alpaca(text), text_of(r.get("input")))}]
-        if r.get("system"):
-            prompt.insert(0, {"role": "system", "content": text_of(r["system"])})
-    else:
-        prompt = []
-    shared: list[Message] = []
-    while len(better) > 1 and len(worse) > 1 and better[0] == worse[0]:
-        shared.append(better[0])  # HH, UltraFeedback: both answers hold the whole conversation
-        better, worse = better[1:], worse[1:]
-    prompt = shared if shared[: len(prompt)] == prompt else prompt + shared
-    row = Row(prompt + better, tools_of(r.get("tools")))
-    row.rejected, row.prompt_turns = worse, len(prompt)
+def _from_question(f: Fields) -> Iterator[Row]:
+    key = next((key for key in ("answer", "answers", *_ANSWERS) if key in f), "answer")
+    references = references_of(f.take(key), f, key)
+    row = _answered(_prompt_messages(f.text("question"), f), references[0], f)
+    row.references = references
+    f.inner += [f"{key}[1:]"] * (len(references) > 1)
     yield row
 
 
-def _answers(r: Record) -> tuple[list[Message], list[Message]]:
-    pair = (
-        ("chosen", "rejected") if {"chosen", "rejected"} <= set(r) else ("response_j", "response_k")
-    )
-    result = []
-    for key in pair:
-        value = r[key]
-        if isinstance(value, str):
-            value = [{"role": "assistant", "content": value}]
-        result.append(messages_of(value if isinstance(value, list) else [value]))
-        if not result[-1]:
-            raise BadRow("no answer", f"{key} is empty")
-    return result[0], result[1]
+def references_of(value: Any, f: Fields, key: str) -> list[str]:
+    """The answers that count as right: a text, a list, SQuAD's {"text": …}, TriviaQA's
+    {"value": …, "aliases": …}. The first is the one that is learned. Raises BadRow."""
+    if isinstance(value, dict):
+        inner = Fields(value, f"{key}.")
+        first = inner.take("text", "value")
+        aliases = inner.take("aliases")
+        f.keep_unused(inner)
+        if is_empty(first):
+            raise BadRow("not text", f"{key} is an object without text or value")
+        value = [first, *aliases] if isinstance(aliases, list) else first
+    if isinstance(value, list) and not any(isinstance(part, dict) for part in value):
+        if not value or not all(isinstance(text, str) for text in value):
+            raise BadRow("not text", f"{key} is a list of other things than texts")
+        return list(dict.fromkeys(value))
+    return [f.text_of(value, key)]
 
 
-FORMATS: list[tuple[str, Callable[[Record], bool], Callable[[Record], Iterator[Row]]]] = [
-    ("preference", lambda r: {"chosen", "rejected"} <= set(r), _from_preference),
-    ("paired", lambda r: {"question", "response_j", "response_k"} <= set(r), _from_preference),
-    ("messages", lambda r: any(k in r for k in ("messages", "conversations", "conversation")),
-     _from_messages),
-    ("prompt/completion", lambda r: "prompt" in r and any(
-        k in r for k in ("completion", "response", "answer", "output")), _from_prompt),
-    ("self-instruct", lambda r: {"instruction", "instances"} <= set(r), _from_self_instruct),
-    ("Alpaca", lambda r: "instruction" in r and any(
-        k in r for k in ("output", "response", "completion", "answer")), _from_alpaca),
-    ("question/answer", lambda r: {"question", "answer"} <= set(r), _from_question),
-]  # fmt: skip
+def _from_preference(f: Fields) -> Iterator[Row]:
+    chosen, rejected = next((p for p in _PAIRS if set(p) <= set(f)), _PAIRS[0])
+    prompt = _common_prompt(f)
+    better, worse = _conversation(f, chosen), _conversation(f, rejected)
+    key = next((key for key in _TALKS if key in f.left()), None)
+    if key:
+        prompt = _beside_answers(messages_of(f.take(key), f, key), prompt, better)
+    yield _pair(_with_system(prompt, f), better, worse, f)
+
+
+def _beside_answers(
+    talk: list[Message], prompt: list[Message], better: list[Message]
+) -> list[Message]:
+    """The prompt of a record that has a conversation beside chosen and rejected.
+
+    It is the prompt (LLaMA-Factory), or repeats the whole chosen conversation (UltraFeedback).
+    """
+    if talk and talk[-1]["role"] == "assistant":
+        if not better or not _same(talk[-1], better[-1]):
+            raise BadRow("two conversations", "messages do not end with the chosen answer")
+        talk = talk[: len(talk) - max(1, len(_tail(better)))]
+    if not prompt:
+        return talk
+    if not _is_part(_asked(prompt), _asked(talk)):
+        raise BadRow("two conversations", "messages are not those of the prompt")
+    return talk
+
+
+def _asked(turns: list[Message]) -> list[Message]:
+    return [m for m in turns if m["role"] != "system"]
+
+
+def _tail(answer: list[Message]) -> list[Message]:
+    """The turns of an answer after its last user turn."""
+    users = [i for i, m in enumerate(answer) if m["role"] in ("user", "system")]
+    return answer[users[-1] + 1 :] if users else answer
+
+
+def _from_rejected_response(f: Fields) -> Iterator[Row]:
+    """ms-swift: a conversation, and beside its last answer a worse one."""
+    talk = _with_system(messages_of(f.take("messages"), f), f)
+    yield _pair(talk[:-1], talk[-1:], _conversation(f, "rejected_response"), f)
+
+
+def _pair(prompt: list[Message], better: list[Message], worse: list[Message], f: Fields) -> Row:
+    """The preference row of a prompt and two answers, each of which may repeat the prompt."""
+    shared: list[Message] = []
+    while len(better) > 1 and len(worse) > 1 and _same(better[0], worse[0]):
+        shared.append(better[0])  # HH, UltraFeedback: both answers hold the whole conversation
+        better, worse = better[1:], worse[1:]
+    system = [m for m in prompt[:1] if m["role"] == "system"]
+    if shared and _is_part(_asked(prompt), shared):
+        prompt = system * (shared[0]["role"] != "system") + shared
+    else:
+        prompt = prompt + shared
+    if not prompt:
+        raise BadRow("no prompt", "chosen and rejected are answers to nothing")
+    row = Row(prompt + better, tools_of(f.take("tools", "functions")))
+    row.rejected, row.prompt_turns = worse, len(prompt)
+    return row
+
+
+def _same(one: Message, other: Message) -> bool:
+    return one["role"] == other["role"] and one["content"].strip() == other["content"].strip() and (
+        one.get("tool_calls") == other.get("tool_calls")
+    )  # fmt: skip
+
+
+def _is_part(turns: list[Message], talk: list[Message]) -> bool:
+    """Whether `turns` stand one after another somewhere in `talk`; nothing always does."""
+    starts = range(len(talk) - len(turns) + 1)
+    return any(all(map(_same, turns, talk[i:])) for i in starts)
+
+
+def _common_prompt(f: Fields) -> list[Message]:
+    """What a preference row names as the prompt of both answers; [] where it names none."""
+    if isinstance(f.peek("input"), dict):  # OpenAI's preference rows
+        inner = Fields(f.take("input"), "input.")
+        messages = messages_of(inner.take("messages"), f, "input.messages")
+        if "tools" in inner:
+            raise BadRow("tools inside input", "move input.tools to tools")
+        f.keep_unused(inner)
+        return messages
+    value = f.take("prompt", "question", "instruction")
+    if isinstance(value, list):
+        return messages_of(value, f, "prompt")
+    return [] if value is None else _prompt_messages(f.text_of(value, "prompt"), f)
+
+
+def _conversation(f: Fields, key: str) -> list[Message]:
+    """An answer of a preference row: a text, a transcript, a message or a whole conversation."""
+    value = f.take(key)
+    if isinstance(value, str):
+        return transcript(value) or [{"role": "assistant", "content": value}]
+    if is_empty(value):
+        raise BadRow("no answer", f"{key} is empty")
+    return messages_of(value if isinstance(value, list) else [value], f, key)
+
+
+def _has(*groups: tuple[str, ...]) -> Callable[[set[str]], bool]:
+    """Whether a record has a key of each group."""
+    return lambda names: all(any(key in names for key in group) for group in groups)
+
+
+FORMATS: list[tuple[str, Callable[[set[str]], bool], Callable[[Fields], Iterator[Row]]]] = [
+    ("preference", lambda names: any(set(pair) <= names for pair in _PAIRS), _from_preference),
+    ("preference", _has(("messages",), ("rejected_response",)), _from_rejected_response),
+    ("messages", _has(_TALKS), _from_messages),
+    ("prompt/completion", _has(("prompt",), _ANSWERS), _from_prompt),
+    ("self-instruct", _has(("instruction",), ("instances",)), _from_self_instruct),
+    ("Alpaca", _has(("instruction",), _ANSWERS), _from_alpaca),
+    ("question/answer", _has(("question",), ("answers", *_ANSWERS)), _from_question),
+]
+
+
+def _fitting(names: set[str]) -> tuple[str, Callable[[Fields], Iterator[Row]]] | None:
+    return next(((name, make) for name, fits, make in FORMATS if fits(names)), None)
 
 
 def format_of(record: Record) -> str | None:
     """The name of the record's format, or None where its keys are of none."""
-    return next((name for name, fits, _ in FORMATS if fits(record)), None)
+    fitting = _fitting(set(record))
+    return fitting[0] if fitting else None
 
 
-def rows_of(record: Record) -> tuple[list[Row], bool]:
-    """The rows of one record, and whether they are wanted (KTO's `label` false or 0 is not)."""
-    for _, fits, convert in FORMATS:
-        if fits(record):
-            label = str(record.get("label")).strip().lower()  # of a table: "False"
-            return list(convert(record)), label not in ("false", "0")
-    keys = ", ".join(map(str, list(record)[:8]))
-    raise BadRow("unknown row format", f"keys {keys}")
+def rows_of(record: Any) -> list[Row]:
+    """The rows of one record. Keys that no row uses are named in the first row's `unused`.
+
+    Raises BadRow where it cannot be understood, Unwanted where it says that it is not to be
+    learned (KTO's `label` false, `weight` 0).
+    """
+    if not isinstance(record, dict):
+        raise BadRow("not an object", f"a JSON {type(record).__name__}")
+    f = Fields(record)
+    fitting = _fitting(set(f)) or _fitting(f.names)
+    if fitting is None:
+        raise BadRow("unknown row format", f"keys {', '.join(map(str, list(record)[:8]))}")
+    name, make = fitting
+    rows = list(make(f))
+    learning_keys.refuse_unwanted(f)
+    topic = f.take("topic") if isinstance(record.get("topic"), str) else None
+    learning_keys.refuse(f, name)
+    for row in rows:
+        row.topic = topic
+    if rows:
+        rows[0].unused = f.unused()
+    return rows

@@ -11,8 +11,9 @@ from typing import Any
 
 from corpus import deduplication, lengths, splitting
 from corpus.cleaning import Cleaner
+from corpus.judge import validate
 from corpus.language import ForeignLanguageFilter
-from corpus.rows import BadRow, Reject, Row, validate
+from corpus.rows import BadRow, Reject, Row, Unwanted
 from kit import console
 
 
@@ -25,12 +26,14 @@ class Tally:
     kept: int = 0
     dropped: Counter = dataclasses.field(default_factory=Counter)
     mended: Counter = dataclasses.field(default_factory=Counter)
+    unused: Counter = dataclasses.field(default_factory=Counter)  # keys that no row uses
 
     def as_dict(self) -> dict[str, Any]:
         mended = {k: v for k, v in sorted(self.mended.items()) if v}
         return dataclasses.asdict(self) | {
             "dropped": dict(sorted(self.dropped.items())),
             "mended": mended,
+            "unused": dict(sorted(self.unused.items())),
         }
 
 
@@ -108,6 +111,7 @@ class Preparation:
         for item in items:
             tally = tallies.setdefault(item.source, Tally(recipe))
             tally.read += 1
+            tally.unused.update(item.unused if isinstance(item, Row) else ())
             reject = item if isinstance(item, Reject) else self._judge(item, tally)
             if reject is not None:
                 self._drop(reject, tally)
@@ -126,6 +130,8 @@ class Preparation:
             validate(row)
         except BadRow as error:
             return Reject(row.source, row.number, error.reason, error.detail, record=row.sft())
+        except Unwanted as reason:
+            return Reject(row.source, row.number, str(reason), bad=False, record=row.sft())
         reject = self._cleaner.reject(row)
         if reject is None and self.config.deduplication.exact:
             reject = self._repeated(row)

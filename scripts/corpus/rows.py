@@ -1,21 +1,21 @@
 """What moves through data preparation: a Document, a Row to be trained on, a Reject left out.
 
 Messages are `{"role": system|user|assistant|tool, "content": text}`; an assistant message may
-carry `tool_calls`, one call each, with `arguments` as an object, as chat templates want them.
+carry `tool_calls`, one call each, with `arguments` as an object, as chat templates want them,
+`reasoning_content`, and `weight: 0` where the loss leaves it out.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
 Message = dict[str, Any]
 
-# {{name}} that nobody filled in; not within code, where Jinja and Handlebars write the same
-_TEMPLATE = re.compile(r"\{\{\s*[A-Za-z_][\w. ]*\}\}")
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
+
+class Unwanted(Exception):
+    """A sound record that is left out, for example negative feedback; the text is the reason."""
 
 
 class BadRow(Exception):
@@ -39,6 +39,9 @@ class Row:
     source: str = ""
     number: int = 0
     shingles: Any = None  # of text(), once they have been taken
+    passage: str = ""  # the text that the question is about, where the record names it
+    references: list[str] | None = None  # all answers that count as right; the first is learned
+    unused: list[str] = dataclasses.field(default_factory=list)  # keys of the record
 
     @property
     def where(self) -> str:
@@ -59,8 +62,10 @@ class Row:
                 ]
         return "\n".join(parts)
 
-    def first_prompt(self) -> str:
-        return next(m["content"] for m in self.messages if m["role"] == "user")
+    @property
+    def chosen(self) -> list[Message]:
+        """The better answer of a preference row."""
+        return self.messages[self.prompt_turns :]
 
     def sft(self) -> dict[str, Any]:
         """The row as train_sft.jsonl holds it."""
@@ -73,7 +78,8 @@ class Row:
         """The row as train_preference.jsonl holds it: prompt, chosen and rejected messages."""
         turns = self.prompt_turns
         row = {"prompt": self.messages[:turns], "chosen": self.messages[turns:]}
-        return row | {"rejected": self.rejected} | self._origin()
+        tools = {"tools": self.tools} if self.tools else {}
+        return row | {"rejected": self.rejected} | tools | self._origin()
 
     def _origin(self) -> dict[str, str]:
         return ({"topic": self.topic} if self.topic else {}) | {"source": self.source}
@@ -109,40 +115,3 @@ class Document:
 def name_of(path: Path) -> str:
     """A title for a file that has none: its name without underscores."""
     return path.stem.replace("_", " ").strip() or path.name
-
-
-def validate(row: Row) -> None:
-    """Raise BadRow where a chat template or the loss would choke on the row."""
-    _check_turns(row.messages)
-    if row.rejected is not None:
-        _check_turns(row.messages[: row.prompt_turns] + row.rejected)
-        if row.rejected == row.messages[row.prompt_turns :]:
-            raise BadRow("chosen equals rejected", "the pair teaches nothing")
-    for message in row.messages + (row.rejected or []):
-        found = _TEMPLATE.search(message["content"])
-        if found and _TEMPLATE.search(_CODE.sub("", message["content"])):
-            raise BadRow("unfilled template", found[0])
-
-
-def _check_turns(messages: list[Message]) -> None:
-    roles = [m["role"] for m in messages]
-    turns = roles[1:] if roles[:1] == ["system"] else roles
-    if not turns:
-        raise BadRow("no turns", "a row needs a user and an assistant message")
-    if "user" not in turns:
-        raise BadRow("no turns", "there is no user message")
-    if "assistant" not in turns:
-        raise BadRow("no answer", "there is no assistant message")
-    previous = "assistant"
-    for i, (role, message) in enumerate(zip(turns, messages[-len(turns) :], strict=True), 1):
-        calls = message.get("tool_calls")
-        if not message["content"].strip() and not calls and role != "tool":
-            raise BadRow("empty turn", f"turn {i} ({role}) has no text")
-        allowed = {"call": ("tool",), "user": ("assistant",), "assistant": ("user",)}
-        if role not in allowed.get(previous, ("assistant",)):
-            raise BadRow("turns out of order", f"turn {i} is {role} after {previous}")
-        previous = "call" if calls else role
-    if previous != "assistant":
-        raise BadRow(
-            "no answer", f"the last turn is a {'tool call' if previous == 'call' else previous}"
-        )

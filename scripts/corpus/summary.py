@@ -40,7 +40,8 @@ def show(result, manifest: dict[str, Any], out: Path, written: bool, as_json: bo
         return
     for name, tally in result.tallies.items():
         print(f"{name}: {tally.read} read, {tally.kept} kept")
-        for what, counts in (("dropped", tally.dropped), ("mended", tally.mended)):
+        counted = {"dropped": tally.dropped, "mended": tally.mended, "keys not used": tally.unused}
+        for what, counts in counted.items():
             if line := _counted(counts):
                 print(f"  {what}: {line}")
     if manifest["length"].get("rows"):

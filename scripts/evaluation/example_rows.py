@@ -1,15 +1,22 @@
-"""Reads what is evaluated: chat rows, prompt and completion, question and answers, predictions."""
+"""Rows as evaluation needs them: the turns before the answer, the answers that count as right.
+
+Read and judged as training reads them (corpus/row_files.py). Rows with predictions have a form of
+their own.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
-from kit import console, jsonl
+from corpus import formats, judge
+from corpus.fields import Fields
+from corpus.row_files import RowFile
+from corpus.rows import BadRow, Row
+from kit import console
 
-SHOWN = 20  # problems printed before the rest is only counted
+REFERENCES = ("references", "reference", "answers", "answer", "completion")  # of predictions
 
 
 @dataclasses.dataclass
@@ -26,6 +33,8 @@ class Example:
     tools: list[dict[str, Any]] | None = None
     prediction: str = ""
     where: str = ""  # file:line
+    source: str = ""  # file
+    unused: list[str] = dataclasses.field(default_factory=list)  # keys of the record
 
     @property
     def question(self) -> str:
@@ -34,9 +43,9 @@ class Example:
         return next((text for text in users if isinstance(text, str)), "")
 
     @property
-    def conversation(self) -> dict[str, Any]:
+    def conversation(self) -> Row:
         """The whole row as training reads it."""
-        return {"messages": [*self.prompt, self.answer], "tools": self.tools}
+        return Row([*self.prompt, self.answer], self.tools)
 
 
 def read(path: Path, limit: int | None, predictions: bool, placeholders: bool) -> list[Example]:
@@ -45,93 +54,48 @@ def read(path: Path, limit: int | None, predictions: bool, placeholders: bool) -
     `limit`: rows to read, None for all. `predictions`: rows must hold one. `placeholders`: accept
     an unfilled {{name}}.
     """
-    examples, problems = [], []
-    for number, row in itertools.islice(jsonl.read(path), limit):
-        try:
-            example = _predicted(number, row) if predictions else _example(number, row)
-            if not predictions:
-                _check(example, placeholders)
-            example.where = f"{path}:{number}"
-            examples.append(example)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            what = f"no {error} in the row" if isinstance(error, KeyError) else str(error)
-            problems.append(f"{path}:{number}: {what}")
-    for line in problems[:SHOWN]:
-        console.note(line)
-    if problems:
-        raise console.Problem(
-            f"{path}: {len(problems)} of {len(problems) + len(examples)} rows cannot be evaluated",
-            "mend or delete these lines; docs/EVALUATION.md shows the forms",
-        )
+
+    def convert(record: dict[str, Any]) -> list[Example]:
+        return [_predicted(record)] if predictions else _examples(record, placeholders)
+
+    examples = list(RowFile(path, limit, convert))
+    for example in examples:
+        example.where = f"{example.source}:{example.number}"
     if not examples:
         raise console.Problem(f"{path}: no rows", "give a JSONL file with rows")
     return examples
 
 
-def _example(number: int, row: dict[str, Any]) -> Example:
-    if "messages" in row:
-        turns = row["messages"]
-        if not isinstance(turns, list) or len(turns) < 2:
-            raise ValueError("messages needs a user turn and an assistant turn")
-    elif "completion" in row:
-        turns = _turns(row["prompt"], "user") + _turns(row["completion"], "assistant")
-    elif "question" in row:
-        context = f"{row['context']}\n\n" if row.get("context") else ""
-        references = _texts(row["answers"] if "answers" in row else row["answer"])
-        turns = _turns(f"{context}{row['question']}", "user") + _turns(references[0], "assistant")
-        return Example(number, turns[:-1], turns[-1], references)
-    else:
-        raise ValueError("neither messages, nor prompt and completion, nor question and answers")
-    for turn in turns:
-        if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
-            raise ValueError("a turn without a role")
-    answer = turns[-1]
-    if answer["role"] != "assistant":
-        raise ValueError(f"the last turn is of the {answer['role']}, not of the assistant")
-    text = answer.get("content")
-    if not answer.get("tool_calls") and not (isinstance(text, str) and text.strip()):
-        raise ValueError("the assistant's last turn is empty")
-    references = [] if answer.get("tool_calls") else [text]
-    return Example(number, turns[:-1], answer, references, row.get("tools"))
+def _examples(record: dict[str, Any], placeholders: bool) -> list[Example]:
+    """The examples of a record by the rules of training."""
+    rows = formats.rows_of(record)
+    for row in rows:
+        try:
+            judge.validate(row)
+        except BadRow as bad:
+            if not (placeholders and bad.reason == "unfilled template"):
+                raise
+    return [_example(row) for row in rows]
 
 
-def _predicted(number: int, row: dict[str, Any]) -> Example:
-    if not isinstance(row["prediction"], str):
-        raise ValueError("prediction is not a text")
-    for name in ("references", "reference", "answers", "answer", "completion"):
-        if name in row:
-            references = _texts(row[name])
-            break
-    else:
-        raise ValueError("no references (or reference, answers, answer, completion)")
-    question = row.get("question") or row.get("prompt") or ""
-    prompt = _turns(question, "user") if question else []
+def _example(row: Row) -> Example:
+    answer = row.messages[-1]
+    references = [] if answer.get("tool_calls") else row.references or [answer["content"]]
+    example = Example(0, row.messages[:-1], answer, references, row.tools)
+    example.unused = row.unused
+    return example
+
+
+def _predicted(record: dict[str, Any]) -> Example:
+    """A question, or none, with a prediction and its references."""
+    fields = Fields(record)
+    key = next((k for k in REFERENCES if k in fields.names), None)
+    if key is None:
+        raise BadRow("no references", f"none of the keys {', '.join(REFERENCES)}")
+    references = formats.references_of(record[key], fields, key)
+    question = fields.text("question", "prompt")
+    prompt = [{"role": "user", "content": question}] if question else []
     answer = {"role": "assistant", "content": references[0]}
-    return Example(number, prompt, answer, references, prediction=row["prediction"])
-
-
-def _turns(value: Any, role: str) -> list[dict[str, Any]]:
-    return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
-
-
-def _texts(value: Any) -> list[str]:
-    """Answers as a text, a list, or SQuAD's {"text": [...]}: a list of at least one."""
-    if isinstance(value, dict):
-        value = value["text"]
-    texts = [value] if isinstance(value, str) else list(value)
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError("references must be one text or more")
-    return texts
-
-
-def _check(example: Example, placeholders: bool) -> None:
-    """The rules of training data hold, but that a tool call may be the answer that is tested."""
-    from corpus.rows import BadRow, Row, validate
-
-    turns = [turn | {"content": turn.get("content") or ""} for turn in example.prompt]
-    answer = {"role": "assistant", "content": example.answer.get("content") or "a call"}
-    try:
-        validate(Row([*turns, answer], example.tools))
-    except BadRow as bad:
-        if not (placeholders and bad.reason == "unfilled template"):
-            raise ValueError(str(bad)) from None
+    if not isinstance(record.get("prediction"), str):
+        raise BadRow("no prediction", "prediction is not a text")
+    return Example(0, prompt, answer, references, prediction=record["prediction"])

@@ -7,16 +7,15 @@ the prompt inside both answers. Where prompts are enough, rows with messages as 
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import functools
 from pathlib import Path
 from typing import Any
 
 from base_model import chat_template
-from corpus import formats
-from corpus.rows import BadRow, Row, validate
-from kit import console, jsonl
+from corpus.row_files import RowFile, sound_rows
+from corpus.rows import BadRow, Row
+from kit import console
 
-SHOWN = 20  # problems printed before the rest is only counted
 KNOWN = "rows need prompt, chosen and rejected; make data writes such rows"
 
 
@@ -47,39 +46,25 @@ def read(path: Path, pairs: bool, limit: int | None = None) -> list[Row]:
     """
     if not path.is_file():
         raise console.Problem(f"{path}: no such data file", KNOWN)
-    rows, problems = [], []
-    for number, record in itertools.islice(jsonl.read(path), limit):
-        try:
-            rows += [_checked(row, path, number, pairs) for row in formats.rows_of(record)[0]]
-        except BadRow as bad:
-            problems.append(f"{path}:{number}: {bad}")
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            problems.append(f"{path}:{number}: not a row of a known format ({error!r})")
-    for line in problems[:SHOWN]:
-        console.note(line)
-    if problems:
-        raise console.Problem(
-            f"{path}: {len(problems)} of {len(problems) + len(rows)} rows cannot be used",
-            "mend or delete them; data_prep.py --set bad_rows=drop leaves such rows out",
-        )
+    rows = list(RowFile(path, limit, functools.partial(_checked_rows, pairs=pairs)))
     if not rows:
         raise console.Problem(f"{path}: no rows", KNOWN)
     return rows
 
 
-def _checked(row: Row, path: Path, number: int, pairs: bool) -> Row:
-    row.source, row.number = str(path), number
-    if row.rejected is None:
-        if pairs:
-            raise BadRow("no rejected answer", "the row has one answer, not two")
-        row.prompt_turns = len(row.messages) - 1
-    validate(row)
-    if row.rejected is not None and _said(row.rejected) == _said(row.messages[row.prompt_turns :]):
-        raise BadRow("chosen equals rejected", "but for white space")
-    return row
+def _checked_rows(record: dict[str, Any], pairs: bool) -> list[Row]:
+    rows = sound_rows(record)
+    for row in rows:
+        if row.rejected is None:
+            if pairs:
+                raise BadRow("no rejected answer", "the row has one answer, not two")
+            row.prompt_turns = len(row.messages) - 1
+        elif _compared(row.rejected) == _compared(row.chosen):
+            raise BadRow("chosen equals rejected", "but for white space")
+    return rows
 
 
-def _said(messages: list[dict[str, Any]]) -> list[tuple]:
+def _compared(messages: list[dict[str, Any]]) -> list[tuple]:
     return [(m["role"], m["content"].strip(), str(m.get("tool_calls"))) for m in messages]
 
 

@@ -9,11 +9,15 @@ sample of its own, as the model will see it; one that fits neither way is refuse
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from base_model.chat_template import render
-from kit import console, jsonl
+from corpus import formats
+from corpus.row_files import RowFile
+from corpus.rows import Message, Row
+from kit import console
 
 IGNORED = -100  # the label of a token without loss, as in torch's cross entropy
 
@@ -28,6 +32,8 @@ class EncodedRows:
     cut: int = 0  # longer than max_length, kept to that length
     unsupervised: int = 0  # dropped: no token with loss within max_length
     unterminated: int = 0  # the last trained token is not an end token
+    unused: Counter[str] = dataclasses.field(default_factory=Counter)  # keys that no row uses
+    left_out: Counter[str] = dataclasses.field(default_factory=Counter)  # not to be learned
 
     @property
     def tokens(self) -> int:
@@ -38,28 +44,16 @@ class EncodedRows:
         return sum(label != IGNORED for row in self.rows for label in row["labels"])
 
 
-def conversation(row: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
-    """(messages, tools) of a row with `messages`, or with `prompt` and `completion`."""
-    if "messages" in row:
-        return row["messages"], row.get("tools")
-    prompt, completion = row["prompt"], row["completion"]
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-    if isinstance(completion, str):
-        completion = [{"role": "assistant", "content": completion}]
-    return prompt + completion, row.get("tools")
+def conversation(row: Row | dict[str, Any]) -> tuple[list[Message], list[dict] | None]:
+    """(messages, tools) of a row, or of a record in any form that corpus/formats.py reads."""
+    if isinstance(row, dict):
+        (row,) = formats.rows_of(row)
+    return row.messages, row.tools
 
 
-class EmptyTurn(ValueError):
-    """An assistant turn that says nothing and calls nothing."""
-
-
-def refuse_empty(row: dict[str, Any]) -> None:
-    """EmptyTurn for an answer of null, which templates would write out as the word None."""
-    for i, message in enumerate(conversation(row)[0]):
-        null = message["role"] == "assistant" and message.get("content", "") is None
-        if null and not message.get("tool_calls"):
-            raise EmptyTurn(f"message {i + 1}, the assistant's, has neither content nor tool_calls")
+def unmarked(messages: list[Message]) -> list[Message]:
+    """The messages as a template sees them, without the mark `weight` of the loss."""
+    return [{key: m[key] for key in m if key != "weight"} for m in messages]
 
 
 def spans(tokenizer, messages, tools=None) -> tuple[str, list[tuple[int, int]]]:
@@ -81,23 +75,25 @@ def spans(tokenizer, messages, tools=None) -> tuple[str, list[tuple[int, int]]]:
 
 
 def encode(tokenizer, row, max_length: int, assistant_only: bool = True) -> dict[str, list[int]]:
-    """{"input_ids", "labels"} of one row, not yet cut; labels are IGNORED outside the loss."""
+    """{"input_ids", "labels"} of one row, not yet cut; labels are IGNORED outside the loss.
+
+    A turn with `weight: 0` is outside the loss, whether the others' turns are trained or not.
+    """
     messages, tools = conversation(row)
-    text, supervised = spans(tokenizer, messages, tools)
+    text, turns = spans(tokenizer, unmarked(messages), tools)
+    weights = [m.get("weight", 1) for m in messages if m["role"] == "assistant"]
     coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = coded["input_ids"]
-    if not assistant_only:
-        return {"input_ids": ids, "labels": list(ids)}
-    labels = [IGNORED] * len(ids)
+    ids, offsets = coded["input_ids"], coded["offset_mapping"]
+    labels = [IGNORED] * len(ids) if assistant_only else list(ids)
     position = 0
-    for start, end in supervised:
+    for (start, end), weight in zip(turns, weights, strict=True):
         for i in range(position, len(ids)):
-            left, right = coded["offset_mapping"][i]
+            left, right = offsets[i]
             if left >= end:
                 position = i
                 break
             if left >= start and right > left:
-                labels[i] = ids[i]
+                labels[i] = ids[i] if weight else IGNORED
     return {"input_ids": ids, "labels": labels}
 
 
@@ -107,10 +103,11 @@ def encode_turns(tokenizer, row, max_length: int, assistant_only: bool = True) -
         return [encode(tokenizer, row, max_length, assistant_only)]
     except ValueError:
         messages, tools = conversation(row)
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         if len(turns) < 2:
             raise
-    return [encode_last(tokenizer, messages[: i + 1], tools) for i in turns]
+    learned = [i for i in turns if messages[i].get("weight") != 0]
+    return [encode_last(tokenizer, unmarked(messages[: i + 1]), tools) for i in learned]
 
 
 def encode_last(tokenizer, messages, tools=None) -> dict[str, list[int]]:
@@ -137,33 +134,21 @@ def encode_file(
     """Encode a JSONL file of rows. Problem for a row that cannot be, with file and line."""
     result = EncodedRows([])
     ends = _ends(tokenizer)
-    for number, row in jsonl.read(path):
-        if limit is not None and result.read == limit:
-            break
-        result.read += 1
+    rows = RowFile(path, limit)
+    for row in rows:
         try:
-            refuse_empty(row)
             samples = encode_turns(tokenizer, row, max_length, assistant_only)
-        except EmptyTurn as error:
-            raise console.Problem(
-                f"{path}:{number}: {error}",
-                "mend or delete that row; python scripts/data_prep.py checks rows",
-            ) from None
-        except KeyError as missing:
-            raise console.Problem(
-                f"{path}:{number}: the row has no {missing}",
-                "rows need `messages` with role and content; make data writes such rows",
-            ) from None
         except ImportError:
             raise
         except Exception as error:  # a template's own refusal: order of roles, tool calls
             raise console.Problem(
-                f"{path}:{number}: the chat template refuses the row ({str(error).strip()})",
+                f"{row.where}: the chat template refuses the row ({str(error).strip()})",
                 "mend or delete that row; python scripts/data_prep.py checks rows",
             ) from None
         result.split += len(samples) > 1
         for coded in samples:
             _count(result, coded, tokenizer, ends, max_length)
+    result.read, result.unused, result.left_out = rows.read, rows.unused, rows.left_out
     return result
 
 

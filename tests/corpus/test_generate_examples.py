@@ -63,7 +63,8 @@ def test_no_two_rows_ask_the_same():
 
 
 def test_the_rows_of_all_kinds_pass_our_own_checks(rows):
-    from corpus.rows import Row, validate
+    from corpus.judge import validate
+    from corpus.rows import Row
 
     for row in rows:
         validate(Row(row["messages"], row["tools"]))

@@ -306,5 +306,5 @@ class TestWithMiniature:
         assert done.returncode == 1 and done.stdout == ""
         lines = done.stderr.splitlines()
         assert lines[0].startswith(f"{file}:2: ") and "{{name}}" in lines[1]
-        assert "2 of 3 rows cannot be evaluated" in lines[2] and len(lines) == 3
+        assert "2 of 3 rows cannot be used" in lines[2] and len(lines) == 3
         assert sorted((work / "reports").glob("*")) == before

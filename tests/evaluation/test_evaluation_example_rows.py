@@ -36,14 +36,14 @@ USER, ANSWER = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "con
 def test_each_form_gives_prompt_and_reference(read, row):
     (example,) = read(row)
     assert (example.prompt, example.references) == ([USER], ["4"])
-    assert example.conversation["messages"] == [USER, ANSWER]
+    assert example.conversation.messages == [USER, ANSWER]
 
 
 def test_all_answers_count_and_the_first_is_the_one_whose_loss_is_measured(read):
     (example,) = read({"question": "Where?", "answers": ["Oslo", "in Oslo"], "context": "A map."})
     assert example.references == ["Oslo", "in Oslo"]
     assert example.answer["content"] == "Oslo"
-    assert example.question == "A map.\n\nWhere?"
+    assert example.question == "Where?\n\nA map."
 
 
 def test_the_last_of_several_turns_is_the_reference(read):
@@ -56,19 +56,19 @@ def test_the_last_of_several_turns_is_the_reference(read):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": []}, "messages needs a user turn and an assistant turn"),
-        ({"messages": [USER, USER]}, "the last turn is of the user"),
-        ({"messages": [USER, {"role": "assistant", "content": " "}]}, "last turn is empty"),
-        ({"messages": [USER, {"content": "4"}]}, "a turn without a role"),
+        ({"messages": []}, "no turns"),
+        ({"messages": [USER, USER]}, "no answer"),
+        ({"messages": [USER, {"role": "assistant", "content": " "}]}, "empty turn"),
+        ({"messages": [USER, {"content": "4"}]}, "unknown role"),
         ({"messages": [ANSWER, ANSWER]}, "no turns"),
         ({"messages": [USER, {"role": "assistant", "content": "{{ answer }}"}]}, "{{ answer }}"),
-        ({"question": "2 + 2?", "answers": []}, "references must be one text or more"),
-        ({"question": "2 + 2?"}, "no 'answer' in the row"),
-        ({"text": "2 + 2 = 4"}, "neither messages, nor prompt and completion"),
+        ({"question": "2 + 2?", "answers": []}, "empty turn"),
+        ({"question": "2 + 2?"}, "unknown row format"),
+        ({"text": "2 + 2 = 4"}, "unknown row format"),
     ],
 )
 def test_a_row_that_cannot_be_evaluated_is_named_with_its_line(read, capsys, row, message):
-    with pytest.raises(console.Problem, match="1 of 2 rows cannot be evaluated"):
+    with pytest.raises(console.Problem, match="1 of 2 rows cannot be used"):
         read({"messages": [USER, ANSWER]}, row)
     (line,) = capsys.readouterr().err.splitlines()
     assert "rows.jsonl:2: " in line and message in line

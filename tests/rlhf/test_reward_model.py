@@ -43,7 +43,7 @@ def test_each_bad_row_is_one_line_with_file_and_row_then_they_are_counted(tmp_pa
     with pytest.raises(console.Problem) as problem:
         read(path)
     assert problem.value.code == 1
-    assert str(problem.value).startswith(f"{path}: 5 of 6 rows cannot be used; ")
+    assert str(problem.value).startswith(f"{path}: 5 of 6 rows cannot be used (")
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[0] for line in lines] == [f"{path}:{n}" for n in (2, 3, 4, 5, 6)]
     assert "chosen equals rejected" in lines[0] and "chosen equals rejected" in lines[1]

@@ -108,7 +108,7 @@ def test_a_template_that_rewrites_turns_is_refused_with_the_line(tokenizer, tmp_
 
 def test_a_row_without_messages_is_named(tokenizer, tmp_path):
     path = write(tmp_path / "rows.jsonl", [tiny.rows(1)[0], {"text": "x"}])
-    with pytest.raises(console.Problem, match=r"rows\.jsonl:2: the row has no 'prompt'"):
+    with pytest.raises(console.Problem, match=r"rows\.jsonl:2: unknown row format"):
         encoding.encode_file(path, tokenizer, 256)
 
 
@@ -117,11 +117,25 @@ def test_the_real_tool_templates_rules_hold(tokenizer, request, tmp_path):
     two = json.loads(json.dumps(DIALOGUE))
     two["messages"][2]["tool_calls"] = [CALL, CALL | {"id": "1"}]
     path = write(tmp_path / "rows.jsonl", [two])
-    if tokenizer.eos_token == "<|endoftext|>":
-        assert encoding.encode_file(path, tokenizer, 4096).rows
-    else:
-        with pytest.raises(console.Problem, match="the chat template refuses the row"):
-            encoding.encode_file(path, tokenizer, 4096)
+    with pytest.raises(console.Problem, match=r"rows\.jsonl:1: calls without results"):
+        encoding.encode_file(path, tokenizer, 4096)
+    two["messages"][2]["tool_calls"] = [CALL | {"id": "1"}]
+    two["messages"][3]["tool_call_id"] = "1"
+    assert encoding.encode_file(write(path, [two]), tokenizer, 4096).rows  # ids are made anew
+
+
+def test_a_turn_of_weight_0_is_outside_the_loss(tokenizer, tmp_path):
+    turns = [{"role": "user", "content": "One?"},
+             {"role": "assistant", "content": "A mistake.", "weight": 0},
+             {"role": "user", "content": "No."},
+             {"role": "assistant", "content": "Better."}]  # fmt: skip
+    path = write(tmp_path / "rows.jsonl", [{"messages": turns}])
+    for assistant_only in (True, False):
+        (coded,) = encoding.encode_file(path, tokenizer, 4096, assistant_only).rows
+        assert "A mistake." in tokenizer.decode(coded["input_ids"])
+        text = trained_text(tokenizer, coded)
+        assert "mistake" not in text and "Better." in text
+        assert ("One?" in text) == (not assistant_only)
 
 
 def test_a_template_that_moves_the_tools_trains_each_turn_alone(tmp_path):
@@ -152,5 +166,5 @@ def test_an_answer_of_null_is_refused_with_file_and_line(tokenizer, tmp_path):
     file.write_text(json.dumps({"messages": [asked, called], "tools": TOOLS}) + "\n")
     assert encoding.encode_file(file, tokenizer, 4096).read == 1
     file.write_text(json.dumps({"messages": [asked, empty]}) + "\n")
-    with pytest.raises(console.Problem, match=r"rows\.jsonl:1: message 2, the assistant's, has n"):
+    with pytest.raises(console.Problem, match=r"rows\.jsonl:1: empty turn"):
         encoding.encode_file(file, tokenizer, 4096)

@@ -22,6 +22,15 @@ SNIFF = 1 << 16
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
+LFS_REMEDY = "git lfs pull fetches the file itself"
+
+
+def lfs_pointer(head: bytes) -> str:
+    """What a file is that Git LFS has not fetched yet; '' for other files."""
+    pointer = head.startswith(b"version https://git-lfs.github.com/spec/")
+    return "a Git LFS pointer, not the file itself" if pointer else ""
+
+
 class Unreadable(Exception):
     """A file that is empty, binary or in another encoding; the text says which and the remedy."""
 
@@ -42,6 +51,8 @@ def text_of_file(path: Path, encoding: str | None = None, guess: bool = False) -
     data = path.read_bytes()
     if not data:
         raise Unreadable("the file has 0 bytes; copy it again or delete it")
+    if pointer := lfs_pointer(data[:200]):
+        raise Unreadable(f"{pointer}; {LFS_REMEDY}")
     if looks_binary(data[:SNIFF]):
         raise Unreadable("a binary file where text is expected; convert it to UTF-8 text")
     if encoding is None:

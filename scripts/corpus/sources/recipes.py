@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from config.schemas.data import FIELD
 from corpus import formats
 from corpus.documents import passages, questions, reading
-from corpus.rows import BadRow, Document, Reject, Row
+from corpus.fields import Fields, is_empty, kind_of
+from corpus.rows import BadRow, Document, Reject, Row, Unwanted
 from corpus.sources import listing, readers
 from kit import console
 
@@ -162,29 +163,25 @@ def _from_records(source: Source) -> Iterator[Row | Reject]:
             yield Reject(source.name, number, str(error), bad=False, record=record)
 
 
-class Unwanted(Exception):
-    """A sound record that the recipe leaves out; the text is the reason."""
-
-
 def _convert(record: Any, recipe) -> list[Row]:
+    if recipe.user is None:
+        return formats.rows_of(record)
     if not isinstance(record, dict):
         raise BadRow("not an object", f"a JSON {type(record).__name__}")
-    if recipe.user is not None:
-        return [_fill_row(record, recipe)]
-    made, wanted = formats.rows_of(record)
-    if not wanted:
-        raise Unwanted("labelled undesirable")
-    return made
+    return [_fill_row(record, recipe)]
 
 
 def _fill_row(record: dict[str, Any], recipe) -> Row:
+    """The row that a recipe's templates make of a record's columns."""
+    fields = Fields(record)
+
     def fill(template: str) -> str:
-        return FIELD.sub(lambda found: field(found[1]), template)
+        return FIELD.sub(lambda column: field(column[1]), template)
 
     def field(name: str) -> str:
         if name not in record:
             raise BadRow("no such column", f"{{{name}}}; there are {', '.join(record)}")
-        value = " ".join(formats.text_of(record[name]).split())
+        value = _cell(fields.take(name), name)
         if not value:
             raise Unwanted(f"empty {name}")
         known = recipe.values.get(name)
@@ -195,7 +192,19 @@ def _fill_row(record: dict[str, Any], recipe) -> Row:
     messages = [{"role": "system", "content": fill(recipe.system)}] if recipe.system else []
     messages.append({"role": "user", "content": fill(recipe.user)})
     messages.append({"role": "assistant", "content": fill(recipe.assistant)})
-    return Row(messages, topic=fill(recipe.topic) if recipe.topic else None)
+    row = Row(messages, topic=fill(recipe.topic) if recipe.topic else None)
+    row.unused = [key for key in fields.unused() if key not in recipe.columns]
+    return row
+
+
+def _cell(value: Any, name: str) -> str:
+    """A cell as a template shows it: spaces of one line joined, several lines as they are."""
+    if is_empty(value):
+        return ""
+    if isinstance(value, dict | list):
+        raise BadRow("not text", f"{name} is {kind_of(value)}")
+    text = str(value).strip("\n")
+    return text.rstrip() if "\n" in text else " ".join(text.split())
 
 
 # --- documents --------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from corpus import formats
+from corpus.messages import tool_call
 from corpus.rows import Message
 from corpus.weather import phrases, places
 
@@ -171,7 +171,7 @@ class _Dialogue:
 
     def call(self, name: str, arguments: dict, reply: dict) -> None:
         """A call and its result."""
-        message = formats.tool_call(name, arguments, len(self.messages))
+        message = tool_call(name, arguments, len(self.messages))
         self.messages.append(message)
         self.messages.append(
             {"role": "tool", "name": name, "tool_call_id": message["tool_calls"][0]["id"],

@@ -1,0 +1,79 @@
+"""The one judge of rows: what a chat template or the loss would choke on is a bad row."""
+
+from __future__ import annotations
+
+import re
+
+from corpus.rows import BadRow, Message, Row, Unwanted
+
+# {{name}} that nobody filled in; not within code, where Jinja and Handlebars write the same
+_TEMPLATE = re.compile(r"\{\{\s*[A-Za-z_][\w. ]*\}\}")
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
+# What chat templates write around turns: ChatML, Llama 2 and 3, Gemma, Phi, Command R, DeepSeek
+_CONTROL = re.compile(
+    r"<\|(?:im_(?:start|end|sep)|endoftext|begin_of_text|end_of_text|eot_id|eom_id|python_tag|"
+    r"(?:start|end)_header_id|header_(?:start|end)|eot|user|assistant|system|tool|observation|end|"
+    r"message|channel|return|START_OF_TURN_TOKEN|END_OF_TURN_TOKEN|"
+    r"(?:SYSTEM|USER|CHATBOT)_TOKEN)\|>"
+    r"|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<｜[^｜\n]{1,40}｜>|\[gMASK\]"
+    r"|\A\s*(?:<bos>|<s>(?!.*</s>))|\A(?!.*<s>).*</s>\s*\Z|<eos>\s*\Z",
+    re.S,
+)
+
+
+def validate(row: Row) -> None:
+    """Raise BadRow where a chat template or the loss would choke on the row.
+
+    Raises Unwanted where no turn of the row is to be learned.
+    """
+    _check_turns(row.messages)
+    if row.rejected is not None:
+        _check_pair(row)
+    answers = [m for m in row.messages if m["role"] == "assistant"]
+    if all(m.get("weight") == 0 for m in answers):
+        raise Unwanted("marked as not to be learned")
+    for message in row.messages + (row.rejected or []):
+        check_text(message["content"])
+
+
+def check_text(text: str) -> None:
+    """Raise BadRow for an unfilled template, and for marks that a chat template writes."""
+    for pattern, reason in ((_TEMPLATE, "unfilled template"), (_CONTROL, "template marks")):
+        mark = pattern.search(text) and pattern.search(_CODE.sub("", text))
+        if mark:
+            raise BadRow(reason, mark[0].strip())
+
+
+def _check_pair(row: Row) -> None:
+    prompt, better, worse = row.messages[: row.prompt_turns], row.chosen, row.rejected
+    if not better or not worse:
+        raise BadRow("no answer", "chosen or rejected is empty")
+    if better[0]["role"] != "assistant" or worse[0]["role"] != "assistant":
+        raise BadRow("no common prompt", "chosen and rejected answer different questions")
+    _check_turns(prompt + worse)
+    if better == worse:
+        raise BadRow("chosen equals rejected", "the pair teaches nothing")
+    if any("weight" in m for m in better + worse):
+        raise BadRow("unknown weight", "preference training has no weights of turns")
+
+
+def _check_turns(messages: list[Message]) -> None:
+    roles = [m["role"] for m in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if not turns:
+        raise BadRow("no turns", "a row needs a user and an assistant message")
+    if "user" not in turns:
+        raise BadRow("no turns", "there is no user message")
+    if "assistant" not in turns:
+        raise BadRow("no answer", "there is no assistant message")
+    previous = "assistant"
+    for i, (role, message) in enumerate(zip(turns, messages[-len(turns) :], strict=True), 1):
+        calls = message.get("tool_calls")
+        if not message["content"].strip() and not calls and role != "tool":
+            raise BadRow("empty turn", f"turn {i} ({role}) has no text")
+        allowed = {"call": ("tool",), "user": ("assistant",), "assistant": ("user",)}
+        if role not in allowed.get(previous, ("assistant",)):
+            raise BadRow("turns out of order", f"turn {i} is {role} after {previous}")
+        previous = "call" if calls else role
+    if previous not in ("assistant", "call"):  # a call is an answer too
+        raise BadRow("no answer", f"the last turn is a {previous}")
