@@ -150,9 +150,7 @@ def _tokenizer(model: ModelFolder) -> list[Check]:
 
 def _revision(model: ModelFolder, wanted: str | None) -> list[Check]:
     known_one = (model.facts or {}).get("revision")
-    cached = locate.snapshot(model.folder)
-    commits = {commit for commit, _ in hashes.downloaded(model.folder).values()}
-    commits |= {cached[1]} if cached else set()
+    commits = hashes.commits(model.folder)
     name = "revision"
     if len(commits) > 1:
         text = f"files of {len(commits)} revisions: {', '.join(sorted(c[:12] for c in commits))}"

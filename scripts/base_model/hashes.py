@@ -23,6 +23,13 @@ def downloaded(folder: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
+def commits(folder: Path) -> set[str]:
+    """The revisions that the files there are of, as far as the hub's tools noted them."""
+    cached = locate.snapshot(folder)
+    noted = {commit for commit, _ in downloaded(folder).values()}
+    return noted | ({cached[1]} if cached else set())
+
+
 def sha256(path: Path, done: Callable[[int], None] = lambda n: None, git: bool = False) -> str:
     """SHA-256 of a file, or with `git` the blob id that Git gives it; `done` gets bytes read."""
     digest = hashlib.sha1(usedforsecurity=False) if git else hashlib.sha256()

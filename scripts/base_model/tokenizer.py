@@ -1,9 +1,18 @@
-"""The one loader of tokenizers. Nothing of a model's folder is executed, nothing is downloaded."""
+"""The one loader of tokenizers. Nothing of a model's folder is executed, nothing is downloaded.
+
+transformers repairs some tokenizers by their hub name alone, and warns of others by the model's
+type alone. Here the tokenizer itself decides: one that loses spaces with the class that its
+configuration names is loaded from tokenizer.json as it is, and Mistral's incorrect regular
+expression is replaced where it is in use.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +21,7 @@ from kit import console, paths
 
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
 CONFIG = "tokenizer_config.json"
+PLAIN = "def f(x):\n    return x + 1234567890  # two  spaces\n\nEnd."
 
 
 def is_there(folder: Path) -> bool:
@@ -25,26 +35,91 @@ def folder_of(name: str, revision: str | None = None) -> Path | None:
 
 
 def load(folder: str | os.PathLike) -> Any:
-    """The tokenizer of a folder as its files say. Problem where it cannot be loaded."""
+    """The tokenizer of a folder as its files say. Problem where it cannot be loaded.
+
+    What transformers warned of, and what was repaired, is in `notes(tokenizer)`.
+    """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a folder needs nobody to be asked
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the laptop has no torch, on purpose
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise console.Problem(
-            f"{paths.show(folder)}: no tokenizer could be loaded ({_first_line(error)})",
-            "download tokenizer.json and tokenizer_config.json again (docs/MODEL_DOWNLOAD.md)",
-        ) from None
+    tokenizer, warnings = _from_pretrained(AutoTokenizer, folder)
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise console.Problem(
             f"{paths.show(folder)}: a tokenizer without tokenizer.json",
             "add that file: training and serving need to know where each token lies in the text",
         )
+    repairs = []
+    if lost(tokenizer, PLAIN) and (Path(folder) / FILES[0]).is_file():
+        direct, _ = _from_pretrained(PreTrainedTokenizerFast, folder)
+        if not lost(direct, PLAIN):
+            repairs.append(f"{type(tokenizer).__name__} loses spaces: tokenizer.json is used as is")
+            tokenizer = direct
+    regex = [text for text in warnings if "incorrect regex" in text]
+    if regex and _splits_by_regex(tokenizer):
+        tokenizer, _ = _from_pretrained(AutoTokenizer, folder, fix_mistral_regex=True)
+        repairs.append("Mistral's incorrect regular expression is replaced")
+    tokenizer.tandem_notes = [w for w in warnings if w not in regex], repairs
     return tokenizer
+
+
+def notes(tokenizer) -> tuple[list[str], list[str]]:
+    """(the warnings of transformers, what was repaired) from when it was loaded."""
+    return getattr(tokenizer, "tandem_notes", ([], []))
+
+
+def _from_pretrained(kind, folder: str | os.PathLike, **more: Any) -> tuple[Any, list[str]]:
+    """(the tokenizer, the warnings that came with it)."""
+    with _collected_warnings() as warnings:
+        try:
+            made = kind.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False, **more
+            )
+        except Exception as error:  # the Rust library raises plain Exceptions for a broken file
+            raise console.Problem(
+                f"{paths.show(folder)}: no tokenizer could be loaded ({_first_line(error)})",
+                "download tokenizer.json and tokenizer_config.json again (docs/MODEL_DOWNLOAD.md)",
+            ) from None
+    return made, warnings
+
+
+@contextlib.contextmanager
+def _collected_warnings() -> Iterator[list[str]]:
+    """The texts that transformers logs as warnings inside the block, instead of printing them."""
+    texts: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            texts.append(record.getMessage().strip())
+
+    logger = logging.getLogger("transformers")
+    handlers, level, propagates = logger.handlers, logger.level, logger.propagate
+    logger.handlers, logger.propagate = [Collector()], False
+    logger.setLevel(logging.WARNING)
+    try:
+        yield texts
+    finally:
+        logger.handlers, logger.propagate = handlers, propagates
+        logger.setLevel(level)
+
+
+def lost(tokenizer, text: str) -> bool:
+    """Whether the text is another one after encoding and decoding (a leading space apart)."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    again = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return again.removeprefix(" ") != text
+
+
+def _splits_by_regex(tokenizer) -> bool:
+    """Whether a byte-level tokenizer splits by a pattern, as Mistral's Tekken does.
+
+    transformers warns of every folder of type mistral; SentencePiece-like ones have no pattern,
+    and what it would put in place of theirs breaks them.
+    """
+    state = tokenizer.backend_tokenizer.pre_tokenizer
+    steps = json.loads(state.__getstate__()) if state is not None else {}
+    kinds = [step.get("type") for step in steps.get("pretokenizers", [])]
+    return kinds[:1] == ["Split"] and "ByteLevel" in kinds
 
 
 def with_template(folder: str | os.PathLike, file: str | None = None) -> Any:

@@ -105,7 +105,7 @@ def _new_adapter(task: PreferenceTask, model, task_type: str = "CAUSAL_LM") -> A
     """The LoraConfig of a new adapter; None where the policy has the start adapter already."""
     if task.start is not None and task_type == "CAUSAL_LM":
         return None
-    config = lora.lora_config(task.settings, model.config.model_type)
+    config = lora.lora_config(task.settings)
     if task_type == "SEQ_CLS":
         config.task_type = "SEQ_CLS"
         config.modules_to_save = [*(config.modules_to_save or []), "score"]

@@ -9,7 +9,7 @@ import os
 from types import SimpleNamespace
 from typing import Any
 
-from base_model import description
+from base_model import description, readiness
 from kit import console
 from kit.report import Check, failed
 from rlhf import algorithms, policies, preference_recipe
@@ -45,6 +45,7 @@ def resolve(kind: str, settings, checks: list[Check] | None = None) -> Preferenc
 
     Raises the first Problem; with `checks`, what is found and what is missing is added to them.
     """
+    planning = checks is not None
     checks = [] if checks is None else checks
     start, run = None, None
     if kind != "reward":
@@ -59,10 +60,10 @@ def resolve(kind: str, settings, checks: list[Check] | None = None) -> Preferenc
         checks.append(Check("reward model", "ok", run.name))
         settings = settings.model_copy(update={"reward_model_path": run.name})
     settings = policies.with_base(settings, start)
-    name = settings.model.model_name_or_path
-    config = _found(checks, "base model", lambda: description.config(name))
-    description.check_modules(config.get("model_type", ""), settings.lora)
-    checks.append(Check("base model", "ok", f"{name} ({config.get('model_type')})"))
+    model = _found(checks, "base model", lambda: readiness.describe(settings))
+    checks += readiness.checks(model, settings)
+    if not planning:
+        readiness.refuse(checks)
     return PreferenceTask(kind, settings, start, run)
 
 
@@ -86,6 +87,7 @@ def _data(task: PreferenceTask, facts: dict[str, Any], checks: list[Check]) -> N
     if not sft.attempt(checks, "data", count):
         return
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    checks += readiness.of_tokenizer(task.tokenizer, readiness.describe(task.settings))
     facts["data"] = {name: coded.facts for name, coded in task.coded.items()}
     facts["world_size"] = world_size
     facts["prompts_a_step"] = algorithms.prompts_a_step(task, world_size)

@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from base_model import readiness
 from kit import console, paths
 from rlhf import algorithms, measure, policies, preference_rows
 from rlhf.algorithms import PreferenceTask
@@ -42,6 +43,8 @@ class PreferenceRecipe(session.TrainingRecipe):
     def prepare(self) -> None:
         read_rows(self.task)
         self.tokenizer = self.task.tokenizer
+        base = readiness.describe(self.task.settings)
+        readiness.refuse(readiness.of_tokenizer(self.tokenizer, base))
         if self.kind == "ppo":
             policies.check_same_tokens(self.tokenizer, self.task.reward_run)
             refuse_shared_padding(self.tokenizer)

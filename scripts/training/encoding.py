@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from base_model import rendered_rows
 from base_model.chat_template import render
 from corpus import formats
 from corpus.row_files import RowFile
@@ -34,6 +35,7 @@ class EncodedRows:
     unterminated: int = 0  # the last trained token is not an end token
     unused: Counter[str] = dataclasses.field(default_factory=Counter)  # keys that no row uses
     left_out: Counter[str] = dataclasses.field(default_factory=Counter)  # not to be learned
+    faults: Counter[str] = dataclasses.field(default_factory=Counter)  # of the template
 
     @property
     def tokens(self) -> int:
@@ -69,19 +71,24 @@ def spans(tokenizer, messages, tools=None) -> tuple[str, list[tuple[int, int]]]:
         before = render(tokenizer, messages[:i], tools, prompt=True)
         after = text if i == len(messages) - 1 else render(tokenizer, messages[: i + 1], tools)
         if not (text.startswith(after) and after.startswith(before)):
-            raise ValueError("the chat template rewrites earlier turns")
+            raise rendered_rows.mismatch(before, after)
         found.append((len(before), len(after)))
     return text, found
 
 
-def encode(tokenizer, row, max_length: int, assistant_only: bool = True) -> dict[str, list[int]]:
+def encode(
+    tokenizer, row, max_length: int, assistant_only: bool = True, faults: set[str] | None = None
+) -> dict[str, list[int]]:
     """{"input_ids", "labels"} of one row, not yet cut; labels are IGNORED outside the loss.
 
     A turn with `weight: 0` is outside the loss, whether the others' turns are trained or not.
+    faults: gets what the template leaves out of the row or writes twice.
     """
     messages, tools = conversation(row)
     text, turns = spans(tokenizer, unmarked(messages), tools)
     weights = [m.get("weight", 1) for m in messages if m["role"] == "assistant"]
+    if faults is not None:
+        faults.update(rendered_rows.faults(text, messages, tools))
     coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = coded["input_ids"], coded["offset_mapping"]
     labels = [IGNORED] * len(ids) if assistant_only else list(ids)
@@ -97,25 +104,31 @@ def encode(tokenizer, row, max_length: int, assistant_only: bool = True) -> dict
     return {"input_ids": ids, "labels": labels}
 
 
-def encode_turns(tokenizer, row, max_length: int, assistant_only: bool = True) -> list[dict]:
+def encode_turns(
+    tokenizer, row, max_length: int, assistant_only: bool = True, faults: set[str] | None = None
+) -> list[dict]:
     """The row as samples: one where the template only appends, else one an assistant turn."""
     try:
-        return [encode(tokenizer, row, max_length, assistant_only)]
+        return [encode(tokenizer, row, max_length, assistant_only, faults)]
     except ValueError:
         messages, tools = conversation(row)
         turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         if len(turns) < 2:
             raise
     learned = [i for i in turns if messages[i].get("weight") != 0]
-    return [encode_last(tokenizer, unmarked(messages[: i + 1]), tools) for i in learned]
+    return [encode_last(tokenizer, unmarked(messages[: i + 1]), tools, faults) for i in learned]
 
 
-def encode_last(tokenizer, messages, tools=None) -> dict[str, list[int]]:
+def encode_last(
+    tokenizer, messages, tools=None, faults: set[str] | None = None
+) -> dict[str, list[int]]:
     """{"input_ids", "labels"} of a conversation of which the last turn alone is trained."""
     before = render(tokenizer, messages[:-1], tools, prompt=True)
     text = render(tokenizer, messages, tools)
     if not text.startswith(before):
-        raise ValueError("the chat template rewrites earlier turns")
+        raise rendered_rows.mismatch(before, text)
+    if faults is not None:
+        faults.update(rendered_rows.faults(text, messages, tools, trained=len(messages) - 1))
     coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     pairs = zip(coded["input_ids"], coded["offset_mapping"], strict=True)
     labels = [token if left >= len(before) else IGNORED for token, (left, _) in pairs]
@@ -137,7 +150,11 @@ def encode_file(
     rows = RowFile(path, limit)
     for row in rows:
         try:
-            samples = encode_turns(tokenizer, row, max_length, assistant_only)
+            faults: set[str] = set()
+            samples = encode_turns(tokenizer, row, max_length, assistant_only, faults)
+        except rendered_rows.Mismatch as error:
+            text = f"{row.where}: the chat template refuses the row ({error})"
+            raise console.Problem(text, error.remedy) from None
         except ImportError:
             raise
         except Exception as error:  # a template's own refusal: order of roles, tool calls
@@ -146,6 +163,7 @@ def encode_file(
                 "mend or delete that row; python scripts/data_prep.py checks rows",
             ) from None
         result.split += len(samples) > 1
+        result.faults.update(faults)
         for coded in samples:
             _count(result, coded, tokenizer, ends, max_length)
     result.read, result.unused, result.left_out = rows.read, rows.unused, rows.left_out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from base_model import description, loading
+from base_model import description, loading, readiness
 from base_model import tokenizer as base_tokenizer
 from kit import console
 from training import memory, plan, session
@@ -46,11 +46,10 @@ def trainer_arguments(values: dict[str, Any], run: Path) -> dict[str, Any]:
     return values | fixed | {"output_dir": str(run / "checkpoints")}
 
 
-def lora_config(settings, model_type: str) -> Any:
+def lora_config(settings) -> Any:
     """The PEFT LoraConfig of the `lora` section."""
     from peft import LoraConfig
 
-    description.check_modules(model_type, settings.lora)
     return LoraConfig(task_type="CAUSAL_LM", **settings.lora.model_dump())
 
 
@@ -58,7 +57,9 @@ def datasets(settings, tokenizer) -> dict[str, Any]:
     """{'train', 'validation'}: the encoded files as datasets.Dataset; 'facts': what was counted."""
     from datasets import Dataset
 
-    coded = plan.encode_all(settings, tokenizer)
+    base, coded = readiness.describe(settings), plan.encode_all(settings, tokenizer)
+    readiness.refuse(readiness.of_tokenizer(tokenizer, base))
+    readiness.refuse(plan.against_base(coded, tokenizer, base))
     made: dict[str, Any] = {name: Dataset.from_list(e.rows) for name, e in coded.items()}
     made["facts"] = {
         name: {"rows": len(e.rows), "tokens": e.tokens, "supervised_tokens": e.supervised}
@@ -81,7 +82,7 @@ def build_trainer(settings, run: Path, model, tokenizer, data, recorders: list) 
         train_dataset=data["train"],
         eval_dataset=data.get("validation"),
         processing_class=tokenizer,
-        peft_config=lora_config(settings, model.config.model_type),
+        peft_config=lora_config(settings),
         callbacks=callbacks,
     )
     if settings.training.fp16:  # TRL casts QLoRA adapters to bfloat16; fp16's scaler refuses that

@@ -5,6 +5,7 @@ Needs the tokenizer and config.json, not torch: a laptop can plan for its host.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import importlib.util
 import math
@@ -13,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from base_model import description
+from base_model import readiness
 from base_model import tokenizer as base_tokenizer
 from kit import console, paths
 from kit.report import Check, failed
@@ -54,8 +55,7 @@ def trained_rows(encoded: encoding.EncodedRows, training) -> int:
 
 def check(settings) -> None:
     """Problem or Misuse for what would end a training later: no base, other layers, a full disk."""
-    config = description.config(settings.model.model_name_or_path)
-    description.check_modules(config.get("model_type", ""), settings.lora)
+    readiness.require(settings)
     check_disk(settings)
 
 
@@ -91,21 +91,31 @@ def make(settings, world_size: int | None = None) -> TrainingPlan:
     world_size = world_size or int(os.environ.get("WORLD_SIZE", "1"))
     checks: list[Check] = []
     facts: dict[str, Any] = {"method": method(settings), "model": settings.model.model_name_or_path}
-    config = attempt(
-        checks, "base model", lambda: description.config(settings.model.model_name_or_path)
-    )
-    if config:
-        description.check_modules(config.get("model_type", ""), settings.lora)
-        checks.append(Check("base model", "ok", f"{facts['model']} ({config['model_type']})"))
+    model = attempt(checks, "base model", lambda: readiness.describe(settings))
+    if model:
+        config = model.config
+        checks += readiness.checks(model, settings)
         facts["estimate"] = estimate_facts(config, settings)
         tokenizer = attempt(checks, "tokenizer", lambda: base_tokenizer.configured(settings.model))
         if tokenizer:
+            checks += readiness.of_tokenizer(tokenizer, model)
             coded = attempt(checks, "data", lambda: encode_all(settings, tokenizer))
             if coded:
                 checks += _describe(coded, settings, facts, world_size)
+                checks += against_base(coded, tokenizer, model)
                 facts["estimate"]["time"] = _times(config, settings, facts)
     checks += [disk(settings), *tracker(settings.training.report_to)]
     return TrainingPlan(facts, checks)
+
+
+def against_base(coded, tokenizer, model) -> list[Check]:
+    """The encoded rows against the base model and its chat template."""
+    rows = [row["input_ids"] for e in coded.values() for row in e.rows]
+    largest = max(map(max, rows), default=0)
+    faults = sum((e.faults for e in coded.values()), collections.Counter())
+    read = sum(e.read for e in coded.values())
+    checks = readiness.of_rows(largest, [len(ids) for ids in rows], tokenizer, model)
+    return checks + readiness.of_faults(faults, read)
 
 
 def method(settings) -> str:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from base_model import chat_template, identity, loading, locate
+from base_model import base_checks, chat_template, identity, loading, locate
 from kit import paths, publish
 from training import plan
 
@@ -18,7 +18,7 @@ def collect(recipe, world_size: int) -> dict[str, Any]:
     manifest = plan.data_file(settings.data.train_file).parent / "manifest.json"
     facts = {
         "base_model": settings.model.model_name_or_path,
-        "base_revision": settings.model.model_revision,
+        "base_revision": base and base_checks.commit(base),
         "base_identity": identity.identity(base) if base else {},
         "train_sha256": publish.sha256(plan.data_file(settings.data.train_file)),
         "val_sha256": hash_if_there(plan.data_file(settings.data.val_file)),

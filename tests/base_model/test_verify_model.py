@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import re
 import shutil
 import struct
@@ -14,8 +13,9 @@ import pytest
 
 import verify_model
 from base_model import safetensors_header
-from base_model.safetensors_header import BITS, Broken
+from base_model.safetensors_header import Broken
 from support.checkout import ROOT
+from support.model_files import write_shard
 
 LLAMA, MISTRAL = "Llama-3.1-8B-Instruct", "Mistral-7B-Instruct-v0.3"
 COMMIT = "0e9e39f249a16976918f6564b8830bc894c89659"
@@ -38,21 +38,6 @@ def shape_of(tensor: str, config: dict) -> list[int]:
         "down_proj": [hidden, inner],
     }
     return next((s for part, s in shapes.items() if part in tensor), [hidden])
-
-
-def write_shard(path: Path, shapes: dict[str, list[int]], size: int = 0, dtype="BF16") -> None:
-    """A safetensors file with a true header and a hole for data; padded to `size` if given."""
-    header, at = {}, 0
-    for name, shape in shapes.items():
-        end = at + math.prod(shape) * BITS[dtype] // 8
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text = text.ljust(size - 8 - at) if size else text
-    with open(path, "wb") as f:
-        f.write(struct.pack("<Q", len(text)) + text)
-        f.truncate(8 + len(text) + at)
-    assert not size or path.stat().st_size == size
 
 
 def padded(value: dict, size: int) -> str:

@@ -78,8 +78,9 @@ def test_a_base_in_four_bits_serves_several_adapters_in_one_batch(tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from base_model import description, loading
+    from base_model import loading
     from serving.engine import BASE
+    from support import tiny
 
     loading.quiet()
     tokenizer, plain = lora_model("llama")
@@ -88,7 +89,7 @@ def test_a_base_in_four_bits_serves_several_adapters_in_one_batch(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(
         tmp_path, quantization_config=quantised, dtype=torch.float32
     )
-    targets = description.TARGET_MODULES["llama"]
+    targets = tiny.LINEAR["llama"]
     config = LoraConfig(r=8, target_modules=targets, init_lora_weights=False)
     model = get_peft_model(model, config, adapter_name="a0")
     model.add_adapter("a1", config)

@@ -13,7 +13,7 @@ def lora_model(family, dtype="float32", **lora):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from base_model import description, miniature
+    from base_model import miniature
     from support import tiny
 
     torch.manual_seed(0)
@@ -22,7 +22,7 @@ def lora_model(family, dtype="float32", **lora):
     tokenizer = miniature.build_tokenizer(texts, family)
     model = AutoModelForCausalLM.from_config(miniature.build_config(family, tokenizer))
     model = model.to(getattr(torch, dtype)).eval()
-    targets = description.TARGET_MODULES[family]
+    targets = tiny.LINEAR[family]
     config = LoraConfig(r=8, target_modules=targets, init_lora_weights=False, **lora)
     model = get_peft_model(model, config, adapter_name="a0")
     model.add_adapter("a1", config)

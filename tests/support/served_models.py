@@ -51,13 +51,13 @@ def train(base: Path, rows: list[dict], out: Path, steps: int) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from base_model import description, miniature
+    from base_model import miniature
     from training import encoding
 
     torch.manual_seed(1)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    targets = description.TARGET_MODULES[model.config.model_type]
+    targets = tiny.LINEAR[model.config.model_type]
     lora = LoraConfig(r=8, lora_alpha=16, target_modules=targets, task_type="CAUSAL_LM")
     model = get_peft_model(model, lora)
     coded = [encoding.encode(tokenizer, row, 96)["input_ids"][:96] for row in rows]

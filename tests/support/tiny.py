@@ -15,6 +15,10 @@ CITIES = ("Berlin", "Paris", "Oslo", "Rome", "Lima", "Cairo", "Quito", "Tokyo")
 WEATHER = ("cold", "warm", "wet", "dry")
 
 
+_LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LINEAR = {"llama": _LLAMA, "mistral": _LLAMA, "mamba": ["in_proj", "x_proj"]}
+
+
 def rows(count: int, seed: int = 1) -> list[dict]:
     """Questions whose answer depends on the city alone: something that LoRA can learn."""
     dice = random.Random(seed)

@@ -208,7 +208,8 @@ def test_a_run_is_seen_from_before_its_base_is_loaded(work, tmp_path):
     """A base that cannot be loaded: the run that began says so."""
     broken = tmp_path / "broken"
     shutil.copytree(work / "models" / "miniature", broken)
-    (broken / "model.safetensors").write_bytes(b"no weights")
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"intermediate_size": 256}))
     code, _, err = finish(
         start(work, *CONFIRMED, "--run-id", "broken", model__model_name_or_path=broken)
     )

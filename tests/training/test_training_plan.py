@@ -100,13 +100,6 @@ def test_a_tokenizer_without_a_template_is_refused(work, command):
     assert done.returncode == 1 and "no chat template" in done.stdout
 
 
-def test_mamba_refuses_all_linear():
-    with pytest.raises(console.Misuse, match="in_proj, x_proj"):
-        description.check_target_modules("mamba", "all-linear")
-    description.check_target_modules("mamba", ["in_proj", "x_proj"])
-    description.check_target_modules("llama", "all-linear")
-
-
 def test_parameters_are_those_of_the_published_model():
     linear, other = memory.parameters(LLAMA_8B)
     assert linear + other == pytest.approx(8_030_261_248, rel=1e-4)
@@ -203,27 +196,6 @@ def test_what_the_libraries_would_refuse_later_is_refused_at_once(wrong):
     if "neftune" not in key:
         with pytest.raises(console.Misuse, match=key):
             loader.load("rlhf.yaml", [wrong], kind="rlhf")
-
-
-@pytest.mark.parametrize(
-    ("family", "wrong"),
-    [
-        ("llama", "target_modules=[out_proj]"),
-        ("mamba", "target_modules=[in_proj, out_proj]"),
-        ("llama", "modules_to_save=[nope]"),
-        ("mamba", "modules_to_save=[embed_tokens]"),
-    ],
-)
-def test_modules_that_a_model_has_not_are_refused(family, wrong):
-    base = ["lora.target_modules=[in_proj, x_proj]"] if family == "mamba" else []
-    settings = loader.load("training_config.yaml", [*base, f"lora.{wrong}"])
-    with pytest.raises(
-        console.Misuse, match=rf"{wrong.partition('=')[0]}: a {family} model has no"
-    ):
-        description.check_modules(family, settings.lora)
-    whole = {"llama": "[lm_head, embed_tokens]", "mamba": "[embeddings]"}[family]
-    right = loader.load("training_config.yaml", [*base, f"lora.modules_to_save={whole}"])
-    description.check_modules(family, right.lora)
 
 
 def test_a_wrong_module_is_refused_before_there_is_a_run(work, command):

@@ -1,0 +1,94 @@
+"""What the installed transformers knows, read from its source files: 20 ms, and no import of it.
+
+Every answer is None where transformers is not installed or its source looks different.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+from pathlib import Path
+
+# as PEFT refuses them: their fast kernels read out_proj and conv1d directly
+MAMBA_TYPES = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
+_PAIR = re.compile(r'\(\s*"([\w.-]+)",\s*"(\w+)"')
+_LINEAR = re.compile(r"self\.(\w+)\s*=\s*(?:torch\.)?(?:nn\.)?(?:\w*Linear|Conv1D)\(")
+
+
+@functools.cache
+def root() -> Path | None:
+    """The folder of the installed transformers."""
+    spec = importlib.util.find_spec("transformers")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return Path(places[0]) if places else None
+
+
+@functools.cache
+def version() -> str:
+    """The version of the installed transformers, '' without one."""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("transformers")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+@functools.cache
+def _mapping(file: str, name: str) -> dict[str, str]:
+    """One of transformers' tables {model_type: name}, {} where it is not found."""
+    folder = root()
+    path = folder / "models" / "auto" / file if folder else None
+    if path is None or not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    block = re.search(rf"^{name}\b[^=]*= OrderedDict\((.*?)^\)", text, re.S | re.M)
+    return dict(_PAIR.findall(block[1])) if block else {}
+
+
+def is_known(model_type: str) -> bool | None:
+    """Whether transformers has this architecture."""
+    types = _mapping("auto_mappings.py", "CONFIG_MAPPING_NAMES")
+    types = types or _mapping("configuration_auto.py", "CONFIG_MAPPING_NAMES")
+    if not types:
+        return None
+    return model_type in types or model_type in _causal()
+
+
+def causal_class(model_type: str) -> str | None:
+    """The class that writes text, None where the architecture has none (or nothing is known)."""
+    return _causal().get(model_type)
+
+
+def has_class(name: str) -> bool | None:
+    """Whether any of transformers' tables names this class."""
+    folder = root()
+    if folder is None:
+        return None
+    return bool(re.search(rf'"{re.escape(name)}"', _all_tables(folder)))
+
+
+@functools.cache
+def _all_tables(folder: Path) -> str:
+    return "".join(
+        path.read_text(encoding="utf-8") for path in sorted((folder / "models/auto").glob("*.py"))
+    )
+
+
+def _causal() -> dict[str, str]:
+    return _mapping("modeling_auto.py", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
+
+
+@functools.cache
+def linear_names(model_type: str) -> frozenset[str] | None:
+    """The attributes that its source makes as linear layers (routers and experts are not)."""
+    folder = root()
+    if folder is None:
+        return None
+    special = _mapping("auto_mappings.py", "SPECIAL_MODEL_TYPE_TO_MODULE_NAME")
+    module = special.get(model_type, model_type.replace("-", "_"))
+    sources = sorted((folder / "models" / module).glob("modeling_*.py"))
+    text = "".join(path.read_text(encoding="utf-8") for path in sources)
+    names = frozenset(_LINEAR.findall(text))
+    return names or None

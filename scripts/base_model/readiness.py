@@ -1,0 +1,68 @@
+"""A base model against the settings of a run: what every plan asks before a GPU is paid for."""
+
+from __future__ import annotations
+
+from base_model import base_checks, description, lora_modules, tokenizer_checks
+from base_model.description import Description
+from kit import console
+from kit.report import Check
+
+
+def describe(settings) -> Description:
+    """The configured base model. Problem where it is not on this machine."""
+    return description.of(settings.model.model_name_or_path, settings.model.model_revision)
+
+
+def checks(model: Description, settings) -> list[Check]:
+    """One good line about the model, and what is wrong with it or does not fit the settings.
+
+    Misuse with the right names where lora.* names modules that it has not.
+    """
+    lora_modules.check(model, settings.lora)
+    made = base_checks.checks(model, settings.model.model_revision, settings.quantization)
+    made += lora_modules.checks(model, settings.lora)
+    text = f"{settings.model.model_name_or_path} ({model.model_type}"
+    text += f", {base_checks.amount(model)})" if model.tensors else ")"
+    return [Check("base model", "ok", text), *(c for c in made if c.status in ("warn", "fail"))]
+
+
+def require(settings) -> Description:
+    """The configured base model. Problem for the first check that fails."""
+    model = describe(settings)
+    refuse(checks(model, settings))
+    return model
+
+
+def refuse(checks: list[Check]) -> None:
+    """Problem for the first check that fails."""
+    for check in checks:
+        if check.status == "fail":
+            raise console.Problem(f"{check.name}: {check.found}", check.fix)
+
+
+def of_tokenizer(words, model: Description) -> list[Check]:
+    """What is wrong with the tokenizer, and what was repaired."""
+    made = tokenizer_checks.checks(words, model)
+    return [c for c in made if c.status != "ok" or c.found.startswith("repaired")]
+
+
+def of_rows(largest: int, lengths: list[int], words, model: Description) -> list[Check]:
+    """Encoded rows against the model: the largest token id, and the length of each row."""
+    made = tokenizer_checks.ids(largest, words, model)
+    most = model.context
+    long = sum(length > most for length in lengths) if most else 0
+    if long:
+        text = f"{long} of {len(lengths)} rows are longer than the {most:,} positions of the base"
+        fix = f"set training.max_length: {most}, or take a base with a longer context"
+        status = "fail" if model.learned_positions else "warn"
+        made.append(Check("context length", status, text, fix))
+    return made
+
+
+def of_faults(faults: dict[str, int], rows: int) -> list[Check]:
+    """What the chat template left out of rows or wrote twice."""
+    fix = "use a template that writes it (model.chat_template), or leave it out of the rows"
+    return [
+        Check("chat template", "warn", f"{fault}: {count} of {rows} rows", fix)
+        for fault, count in sorted(faults.items())
+    ]

@@ -1,0 +1,152 @@
+"""What a base model is: said as what it is, with the remedy, before anything is loaded."""
+
+import json
+import types
+
+import pytest
+
+from base_model import base_checks, description
+from support.model_files import LLAMA, PHI3, shapes_of, write_model, write_shard
+
+LAYERS = {"self_attn.q_proj": [64, 64]}
+NF4 = types.SimpleNamespace(load_in_4bit=True, load_in_8bit=False)
+EIGHT = types.SimpleNamespace(load_in_4bit=False, load_in_8bit=True)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """model(config changes, shapes, dtype): the Description of a folder of files."""
+
+    def make(changes=None, shapes=None, dtype="BF16"):
+        config = LLAMA | (changes or {})
+        return description.read(write_model(tmp_path, config, shapes, dtype))
+
+    return make
+
+
+def worst(checks):
+    return [c for c in checks if c.status in ("warn", "fail")]
+
+
+@pytest.mark.parametrize("config", [LLAMA, PHI3], ids=["llama", "phi3"])
+def test_an_ordinary_model_gives_no_alarm(tmp_path, config):
+    checks = base_checks.checks(description.read(write_model(tmp_path, config)), None, NF4)
+    assert not worst(checks)
+    assert any("B values, BF16" in c.found for c in checks)
+
+
+def test_an_architecture_of_a_later_transformers_names_the_version(model):
+    later = {"model_type": "llama9", "transformers_version": "99.1.0"}
+    (check,) = base_checks.architecture(model(later))
+    assert check.status == "fail" and "llama9 is unknown" in check.found
+    assert "saved with transformers 99.1.0" in check.fix
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
+        {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
+        {"architectures": ["LlamaForSequenceClassification"]},
+        {"model_type": ""},
+    ],
+)
+def test_what_writes_no_text_is_refused(model, changes):
+    (check,) = base_checks.architecture(model(changes))
+    assert check.status == "fail" and check.fix
+
+
+def test_code_in_the_folder_is_refused_unless_transformers_has_those_classes(model):
+    own = {"auto_map": {"AutoModelForCausalLM": "modeling_evil.EvilForCausalLM"}}
+    (check,) = base_checks.custom_code(model(own))
+    assert check.status == "fail" and "modeling_evil.EvilForCausalLM" in check.found
+    phi = {"auto_map": {"AutoConfig": "configuration_phi3.Phi3Config",
+                        "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}}  # fmt: skip
+    (check,) = base_checks.custom_code(model(PHI3 | phi))
+    assert check.status == "ok" and "not run" in check.found
+
+
+def test_a_tokenizer_with_code_is_refused(model):
+    folder = model().folder
+    config = {"auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (check,) = base_checks.custom_code(description.read(folder))
+    assert check.status == "fail" and "tokenization_own.OwnTokenizer" in check.found
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth"])
+def test_weights_as_pickles_alone_are_refused(model, name):
+    folder = model().folder
+    (folder / "model.safetensors").rename(folder / name)
+    (check,) = base_checks.weights(description.read(folder))
+    assert check.status == "fail" and name in check.found and "safetensors" in check.fix
+
+
+def test_a_missing_shard_is_no_whole_model(model, tmp_path):
+    folder = model().folder
+    (folder / "model.safetensors").unlink()
+    one, two = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    shapes = shapes_of(LAYERS)
+    write_shard(folder / one, {"model.norm.weight": [64]})
+    names = {name: one if name == "model.norm.weight" else two for name in shapes}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    (check,) = base_checks.weights(description.read(folder))
+    assert check.status == "fail" and f"{len(shapes) - 1} tensors" in check.found
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "GPTQ of 4 bits"),
+        ({"quant_method": "awq", "w_bit": 4}, "AWQ of 4 bits"),
+        ({"quant_method": "fp8", "activation_scheme": "dynamic"}, "FP8 of 8 bits"),
+        ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
+        ({"quant_method": "mxfp4"}, "MXFP4"),
+    ],
+)
+def test_checkpoints_that_this_stack_cannot_train_are_named(model, values, said):
+    (check,) = base_checks.quantised(model({"quantization_config": values}), NF4)
+    assert check.status == "fail" and check.found.startswith(said)
+    assert "unquantised" in check.fix
+
+
+@pytest.mark.parametrize(
+    ("tensor", "dtype", "said"),
+    [
+        ("model.layers.0.self_attn.q_proj.qweight", "I32", "GPTQ"),
+        ("model.layers.0.self_attn.q_proj.weight", "F8_E4M3", "FP8"),
+    ],
+)
+def test_the_headers_tell_where_config_json_says_nothing(model, tensor, dtype, said):
+    (check,) = base_checks.quantised(model(None, {tensor: [64, 64]}, dtype), NF4)
+    assert check.status == "fail" and said in check.found
+
+
+def test_bitsandbytes_fits_where_the_configuration_asks_for_the_same(model):
+    four = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    eight = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}
+    assert base_checks.quantised(model(four), NF4)[0].status == "ok"
+    assert base_checks.quantised(model(eight), EIGHT)[0].status == "ok"
+    (check,) = base_checks.quantised(model(eight), NF4)
+    assert check.status == "fail" and "asks for 4 bits" in check.found
+    assert "load_in_8bit: true" in check.fix
+
+
+def note(folder, file, commit):
+    path = folder / ".cache" / "huggingface" / "download" / f"{file}.metadata"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{commit}\n{'0' * 40}\n1700000000.0\n")
+
+
+def test_the_revision_is_what_lies_there(model):
+    base = model()
+    assert base_checks.revisions(base, None) == [] and base_checks.commit(base.folder) is None
+    assert base_checks.revisions(base, "a" * 40)[0].status == "warn"
+    note(base.folder, "config.json", "a" * 40)
+    assert base_checks.commit(base.folder) == "a" * 40
+    assert base_checks.revisions(base, "aaaaaaa")[0].status == "ok"
+    (check,) = base_checks.revisions(base, "b" * 40)
+    assert check.status == "fail" and "--revision " + "b" * 40 in check.fix
+    note(base.folder, "tokenizer.json", "c" * 40)
+    assert "files of 2 revisions" in base_checks.revisions(base, "a" * 40)[0].found

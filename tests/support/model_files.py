@@ -1,0 +1,64 @@
+"""Base models as files alone: true headers, holes for weights, made in milliseconds."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+
+from base_model.safetensors_header import BITS
+
+LLAMA = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "intermediate_size": 192, "vocab_size": 256, "max_position_embeddings": 2048,
+    "tie_word_embeddings": False, "eos_token_id": 2,
+}  # fmt: skip
+PHI3 = LLAMA | {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"]}
+
+
+def shapes_of(layers: dict[str, list[int]], count: int = 2, hidden: int = 64) -> dict:
+    """{tensor: shape} of a model with these linear layers in each of `count` layers."""
+    shapes = {"model.embed_tokens.weight": [256, hidden], "model.norm.weight": [hidden],
+              "lm_head.weight": [256, hidden]}  # fmt: skip
+    for i in range(count):
+        shapes[f"model.layers.{i}.input_layernorm.weight"] = [hidden]
+        shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layers.items()}
+    return shapes
+
+
+LLAMA_LAYERS = {
+    "self_attn.q_proj": [64, 64], "self_attn.k_proj": [32, 64], "self_attn.v_proj": [32, 64],
+    "self_attn.o_proj": [64, 64], "mlp.gate_proj": [192, 64], "mlp.up_proj": [192, 64],
+    "mlp.down_proj": [64, 192],
+}  # fmt: skip
+PHI3_LAYERS = {
+    "self_attn.qkv_proj": [128, 64], "self_attn.o_proj": [64, 64],
+    "mlp.gate_up_proj": [384, 64], "mlp.down_proj": [64, 192],
+}  # fmt: skip
+
+
+def write_shard(path: Path, shapes: dict[str, list[int]], size: int = 0, dtype="BF16") -> None:
+    """A safetensors file with a true header and a hole for data; padded to `size` if given."""
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        end = at + math.prod(shape) * BITS[dtype] // 8
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(size - 8 - at) if size else text
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text)
+        f.truncate(8 + len(text) + at)
+    assert not size or path.stat().st_size == size
+
+
+def write_model(folder: Path, config: dict, shapes: dict | None = None, dtype="BF16") -> Path:
+    """config.json and model.safetensors at `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    if shapes is None:
+        shapes = shapes_of(PHI3_LAYERS if config["model_type"] == "phi3" else LLAMA_LAYERS)
+    write_shard(folder / "model.safetensors", shapes, dtype=dtype)
+    return folder
