@@ -5,26 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 
+from checks import rsync_tool
 from checks.probe import StartedPrograms
 from kit.report import Check
 
-CORE = ["-rlt", "--partial-dir=.rsync-partial", "--timeout=60", "--from0", "--files-from=-"]
 SSH = ["-o", "Ciphers=^aes128-gcm@openssh.com", "-o", "StrictHostKeyChecking=accept-new"]
-
-
-def rsync() -> str | None:
-    """The rsync that a transfer uses: $RSYNC, Homebrew's, the one on PATH."""
-    named = os.environ.get("RSYNC")
-    names = [named] if named else ["/opt/homebrew/bin/rsync", "/usr/local/bin/rsync", "rsync"]
-    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 def commands() -> dict[str, list[str]]:
     """The probes of what is there; none has an effect."""
     found = {"tar": ["tar", "--version"]}
-    if tool := rsync():
-        found["rsync core"] = [tool, *CORE, "--version"]
-        found["rsync progress"] = [tool, "--info=progress2", "--version"]
+    if tool := next(iter(rsync_tool.installed()), None):
+        found["rsync core"] = [tool, *rsync_tool.CORE, "--files-from=-", "--version"]
+        found["rsync progress"] = [tool, rsync_tool.PROGRESS, "--version"]
     if shutil.which("ssh"):
         found["ssh"] = ["ssh", "-G", "-F", os.devnull, *SSH, "localhost"]
         found["ssh plain"] = ["ssh", "-G", "-F", os.devnull, "localhost"]
@@ -37,14 +30,16 @@ def checks(running: StartedPrograms, env: str) -> list[Check]:
 
 
 def _rsync(running: StartedPrograms) -> Check:
-    tool = rsync()
-    install = "apt-get install rsync, brew install rsync, or conda install rsync"
+    tool = next(iter(rsync_tool.installed()), None)
     if tool is None:
-        named = os.environ.get("RSYNC")
-        text = f"RSYNC={named} is no program" if named else "not installed: no transfer works"
-        return Check("rsync", "fail", text, f"unset RSYNC, or {install}" if named else install)
+        if named := os.environ.get("RSYNC"):
+            fix = f"unset RSYNC, or {rsync_tool.INSTALL}"
+            return Check("rsync", "fail", f"RSYNC={named} is no program", fix)
+        text = "not installed: an ssh host is served by tar, slower; a folder needs none"
+        return Check("rsync", "warn", text, rsync_tool.INSTALL)
     if running.answer("rsync core").code != 0:
-        return Check("rsync", "fail", f"{tool} lacks options that transfers need", install)
+        text = f"{tool} lacks options that transfers need"
+        return Check("rsync", "fail", text, rsync_tool.INSTALL)
     modern = running.answer("rsync progress").code == 0
     return Check(
         "rsync", "ok", f"{tool}, " + ("rsync 3" if modern else "openrsync: plain progress")

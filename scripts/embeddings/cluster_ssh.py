@@ -6,28 +6,19 @@ All that this room takes from the transfer room's ssh and rsync is taken here.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from pathlib import Path
 
+from checks import rsync_tool
 from embeddings.credentials import Cluster
 from kit import console
-from transfer import host as transfer_host
-from transfer import rsync as transfer_rsync
+from transfer import refusals, ssh_configuration
+from transfer.host import TRIES, wait_before  # noqa: F401  (this room's)
+from transfer.refusals import NETWORK, NOISY_LOGIN, START_FILE  # noqa: F401
+from transfer.rsync_carrier import SOME_FILES  # noqa: F401
 
 HELPER = Path(__file__).with_name("askpass.py")
-TRIES, NETWORK, SOME_FILES = (
-    transfer_rsync.TRIES,
-    transfer_rsync.NETWORK,
-    transfer_rsync.SOME_FILES,
-)
-wait_before = transfer_rsync.wait_before
-NOISY_LOGIN = re.compile("is your shell clean|protocol version mismatch|unexpected tag|unclean")
-START_FILE = (
-    "let it print only where the shell is interactive: in its start file (~/.bashrc, ~/.profile) "
-    "put the output behind: case $- in *i*) ...;; esac"
-)
 
 
 class ClusterDown(console.Problem):
@@ -48,7 +39,7 @@ def config(cluster: Cluster, socket: Path, accept_new: bool) -> str:
         if cluster.secret:
             own += ["PreferredAuthentications password,keyboard-interactive"]
             own += ["PubkeyAuthentication no", "BatchMode no"]
-    common = transfer_host.ssh_config(socket.parent, accept_new, password=False).splitlines()
+    common = ssh_configuration.ssh_config(socket.parent, accept_new, password=False).splitlines()
     dropped = ("ControlMaster", "ControlPath", "ControlPersist")
     shared = [line for line in common if not line.startswith(dropped)]
     ours = ["Host *", "ControlMaster no", f"ControlPath {socket}", "ForwardAgent no",
@@ -58,8 +49,8 @@ def config(cluster: Cluster, socket: Path, accept_new: bool) -> str:
 
 def private_prefix() -> str:
     """How the folder with this command's ssh configurations begins: a sweep knows it by that."""
-    transfer_host._sweep()  # what a killed command left
-    return f"{Path(transfer_host.PRIVATE).name}{os.getpid()}."
+    ssh_configuration.sweep()  # what a killed command left
+    return f"{Path(ssh_configuration.PRIVATE).name}{os.getpid()}."
 
 
 def offer_password(cluster: Cluster, helper: Path) -> dict[str, str]:
@@ -73,20 +64,21 @@ def offer_password(cluster: Cluster, helper: Path) -> dict[str, str]:
 
 def is_final(stderr: str) -> bool:
     """Whether ssh failed in a way that another try cannot change."""
-    return transfer_host.FINAL.search(stderr) is not None
+    return refusals.is_final(stderr)
 
 
 def down(cluster: Cluster, stderr: str) -> ClusterDown:
     """What ssh's last words mean, in one line with a remedy."""
-    name, said = cluster.name, last_line(stderr)
-    problem = ClusterDown(f"{name}: no connection ({said})", f"try: ssh {name} true")
-    for pattern, what, remedy in transfer_host.REFUSALS:
-        if re.search(pattern, stderr):
-            if pattern == "Permission denied" and cluster.address:
-                remedy = f"check username and password or key_file in {name}.credentials"
-            what = what.replace("TIMEOUT", transfer_host.timeout())
-            problem = ClusterDown(f"{name}: {what} ({said})", remedy.replace("NAME", name))
-            break
+    name = cluster.name
+    if known := refusals.explain(name, 255, stderr):
+        remedy = known.remedy
+        if "it refused the login (" in known.text and cluster.address:
+            remedy = f"check username and password or key_file in {name}.credentials"
+        problem = ClusterDown(known.text, remedy)
+    else:
+        problem = ClusterDown(
+            f"{name}: no connection ({last_line(stderr)})", f"try: ssh {name} true"
+        )
     problem.stderr = stderr
     return problem
 
@@ -99,10 +91,8 @@ def last_line(text: str) -> str:
 
 def local_rsync() -> str | None:
     """The rsync of this machine, None where there is none."""
-    try:
-        return transfer_rsync.find()[0]
-    except console.Problem:
-        return None
+    tool = rsync_tool.choose()
+    return tool[0] if tool else None
 
 
 def rsync_command(tool: str, config_file: Path, listed: Path, source: str, into: Path) -> list[str]:

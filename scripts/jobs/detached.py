@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import sys
 
 from kit import console
-from transfer.host import Host, open_host, quote
+from transfer.frame import Limits
+from transfer.host import Host, ScriptFailed, open_host, quote
+from transfer.listing import read_facts
 
 JOB = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+NO_KIT = 97  # exit codes of the scripts below
+IS_RUNNING = 98
+NOT_STARTED = 99
 
 # The command ends when our end of the connection goes away, however it goes.
 FOREGROUND = """
-cd {root} 2>/dev/null || exit 97
+CDPATH= cd {root} 2>/dev/null || exit 97
 exec 3<&0
 {command} </dev/null 3<&- & pid=$!
 {{ cat <&3; kill -TERM "$pid"; }} >/dev/null 2>&1 & guard=$!
 exec 3<&-
 wait "$pid"; code=$?
 kill "$guard" 2>/dev/null
-case $code in (97 | 255) {{ mkdir -p .jobs && echo "$code" >{note}; }} 2>/dev/null;; esac
 exit "$code"
 """
 # alive JOB-FOLDER: whether its run.sh still runs. Its pid alone says little: after a restart of the
@@ -43,19 +45,24 @@ started() {
 }
 """
 DETACHED = """
-cd {root} 2>/dev/null || exit 97
+CDPATH= cd {root} 2>/dev/null || exit 97
 job=.jobs/{name}
-if [ ! -f "$job/exit" ] && alive "$job"; then
-  echo "{name} is running already" >&2; exit 98
-fi
+if [ ! -f "$job/exit" ] && alive "$job"; then exit 98; fi
 mkdir -p "$job" && rm -f "$job/exit" "$job/pid" && : >"$job/log.txt" || exit 1
-cat >"$job/run.sh"
-if command -v tmux >/dev/null 2>&1 && tmux new-session -d -s {session} "sh $job/run.sh" 2>/dev/null
-then echo tmux
-else nohup sh "$job/run.sh" </dev/null >/dev/null 2>&1 & echo nohup; fi
-started "$job"
+cat >"$job/run.sh" && [ $(($(wc -c <"$job/run.sh"))) -eq {size} ] || exit 1
+# A tmux server that runs already has its own old variables: the job takes those of this session.
+(umask 077; export -p >"$job/environment") || exit 1
+if command -v tmux >/dev/null 2>&1 && tmux new-session -d -s {session} "env -i sh $job/run.sh" \
+  2>/dev/null
+then how=tmux
+else env -i sh "$job/run.sh" </dev/null >/dev/null 2>&1 & how=nohup; fi
+started "$job" || exit 99
+echo "how $how"
+echo "pid $(cat "$job/pid")"
 """
+# The variables lie in a file that only the user can read, and only until the job has them.
 JOB_SCRIPT = """trap '' HUP
+. ./.jobs/{name}/environment; rm -f .jobs/{name}/environment
 echo $$ >.jobs/{name}/pid
 {{ {command}; echo $? >.jobs/{name}/exit.part; }} </dev/null 2>&1 | tee -a .jobs/{name}/log.txt
 mv .jobs/{name}/exit.part .jobs/{name}/exit
@@ -64,51 +71,70 @@ mv .jobs/{name}/exit.part .jobs/{name}/exit
 
 def foreground(host: Host, command: list[str]) -> int:
     """Run `command` in the kit's folder there; its output is ours. Returns its exit code."""
-    words, note = " ".join(map(quote, command)), f".jobs/.ended-{os.urandom(6).hex()}"
-    script = FOREGROUND.format(root=quote(host.root), command=words, note=note)
-    running = host.start(script, stdout=None, stderr=None)
+    words = " ".join(map(quote, command))
+    script = FOREGROUND.format(root=quote(host.root), command=words)
+    remote = host.start(script, keep_input=True, stderr=None)
+    out = sys.stdout.buffer
+
+    def pass_on(piece: bytes) -> None:
+        out.write(piece)
+        out.flush()
+
     try:
-        code = running.process.wait()
+        framed = remote.answer(Limits(silence=float("inf")), pass_on)
     finally:
-        running.process.stdin.close()  # ends the command there if it still runs
-    if code not in (97, 255) or _noted(host, note):
-        return code
-    if code == 97:
+        remote.process.stdin.close()  # ends the command there if it still runs
+    if not framed.begun:
+        host.check_begun(framed, remote)
+    if framed.code is None:
+        raise console.Problem(
+            f"{host.name}: the connection failed or was lost", f"try: ssh {host.name} true"
+        )
+    if framed.code == NO_KIT and not _has_kit(host):
         raise no_kit(host)
-    raise console.Problem(
-        f"{host.name}: the connection failed or was lost", f"try: ssh {host.name} true"
-    )
+    return framed.code
 
 
-def _noted(host: Host, note: str) -> bool:
-    """Whether the command there ended by itself with a code that ssh or our script have too."""
-    if not host.connected:
-        return False
-    with contextlib.suppress(console.Problem):
-        where = f"{quote(host.root)}/{note}"
-        return bool(host.run(f"[ ! -f {where} ] || {{ cat {where}; rm -f {where}; }}"))
-    return False
+def _has_kit(host: Host) -> bool:
+    """Whether the kit's folder is there: then 97 was the command's own exit code."""
+    script = f"if [ -d {quote(host.root)} ]; then echo yes; fi"
+    return host.run(script, repeatable=True).strip() == b"yes"
 
 
 def detached(host: Host, name: str, command: list[str]) -> int:
     """Start `command` so that it outlives the connection: in tmux where there is one."""
     words = " ".join(map(quote, command))
-    place = {"root": quote(host.root), "session": f"tandem-{name}"}
-    running = host.start(ALIVE + DETACHED.format(name=name, **place))
+    job = JOB_SCRIPT.format(name=name, command=words).encode("utf-8", "surrogateescape")
+    place = {"root": quote(host.root), "session": f"tandem-{name}", "size": len(job)}
     try:
-        how = host.finish(running, JOB_SCRIPT.format(name=name, command=words).encode())
-    except console.Problem:
-        if running.process.returncode == 97:
-            raise no_kit(host) from None
-        if running.process.returncode == 98:
-            raise console.Problem(
-                f"{name} is running already on {host.name}",
-                f"scripts/host_watch.sh {host.name} {name}, or choose another name",
-            ) from None
-        raise
-    print(f"{name} runs on {host.name} ({how.decode().strip()})")
+        output = host.run(ALIVE + DETACHED.format(name=name, **place), job)
+    except ScriptFailed as failed:
+        raise _not_started(host, name, failed) from None
+    facts = read_facts(host, output.rstrip(b"\n"))
+    if facts.get("how") not in ("tmux", "nohup") or not facts.get("pid", "").isdigit():
+        raise console.Problem(
+            f"{host.name}: it does not say that {name} started",
+            f"look: scripts/host_watch.sh {host.name} {name} --once",
+        )
+    console.result(f"{name} runs on {host.name} ({facts['how']})")
     console.note(f"follow it: scripts/host_watch.sh {host.name} {name}")
     return console.GOOD
+
+
+def _not_started(host: Host, name: str, failed: ScriptFailed) -> console.Problem:
+    if failed.exit_code == NO_KIT:
+        return no_kit(host)
+    if failed.exit_code == IS_RUNNING:
+        return console.Problem(
+            f"{name} is running already on {host.name}",
+            f"scripts/host_watch.sh {host.name} {name}, or choose another name",
+        )
+    if failed.exit_code == NOT_STARTED:
+        return console.Problem(
+            f"{host.name}: {name} did not start within 5 s",
+            f"look at {host.place}/.jobs/{name}/ there: its log, the disk, the memory",
+        )
+    return failed
 
 
 def no_kit(host: Host) -> console.Problem:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import sys
 import time
 
 from jobs.detached import ALIVE
 from kit import console
-from transfer.host import Host, open_host, quote
-from transfer.rsync import wait_before
+from transfer.adapter_units import RUN_ID
+from transfer.frame import Limits
+from transfer.host import Host, ScriptFailed, open_host, quote, wait_before
+from transfer.listing import read_facts
 
 QUIET = 120  # seconds without a heartbeat after which a run is said to be silent
+PIECE = 1 << 20  # bytes of a log in one look; the rest comes with the next
+NO_JOB = (96, 97)  # exit codes of LOOK: no such job or run, no kit
 LOOK = """
 killed=''
-cd {root} 2>/dev/null || exit 97
+CDPATH= cd {root} 2>/dev/null || exit 97
 name={name}
 if [ -z "$name" ]; then
   newest=$(ls -t adapters/runs/*/status.json 2>/dev/null | head -n 1)
@@ -30,28 +33,40 @@ else at=adapters/runs/$name; fi
 echo "at $at"
 echo "now $(date +%s)"
 echo "killed $killed"
-echo "exit $(cat "$at/exit" 2>/dev/null)"
-echo "status $(tr '\\n' ' ' <"$at/status.json" 2>/dev/null)"
+echo "exit $(head -c 10 "$at/exit" 2>/dev/null)"
+echo "status $(head -c 3000 "$at/status.json" 2>/dev/null | tr '\\n\\r' '  ')"
 echo
-tail -c +{after} "$at/log.txt" 2>/dev/null
+tail -c +{after} "$at/log.txt" 2>/dev/null | head -c {piece}
 exit 0
 """
 
 
-class View:
-    """What the host said at one look."""
+class JobView:
+    """What the host said at one look. Odd or missing values of a status count as unknown."""
 
-    def __init__(self, output: bytes):
+    def __init__(self, host: Host, output: bytes):
         head, _, self.log = output.partition(b"\n\n")
-        facts = dict(line.partition(" ")[::2] for line in head.decode().splitlines())
-        self.name = facts["at"].rpartition("/")[2]
-        self.code = facts["exit"]  # read after the look at the process, which writes it last
-        self.killed = bool(facts["killed"]) and not self.code
+        facts = read_facts(host, head)
+        self.name = facts.get("at", "").rpartition("/")[2]
+        if not RUN_ID.fullmatch(self.name):
+            raise console.Problem(
+                f"{host.name}: its answer names no job or run ({self.name[:80]!r})",
+                "look at .jobs/ and adapters/runs/ there",
+            )
+        self.code = facts.get("exit", "")  # read after the look at the process, which writes it
+        self.code = self.code if self.code.isdigit() else ""
+        self.killed = bool(facts.get("killed")) and not self.code
         self.status: dict = {}
-        with contextlib.suppress(ValueError):
-            self.status = json.loads(facts["status"] or "{}")
-        beat = self.status.get("heartbeat")
-        self.silent = float(facts["now"]) - beat if beat else 0.0
+        with contextlib.suppress(ValueError, RecursionError):
+            status = json.loads(facts.get("status") or "{}")
+            self.status = status if isinstance(status, dict) else {}
+        beat = self._number("heartbeat")
+        self.silent = float(facts.get("now") or 0) - beat if beat else 0.0
+
+    def _number(self, key: str) -> float | None:
+        value = self.status.get(key)
+        plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return value if plain and abs(value) < 1e15 else None
 
     @property
     def over(self) -> bool:
@@ -63,17 +78,16 @@ class View:
         if not self.status:
             ended = f"ended with {self.code}" if self.code else "running"
             return f"{self.name}  {'was killed there' if self.killed else ended}"
-        step, of = self.status.get("step"), self.status.get("max_steps")
-        parts = [self.name, str(self.status.get("state", "?"))]
-        parts += [f"step {step}/{of}" if of else f"step {step}"] if step is not None else []
-        loss = self.status.get("loss")
-        parts += [f"loss {loss:.4g}"] if isinstance(loss, (int, float)) else []
+        step, of, loss = map(self._number, ("step", "max_steps", "loss"))
+        parts = [self.name, str(self.status.get("state", "?"))[:40]]
+        parts += [f"step {step:.0f}/{of:.0f}" if of else f"step {step:.0f}"] if step else []
+        parts += [f"loss {loss:.4g}"] if loss is not None else []
         if not self.over and self.silent > QUIET:
             parts.append(f"no heartbeat for {console.duration(self.silent)}")
         return "  ".join(parts)
 
 
-def must_not_be_killed(host: Host, view: View) -> None:
+def must_not_be_killed(host: Host, view: JobView) -> None:
     """A Problem for a job that is gone and left no exit code."""
     if view.killed:
         raise console.Problem(
@@ -82,31 +96,31 @@ def must_not_be_killed(host: Host, view: View) -> None:
         )
 
 
-def look(host: Host, name: str, seen: int) -> View:
+def look(host: Host, name: str, seen: int) -> JobView:
     """One look at the job or run `name` ('' means the newest run), its log from byte `seen`."""
-    script = ALIVE + LOOK.format(root=quote(host.root), name=quote(name), after=seen + 1)
-    running = host.start(script)
+    place = {"root": quote(host.root), "name": quote(name)}
+    script = ALIVE + LOOK.format(after=seen + 1, piece=PIECE, **place)
     try:
-        return View(host.finish(running))
-    except console.Problem as error:
-        if running.process.returncode in (96, 97):
-            what = f"job or run {name}" if name else "run"
-            raise console.Misuse(
-                f"no {what} at {host.place}", "scripts/host_run.sh HOST -- ls .jobs adapters/runs"
-            ) from None
-        raise error
+        return JobView(host, host.run(script, limits=Limits(stdout=2 * PIECE)))
+    except ScriptFailed as failed:
+        if failed.exit_code not in NO_JOB:
+            raise
+        what = f"job or run {name}" if name else "run"
+        raise console.Misuse(
+            f"no {what} at {host.place}", "scripts/host_run.sh HOST -- ls .jobs adapters/runs"
+        ) from None
 
 
 def follow(host: Host, name: str) -> int:
     """Print the log as it grows, status lines on stderr; until the end. 0 if that was good."""
-    seen, said, lost = 0, "", 0
+    seen, last_words, lost = 0, "", 0
     while True:
         try:
             view = look(host, name, seen)
         except console.Misuse:
             raise
         except console.Problem as error:
-            if not seen and not said:  # never reached it
+            if not host.reached:
                 raise
             lost += 1
             pause = wait_before(lost)
@@ -114,18 +128,28 @@ def follow(host: Host, name: str) -> int:
             time.sleep(pause)
             continue
         lost, name = 0, view.name
-        sys.stdout.buffer.write(view.log)
-        sys.stdout.flush()
+        print_log(view.log)
         seen += len(view.log)
+        if len(view.log) == PIECE:
+            continue  # there is more
         must_not_be_killed(host, view)
         words = view.words()
-        if words != said:
+        if words != last_words:
             console.note(words)
-            said = words
+            last_words = words
         if view.over:
             good = view.code == "0" or view.status.get("state") == "completed"
             return console.GOOD if good else console.FAILED
         time.sleep(float(os.environ.get("TANDEM_WATCH_SECONDS") or 2))
+
+
+def print_log(log: bytes) -> None:
+    """A piece of a log to stdout; on a terminal without control sequences, but with progress."""
+    if sys.stdout.isatty():
+        lines = log.decode(errors="replace").split("\r")
+        log = "\r".join(map(console.printable, lines)).encode()
+    sys.stdout.buffer.write(log)
+    sys.stdout.flush()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -134,12 +158,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", default="")
     parser.add_argument("--once", action="store_true")
     args = parser.parse_args(argv)
-    if args.name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", args.name):
-        raise console.Misuse(f"{args.name!r} is no name of a job or run", "use its name alone")
+    if args.name and not RUN_ID.fullmatch(args.name):
+        raise console.Misuse(f"{args.name!r} is not a name of a job or run", "use its name alone")
     with open_host(args.host) as host:
         if args.once:
             view = look(host, args.name, 1 << 60)
-            print(view.words(), flush=True)
+            console.result(view.words())
             must_not_be_killed(host, view)
             return console.GOOD
         return follow(host, args.name)

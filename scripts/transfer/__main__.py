@@ -11,8 +11,8 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 from kit import console  # noqa: E402
 
 COMMANDS = {
-    "up": ("sync_to_remote.sh", "transfer.up"),
-    "down": ("sync_from_remote.sh", "transfer.down"),
+    "up": ("sync_to_remote.sh", "transfer.push"),
+    "down": ("sync_from_remote.sh", "transfer.pull"),
     "probe": ("host_probe.sh", "transfer.host_probe"),
     "run": ("host_run.sh", "jobs.detached"),
     "watch": ("host_watch.sh", "jobs.watch"),

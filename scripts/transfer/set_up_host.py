@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from kit import console  # noqa: E402
-from transfer import host  # noqa: E402
+from transfer.host import open_host  # noqa: E402
 
 # The caller's, not the host's: they would send it on to another host or folder.
 NOT_THERE = ("HOST", "REMOTE_DIR", "TANDEM_HOST", "TANDEM_REMOTE_DIR", "TANDEM_WORKDIR")
@@ -29,25 +29,25 @@ def script(root: str, options: list[str]) -> str:
     words += ["./setup_remote.sh", "--here", *options]
     absent = f"{root}: the kit is not there; ./setup_remote.sh HOST pushes it"
     return (
-        f"cd {shlex.quote(root)} 2>/dev/null && [ -x setup_remote.sh ] || "
+        f"CDPATH= cd {shlex.quote(root)} 2>/dev/null && [ -x setup_remote.sh ] || "
         f"{{ echo {shlex.quote(absent)} >&2; exit 1; }}; exec {shlex.join(words)}"
     )
 
 
 def main(argv: list[str] | None = None) -> int:
     options = sys.argv[1:] if argv is None else argv
-    with host.open_host() as there:
-        code = script(there.root, options)
-        if there.folder:
-            env = {k: v for k, v in there.env.items() if k not in NOT_THERE}
-            command, cwd = ["bash", "-c", code], there.folder.parent
+    with open_host() as host:
+        code = script(host.root, options)
+        if host.is_folder:
+            env = {k: v for k, v in os.environ.items() if k not in NOT_THERE}
+            command, cwd = ["bash", "-c", code], host.folder.parent
         else:
             # quoted for the login shell there, whichever it is; bash reads the rest
-            env, cwd = there.env, None
-            command = [*there.ssh(), there.name, f"bash -c {shlex.quote(code)}"]
+            env, cwd = host.environment(), None
+            command = [*host.ssh(), host.name, f"bash -c {shlex.quote(code)}"]
         ended = subprocess.call(command, stdin=subprocess.DEVNULL, cwd=cwd, env=env)
         if ended == 255:
-            raise console.Problem(f"{there.name}: the connection broke", "run the same again")
+            raise console.Problem(f"{host.name}: the connection broke", "run the same again")
         return ended
 
 

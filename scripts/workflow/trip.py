@@ -149,9 +149,9 @@ def refuse_early(args) -> None:
                 "no host was named",
                 "HOST=gpu1, HOST=./folder, or host in configs/paths_config.json",
             )
-    for tool in ("rsync", "ssh"):
-        if not (shutil.which(tool) or (tool == "rsync" and os.environ.get("RSYNC"))):
-            raise console.Problem(f"{tool} is not installed here", f"install {tool}, then again")
+    is_ssh = bool(args.host) and not args.host.startswith(("/", "./", "../"))
+    if is_ssh and not shutil.which("ssh"):
+        raise console.Problem("ssh is not installed here", "install OpenSSH's client, then again")
     if args.host:
         probe = [str(paths.ROOT / "scripts" / "host_probe.sh"), args.host]
         done = subprocess.run(

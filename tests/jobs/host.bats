@@ -213,7 +213,7 @@ watches_run() {
 # bats test_tags=slow
 @test "a detached job outlives the connection, without tmux too" {
   there ssh
-  far_path sh dd mkdir rm cat nohup sleep tee mv date tail tr ls head kill
+  far_path sh dd mkdir rm cat nohup sleep tee mv date tail tr ls head kill env wc
   run_there --detach "$JOB" -- sh -c 'while [ ! -e go ]; do sleep 0.05; done; echo done'
   rm "$SSHD/env"
   expect 0
@@ -256,9 +256,13 @@ lost() {
 }
 
 # bats test_tags=slow
-@test "probe fails where rsync is missing, with the remedy" {
+@test "probe warns where rsync is missing, and fails where tar is missing too" {
   there ssh
-  far_path sh dd df uname openssl head tr
+  far_path sh dd df uname openssl head tr tar mktemp rm
+  run --separate-stderr "$KIT/scripts/host_probe.sh" "$HOST_NAME"
+  expect 0
+  says "warn  rsync" "files go by tar, slower"
+  rm "$BATS_TEST_TMPDIR/bin/tar"
   run --separate-stderr "$KIT/scripts/host_probe.sh" "$HOST_NAME"
   rm "$SSHD/env"
   expect 1

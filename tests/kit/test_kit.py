@@ -188,10 +188,10 @@ PLAIN = [
 
 @pytest.mark.parametrize("path", SECRETS)
 def test_a_secret_is_one_for_git_the_leak_check_and_every_transfer(path):
-    from transfer import tree
+    from transfer import exclusions
 
     assert secret_names.is_secret(path)
-    assert tree.stays(path) == tree.SECRET
+    assert exclusions.stays(path) == exclusions.SECRET
     if path.lower() == path or path.startswith("id_"):  # git's patterns know the case they show
         ignored = subprocess.run(["git", "check-ignore", "-q", "--no-index", path], cwd=ROOT)
         assert ignored.returncode == 0, f"{path} is not in .gitignore"
@@ -199,10 +199,10 @@ def test_a_secret_is_one_for_git_the_leak_check_and_every_transfer(path):
 
 @pytest.mark.parametrize("path", PLAIN)
 def test_an_ordinary_name_is_no_secret(path):
-    from transfer import tree
+    from transfer import exclusions
 
     assert not secret_names.is_secret(path)
-    assert tree.stays(path) == ""
+    assert exclusions.stays(path) == ""
     ignored = subprocess.run(["git", "check-ignore", "-q", "--no-index", path], cwd=ROOT)
     assert ignored.returncode == 1
 

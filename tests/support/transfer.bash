@@ -25,6 +25,7 @@ transfer_teardown_file() { "$REPOSITORY/tests/sshd.sh" stop "$SSHD"; }
 # transfer_setup: a kit (a small git checkout), a working folder and a place on the host, all new.
 transfer_setup() {
   [ -z "$SKIP_RSYNC" ] || skip "$SKIP_RSYNC"
+  local room
   KIT="$BATS_TEST_TMPDIR/kit" WORK="$BATS_TEST_TMPDIR/work"
   export TANDEM_WORKDIR="$WORK" TANDEM_REMOTE_DIR="kit-$BATS_TEST_NUMBER" TANDEM_RETRY_WAIT=0.02
   unset HOST REMOTE_DIR TANDEM_HOST DRY_RUN RSYNC TANDEM_SSH_PASSWORD TANDEM_SSH_PASSWORD_FILE
@@ -32,7 +33,8 @@ transfer_setup() {
   export TANDEM_SSH_CONFIG="$SSHD/ssh_config"
   [ -f "$TANDEM_SSH_CONFIG" ] || unset TANDEM_SSH_CONFIG
   mkdir -p "$KIT/scripts" "$KIT/docs" "$WORK/data/processed" "$WORK/data/synthetic"
-  cp -R "$REPOSITORY/scripts/kit" "$REPOSITORY/scripts/transfer" "$REPOSITORY/scripts/jobs" "$REPOSITORY/scripts/paths.py" \
+  for room in kit checks transfer jobs; do cp -R "$REPOSITORY/scripts/$room" "$KIT/scripts/"; done
+  cp "$REPOSITORY/scripts/paths.py" \
     "$REPOSITORY"/scripts/sync_*.sh "$REPOSITORY"/scripts/host_*.sh "$KIT/scripts/"
   find "$KIT" -name __pycache__ -prune -exec rm -rf {} +
   mkdir "$KIT/configs" && cp "$REPOSITORY/configs/paths_config.json" "$KIT/configs/"
@@ -137,6 +139,17 @@ far_path() {
     fi
   done
   printf 'PATH=%s\n' "$BATS_TEST_TMPDIR/bin" >"$SSHD/env"
+}
+
+# path_without TOOL…: prints a folder for PATH with every tool of this machine but these.
+path_without() {
+  local folder tool made="$BATS_TEST_TMPDIR/without"
+  mkdir -p "$made"
+  for folder in /bin /usr/bin /usr/local/bin; do
+    [ ! -d "$folder" ] || find "$folder"/ -maxdepth 1 ! -type d -exec ln -sf {} "$made/" \;
+  done
+  for tool in "$@"; do rm -f "$made/$tool"; done
+  printf '%s\n' "$made"
 }
 
 # slow_rsync: from now on rsync here moves 500 KB a second, so that a test can interfere.

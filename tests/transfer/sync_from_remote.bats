@@ -42,9 +42,11 @@ results() {
   printf '{}\n' >"$version/adapter_config.json"
   card
   printf 'weights\n' >"$run/final/adapter_model.safetensors"
+  printf '{"r": 16}\n' >"$run/final/adapter_config.json"
   printf '{"state": "completed"}\n' >"$run/status.json"
   printf '{"step": 1}\n' >"$run/metrics.jsonl"
   printf 'state\n' >"$run/checkpoints/checkpoint-2/optimizer.pt"
+  printf '{"global_step": 2}\n' >"$run/checkpoints/checkpoint-2/trainer_state.json"
   printf '<p>\n' >"$THERE/reports/report.html"
 }
 # card: the version's card.json, with the SHA-256 of every other file.
@@ -81,7 +83,7 @@ again() {
   before=$(picture "$WORK/adapters" "$WORK/reports")
   RSYNC=/nowhere/rsync down
   expect 0
-  says "nothing to fetch: 7 files"
+  says "nothing to fetch: 8 files"
   [ "$before" = "$(picture "$WORK/adapters" "$WORK/reports")" ]
 }
 
@@ -151,7 +153,7 @@ mends() {
   before=$(picture "$WORK/data" "$HOST_NAME")
   DRY_RUN=1 down
   expect 0
-  says "new       7 files" "would be fetched"
+  says "new       8 files" "would be fetched"
   [ "$before" = "$(picture "$WORK/data" "$HOST_NAME")" ]
   [ ! -e "$WORK/adapters" ]
 }
@@ -273,18 +275,120 @@ mends() {
   [ -e "$WORK/adapters/runs/r1/status.json" ]
 }
 
-@test "final/ of a run is renewed as a whole" {
+@test "final/ of a run is renewed as a whole, and the one before is kept" {
   use folder
   results
-  printf 'old\n' >"$THERE/adapters/runs/r1/final/README.md"
   down
   expect 0
-  rm "$THERE/adapters/runs/r1/final/README.md"
   printf 'more weights\n' >"$THERE/adapters/runs/r1/final/adapter_model.safetensors"
+  printf 'new\n' >"$THERE/adapters/runs/r1/final/README.md"
   down
   expect 0
   diff -r "$THERE/adapters/runs/r1/final" "$WORK/adapters/runs/r1/final"
-  [ ! -e "$WORK/adapters/.replaced" ]
+  [ "$(cat "$WORK"/adapters/.replaced/*/runs/r1/final/adapter_model.safetensors)" = weights ]
+  says "kept " "runs/r1/final: what was here before"
+}
+
+@test "final/ there that lacks a file that is here: neither is changed, and that is said" {
+  use folder
+  results
+  down
+  expect 0
+  printf 'mine\n' >"$WORK/adapters/runs/r1/final/notes.md"
+  printf 'more weights\n' >"$THERE/adapters/runs/r1/final/adapter_model.safetensors"
+  before=$(picture "$WORK/adapters/runs/r1/final")
+  down
+  expect 1
+  says "lacks what is here: notes.md" "move $WORK/adapters/runs/r1/final away first"
+  [ "$before" = "$(picture "$WORK/adapters/runs/r1/final")" ]
+}
+
+@test "final/ there without weights, or without a configuration, replaces nothing here" {
+  use folder
+  results
+  down
+  expect 0
+  before=$(picture "$WORK/adapters/runs/r1/final")
+  for name in adapter_model.safetensors adapter_config.json; do
+    mv "$THERE/adapters/runs/r1/final/$name" "$BATS_TEST_TMPDIR/aside"
+    printf 'x\n' >"$THERE/adapters/runs/r1/final/README.md"
+    down
+    expect 1
+    says "there, so the one here stays"
+    [ "$before" = "$(picture "$WORK/adapters/runs/r1/final")" ]
+    mv "$BATS_TEST_TMPDIR/aside" "$THERE/adapters/runs/r1/final/$name"
+  done
+  rm -rf "$WORK/adapters/runs/r1/final" "$THERE/adapters/runs/r1/final/adapter_model.safetensors"
+  down # not finished there, and nothing here to lose
+  expect 0
+  says "not whole there (its weights missing)"
+  [ ! -e "$WORK/adapters/runs/r1/final" ]
+}
+
+@test "a version with a file that its card does not list, or a card that lists none, stays out" {
+  use folder
+  results
+  printf 'x\n' >"$THERE/adapters/mapper/v1.0.0/extra.bin"
+  down
+  expect 1
+  says "extra.bin: not in the card"
+  [ ! -e "$WORK/adapters/mapper" ]
+  rm "$THERE/adapters/mapper/v1.0.0/extra.bin"
+  for files in '{}' '[]' '{"a": 1}' '{"../../x": {"sha256": "00"}}'; do
+    printf '{"files": %s}\n' "$files" >"$THERE/adapters/mapper/v1.0.0/card.json"
+    down
+    expect 1
+    says "does not list its files"
+    [ ! -e "$WORK/adapters/mapper" ]
+  done
+}
+
+@test "a checkpoint that the trainer still writes stays there until it is whole" {
+  use folder
+  results
+  mkdir "$THERE/adapters/runs/r1/checkpoints/checkpoint-4"
+  printf 'half\n' >"$THERE/adapters/runs/r1/checkpoints/checkpoint-4/optimizer.pt"
+  down --with-checkpoints
+  expect 0
+  says "checkpoint-4: not whole there (trainer_state.json missing)"
+  [ -e "$WORK/adapters/runs/r1/checkpoints/checkpoint-2/optimizer.pt" ]
+  [ ! -e "$WORK/adapters/runs/r1/checkpoints/checkpoint-4" ]
+  printf '{"global_step": 4}\n' >"$THERE/adapters/runs/r1/checkpoints/checkpoint-4/trainer_state.json"
+  down --with-checkpoints
+  expect 0
+  diff -r "$THERE/adapters/runs" "$WORK/adapters/runs"
+}
+
+@test "a file here that is edited while the sync runs is kept" {
+  use folder
+  results
+  down
+  expect 0
+  printf '<p>newer\n' >"$THERE/reports/report.html"
+  export EDITED="$WORK/reports/report.html"
+  RSYNC=$(wrapped_rsync '"$real" "$@"; code=$?; printf "mine\n" >"$EDITED"; exit $code') down
+  expect 0
+  cmp "$THERE/reports/report.html" "$WORK/reports/report.html"
+  [ "$(cat "$WORK"/reports/.replaced/*/report.html)" = mine ]
+  says "kept "
+}
+
+@test "names that mean one file on a Mac, and names that are no plain path, are refused by name" {
+  use folder
+  results
+  [ ! -e "$THERE/ADAPTERS" ] || skip "this disk ignores case"
+  mkdir -p "$THERE/adapters/Mapper/v1.0.0"
+  printf 'x\n' | tee "$THERE/adapters/runs/r1/final/README.md" \
+    >"$THERE/adapters/runs/r1/final/readme.md"
+  printf 'x\n' >"$THERE/adapters/Mapper/v1.0.0/w"
+  printf 'x\n' >"$THERE/reports/two"$'\n'"lines"
+  down
+  expect 1
+  says "is the same name as adapters/" "where case is ignored" "has a line break in its name" \
+    "not taken"
+  [ ! -e "$WORK/adapters/runs/r1/final" ]
+  [ -e "$WORK/adapters/runs/r1/status.json" ]
+  [ "$(find "$WORK/adapters" -maxdepth 1 -iname mapper | wc -l)" -eq 1 ]
 }
 
 @test "a file edited here is kept in .replaced before the host's takes its place" {

@@ -269,7 +269,7 @@ arriving() {
   printf 'x\n' >"$KIT/scripts/.env"
   up
   expect 0
-  [ -f "$THERE/scripts/transfer/up.py" ]
+  [ -f "$THERE/scripts/transfer/push.py" ]
   [ ! -e "$THERE/notes.private" ]
   [ ! -e "$THERE/scripts/.env" ]
 }
@@ -436,6 +436,69 @@ EOF
   done
 }
 
+@test "--delete refuses a folder that holds nothing but .gitkeep here" {
+  use folder
+  : >"$WORK/data/processed/.gitkeep"
+  up
+  expect 0
+  rm "$WORK"/data/processed/*
+  up --delete 50
+  expect 1
+  one_line
+  says "data/processed is empty here"
+  [ -e "$THERE/data/processed/train_sft.jsonl" ]
+}
+
+@test "a file there that is edited while the sync runs is kept, a new one too" {
+  use folder
+  up
+  expect 0
+  printf 'newer\n' >>"$KIT/docs/GUIDE.md"
+  printf 'new\n' >"$WORK/data/processed/extra.jsonl"
+  export THERE
+  RSYNC=$(wrapped_rsync '"$real" "$@"; code=$?; printf "theirs\n" >"$THERE/docs/GUIDE.md"
+    printf "theirs too\n" >"$THERE/data/processed/extra.jsonl"; exit $code') up
+  expect 0
+  says "kept "
+  cmp "$KIT/docs/GUIDE.md" "$THERE/docs/GUIDE.md"
+  [ "$(cat "$THERE"/.replaced/*/docs/GUIDE.md)" = theirs ]
+  [ "$(cat "$THERE"/.replaced/*/data/processed/extra.jsonl)" = 'theirs too' ]
+  printf 'and newer\n' >>"$KIT/docs/GUIDE.md"
+  rm -rf "$THERE/.replaced"
+  up
+  expect 0
+  [ ! -e "$THERE/.replaced" ] # as we had sent it: nothing to keep
+}
+
+# bats test_tags=slow
+@test "two laptops at once: what the second replaces is kept" {
+  use folder
+  up
+  expect 0
+  printf 'first\n' >"$WORK/data/processed/shared.jsonl"
+  cp -R "$WORK" "$BATS_TEST_TMPDIR/other" && rm "$BATS_TEST_TMPDIR/other/.cache/transfer/laptop"
+  printf 'second\n' >"$BATS_TEST_TMPDIR/other/data/processed/shared.jsonl"
+  export OTHER="$BATS_TEST_TMPDIR/other" SYNC="$KIT/scripts/sync_to_remote.sh $HOST_NAME"
+  RSYNC=$(wrapped_rsync '"$real" "$@"; code=$?
+    env -u RSYNC TANDEM_WORKDIR="$OTHER" $SYNC >/dev/null 2>&1; exit $code') up
+  expect 0
+  [ "$(cat "$THERE/data/processed/shared.jsonl")" = first ]
+  [ "$(cat "$THERE"/.replaced/*/data/processed/shared.jsonl)" = second ]
+}
+
+@test "neither rsync nor ssh is needed for a folder, both ways" {
+  use folder
+  path=$(path_without rsync ssh scp sftp)
+  PATH=$path up
+  expect 0
+  says "SHA-256 verified"
+  diff -r "$WORK/data/processed" "$THERE/data/processed"
+  mkdir -p "$THERE/reports" && printf '<p>\n' >"$THERE/reports/r.html"
+  PATH=$path down
+  expect 0
+  cmp "$THERE/reports/r.html" "$WORK/reports/r.html"
+}
+
 @test "--delete refuses a folder that is empty here" {
   use folder
   up
@@ -592,14 +655,62 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
 }
 
 # bats test_tags=slow
-@test "no rsync there: one line with the remedy, nothing changed" {
+@test "no rsync there: by tar, both ways, and said to be slower" {
   use ssh
-  far_path sh find df openssl sha256sum xargs dd cat mkdir printf stat
+  far_path sh find df openssl sha256sum xargs dd cat mkdir printf stat tar rm rmdir mv ln sed head \
+    uname python3
+  printf 'x\n' >"$WORK/data/processed/a b ü"
+  up
+  expect 0
+  says "slower    gpu-test: it has no rsync, so files go by tar" "SHA-256 verified"
+  diff -r "$WORK/data/processed" "$THERE/data/processed"
+  [ -x "$THERE/scripts/sync_to_remote.sh" ]
+  mkdir -p "$THERE/reports" && printf '<p>\n' >"$THERE/reports/r s.html"
+  down
+  expect 0
+  cmp "$THERE/reports/r s.html" "$WORK/reports/r s.html"
+  printf 'newer\n' >>"$WORK/data/processed/train_sft.jsonl"
+  far_path tar
+  rm "$BATS_TEST_TMPDIR/bin/tar"
   up
   rm "$SSHD/env"
   expect 1
-  says "gpu-test: rsync is missing there" "apt-get install rsync"
-  [ ! -e "$THERE" ]
+  says "gpu-test: rsync is missing there, and tar too" "apt-get install rsync"
+}
+
+# bats test_tags=slow
+@test "no rsync here: an ssh host is served by tar" {
+  use ssh
+  path=$(path_without rsync)
+  PATH=$path up
+  expect 0
+  says "slower    gpu-test: no rsync on this machine"
+  diff -r "$WORK/data/processed" "$THERE/data/processed"
+}
+
+# bats test_tags=slow
+@test "a login that prints a banner: by tar, and the remedy is said" {
+  use ssh
+  printf 'echo "Welcome to GPU box"; echo; echo "2 GPUs free"\n' >"$SSHD/env"
+  up
+  mkdir -p "$THERE/reports" && printf '<p>\n' >"$THERE/reports/r.html"
+  first="$status $stderr"
+  down
+  rm "$SSHD/env"
+  expect 0
+  case $first in 0*"its login prints something (2 GPUs free)"*'case $- in'*) ;; *) echo "$first" && return 1 ;; esac
+  diff -r "$WORK/data/processed" "$THERE/data/processed"
+  cmp "$THERE/reports/r.html" "$WORK/reports/r.html"
+}
+
+@test "a login that runs no commands is said in the host's own words" {
+  use ssh
+  printf 'echo "Please login as the user ubuntu."; echo; exit 142\n' >"$SSHD/env"
+  up
+  rm "$SSHD/env"
+  expect 1
+  one_line
+  says "does not run commands (exit 142)" "Please login as the user ubuntu."
 }
 
 @test "no rsync here: one line with the remedy" {

@@ -9,14 +9,27 @@ from pathlib import Path
 
 import pytest
 
+from checks import rsync_tool
 from jobs import detached
 from kit import console
-from transfer import down, host, rsync, staging, tree, up
+from transfer import (
+    adapter_units,
+    address,
+    commit_shell,
+    exclusions,
+    host,
+    host_shell,
+    listing,
+    local_files,
+    push,
+    push_plan,
+    ssh_configuration,
+)
 
 
 @pytest.mark.parametrize("name", ["gpu1", "me@10.0.0.7", "a.b-c_d", "_x", "9", "u@h.example.org"])
 def test_a_plain_ssh_name_is_taken(name):
-    assert host.Host(name, "tandem").root == "tandem"
+    assert address.parse(name, "tandem").root == "tandem"
 
 
 @pytest.mark.parametrize(
@@ -25,7 +38,7 @@ def test_a_plain_ssh_name_is_taken(name):
 )
 def test_any_other_ssh_name_is_refused(name):
     with pytest.raises(console.Misuse):
-        host.Host(name, "tandem")
+        address.parse(name, "tandem")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +52,7 @@ def test_any_other_ssh_name_is_refused(name):
     ],
 )
 def test_a_remote_dir_is_written_in_one_way(given, used):
-    assert host.check_remote_dir(given) == used
+    assert address.check_remote_dir(given) == used
 
 
 @pytest.mark.parametrize(
@@ -47,12 +60,14 @@ def test_a_remote_dir_is_written_in_one_way(given, used):
 )
 def test_a_remote_dir_that_a_shell_could_misread_is_refused(given):
     with pytest.raises(console.Misuse):
-        host.check_remote_dir(given)
+        address.check_remote_dir(given)
 
 
 def test_the_ssh_configuration_holds_every_line_that_transfers_rely_on(monkeypatch, tmp_path):
     monkeypatch.delenv("TANDEM_SSH_CONFIG", raising=False)
-    lines = host.ssh_config(Path("/tmp/td.1.x"), accept_new=False, password=False).splitlines()
+    lines = ssh_configuration.ssh_config(
+        Path("/tmp/td.1.x"), accept_new=False, password=False
+    ).splitlines()
     first_include = next(n for n, line in enumerate(lines) if line.startswith("Include"))
     for wanted in (
         "BatchMode yes",
@@ -62,13 +77,14 @@ def test_the_ssh_configuration_holds_every_line_that_transfers_rely_on(monkeypat
         "StrictHostKeyChecking yes",
         "Ciphers ^aes128-gcm@openssh.com",
         "ControlMaster auto",
+        "ClearAllForwardings yes",
     ):
         assert wanted in lines[:first_include], "the first value holds in ssh"
     assert "Include ~/.ssh/config" in lines
 
 
 def test_the_control_socket_fits_macos_even_while_ssh_binds_it():
-    there = host.Host("gpu1", "tandem")
+    there = host.host_at(address.parse("gpu1", "tandem"))
     there.open()
     try:
         bound = f"{there.private}/c.{'0' * 40}.{'x' * 16}"  # %C is 40 hex digits
@@ -88,7 +104,7 @@ def test_leftovers_of_killed_commands_are_swept_and_live_ones_kept(tmp_path):
     for folder in (left, live):
         folder.mkdir()
     try:
-        host._sweep()
+        ssh_configuration.sweep()
         assert not left.exists()
         assert live.exists()
     finally:
@@ -99,7 +115,7 @@ def test_leftovers_of_killed_commands_are_swept_and_live_ones_kept(tmp_path):
 def test_waits_double_from_2_to_32_seconds_give_or_take_a_quarter(monkeypatch):
     monkeypatch.delenv("TANDEM_RETRY_WAIT", raising=False)
     for attempt, middle in enumerate([2, 4, 8, 16, 32, 32, 32], 1):
-        assert all(0.75 * middle <= rsync.wait_before(attempt) <= 1.25 * middle for _ in range(50))
+        assert all(0.75 * middle <= host.wait_before(attempt) <= 1.25 * middle for _ in range(50))
 
 
 NEVER = (
@@ -115,25 +131,25 @@ ALWAYS = (
 
 @pytest.mark.parametrize("name", NEVER.split())
 def test_these_names_never_travel(name):
-    assert tree.why_not(name)
+    assert exclusions.why_not(name)
 
 
 @pytest.mark.parametrize("name", ALWAYS.split())
 def test_these_names_travel(name):
-    assert not tree.why_not(name)
+    assert not exclusions.why_not(name)
 
 
 def test_what_stays_by_its_place_and_its_kept_folders():
-    assert tree.stays("models/llama/model.safetensors")
-    assert tree.stays("data/raw/page.html")
-    assert not tree.stays("models/.gitkeep")
-    assert not tree.stays("data/processed/train_sft.jsonl")
+    assert exclusions.stays("models/llama/model.safetensors")
+    assert exclusions.stays("data/raw/page.html")
+    assert not exclusions.stays("models/.gitkeep")
+    assert not exclusions.stays("data/processed/train_sft.jsonl")
 
 
 def test_hash_lines_of_every_tool_are_read():
     digest = "a" * 64
     output = f"{digest} *./x y\n{digest}  ./b\n\\{digest}  ./c\\\\d\nnoise\n".encode()
-    assert tree.read_hashes(output) == dict.fromkeys(["x y", "b", "c\\d"], digest)
+    assert listing.read_hashes(output) == dict.fromkeys(["x y", "b", "c\\d"], digest)
 
 
 FAKE_TOOLS = {
@@ -148,7 +164,7 @@ FAKE_TOOLS = {
 
 
 @pytest.mark.parametrize("kind", FAKE_TOOLS)
-def test_the_far_listing_is_the_same_with_gnu_busybox_and_bsd_tools(kind, tmp_path):
+def test_the_listing_is_the_same_with_gnu_busybox_and_bsd_tools(kind, tmp_path, folder_host):
     if subprocess.run(["find", ".", "-maxdepth", "0", "-printf", ""], check=False).returncode:
         pytest.skip("the stand-ins are built on GNU find and stat")
     kit, bin_ = tmp_path / "kit", tmp_path / "bin"
@@ -165,19 +181,19 @@ def test_the_far_listing_is_the_same_with_gnu_busybox_and_bsd_tools(kind, tmp_pa
     (kit / "run.sh").write_text("x")
     (kit / "run.sh").chmod(0o755)
     env = os.environ | {"PATH": f"{bin_}:{os.environ['PATH']}"}
-    command = ["sh", "-c", f"{tree.LISTING}\nfar_list {up.listing()}"]
+    command = ["sh", "-c", f"{host_shell.LISTING}\nlist_files {push.find_arguments()}"]
     output = subprocess.run(command, cwd=kit, env=env, capture_output=True, check=True).stdout
-    files = tree.read_listing(output)
+    files = listing.read_listing(folder_host, output).files
     assert set(files) == {"data/processed/a b", "run.sh", "models/.gitkeep"}
     for name, found in files.items():
-        here = tree.look(kit / name)
+        here = local_files.look(kit / name)
         assert found[:3] == here[:3], name
     assert files["run.sh"].executable
     assert output.startswith(b"nul" if kind == "gnu" else b"lines")
 
 
 @pytest.mark.parametrize("tool", ["openssl", "sha256sum", "shasum"])
-def test_the_far_hash_is_right_with_whichever_tool_there_is(tool, tmp_path):
+def test_the_hash_there_is_right_with_whichever_tool_there_is(tool, tmp_path):
     if not shutil.which(tool):
         pytest.skip(f"no {tool} here")
     bin_ = tmp_path / "bin"
@@ -185,46 +201,55 @@ def test_the_far_hash_is_right_with_whichever_tool_there_is(tool, tmp_path):
     for name in ("xargs", "sh", tool):
         (bin_ / name).symlink_to(shutil.which(name))
     (tmp_path / "x y").write_text("four")
-    script = f"PATH={bin_}\n{tree.HASH}far_tool; far_hash"
+    script = f"PATH={bin_}\n{host_shell.HASH}hash_tool; hash_files"
     command = [shutil.which("sh"), "-c", script]
     names = b"./x y\0./missing\0"
     output = subprocess.run(command, cwd=tmp_path, input=names, capture_output=True, check=True)
     head, _, rest = output.stdout.partition(b"\n")
     assert head.decode() == tool
     wanted = "04efaf080f5a3e74e1c29d1ca6a48569382cbbcd324e8d59d2b83ef21c039f00"
-    assert tree.read_hashes(rest) == {"x y": wanted}
+    assert listing.read_hashes(rest) == {"x y": wanted}
 
 
 def test_units_are_versions_and_finals():
-    assert down.unit_of("adapters/mapper/v1.0.0/card.json") == "adapters/mapper/v1.0.0"
-    assert down.unit_of("adapters/runs/r1/final/a/b") == "adapters/runs/r1/final"
+    assert adapter_units.unit_of("adapters/mapper/v1.0.0/card.json") == "adapters/mapper/v1.0.0"
+    assert adapter_units.unit_of("adapters/runs/r1/final/a/b") == "adapters/runs/r1/final"
     for loose in (
         "adapters/runs/r1/status.json",
         "adapters/mapper/v1.0.0.retired.json",
         "reports/x/v1.0.0/y",
         "adapters/runs/v1.0.0/log.txt",
     ):
-        assert down.unit_of(loose) == "", loose
+        assert adapter_units.unit_of(loose) == "", loose
 
 
 def test_a_commit_moves_many_files_with_few_commands_and_manifests_last(tmp_path):
     names = [f"data/processed/d{n % 4}/f{n}" for n in sorted(range(800), key=lambda n: n % 4)]
-    lines = staging.moves("stage/", "", [*names, "data/processed/manifest.json"])
-    moves = [line for line in lines if line.startswith("put ")]
+    moves = commit_shell.placing("stage", [*names, "data/processed/manifest.json"], set())
     assert len(moves) == 5
     assert "manifest.json" in moves[-1]
 
 
-def test_of_a_script_that_is_cut_nothing_runs(tmp_path, monkeypatch):
-    there = host.Host(str(tmp_path), "kit")
+@pytest.fixture
+def folder_host(tmp_path):
+    """A folder that stands in for a host, open."""
+    (tmp_path / "host").mkdir()
+    there = host.host_at(address.parse(str(tmp_path / "host"), "kit"))
+    there.open()
+    yield there
+    there.close()
+
+
+def test_of_a_script_that_is_cut_nothing_runs(tmp_path, monkeypatch, folder_host):
+    there, tmp_path = folder_host, tmp_path / "host"
     whole = there.run
     for cut in (2, 5, 12):
-        monkeypatch.setattr(there, "run", lambda script, data: whole(script, data[:-cut]))  # noqa: B023
+        monkeypatch.setattr(there, "run", lambda script, data, limits: whole(script, data[:-cut]))  # noqa: B023
         with pytest.raises(console.Problem):
-            there.run_long([f"cd {tmp_path}", "touch first", "touch second"])
+            there.run_lines([f"cd {tmp_path}", "touch first", "touch second"])
         assert not list(tmp_path.iterdir())
     monkeypatch.setattr(there, "run", whole)
-    there.run_long([f"cd {tmp_path}", "touch first", "touch second"])
+    there.run_lines([f"cd {tmp_path}", "touch first", "touch second"])
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -238,7 +263,7 @@ def test_rsync_is_asked_for_its_abilities_not_for_its_version(monkeypatch):
     if not shutil.which("rsync"):
         pytest.skip("no rsync here; apt-get install rsync")
     monkeypatch.setenv("RSYNC", str(shim))
-    assert rsync.find() == (str(shim), False)
+    assert rsync_tool.choose() == (str(shim), False)
 
 
 def test_an_rsync_that_never_answers_is_named_and_not_used(monkeypatch, tmp_path, capsys):
@@ -246,12 +271,11 @@ def test_an_rsync_that_never_answers_is_named_and_not_used(monkeypatch, tmp_path
     silent.write_text("#!/bin/sh\nexec sleep 600\n")
     silent.chmod(0o755)
     monkeypatch.setenv("RSYNC", str(silent))
-    monkeypatch.setattr(rsync, "PROBE", 0.1)
-    with pytest.raises(console.Problem, match="RSYNC="):
-        rsync.find()
+    monkeypatch.setattr(rsync_tool, "PROBE_SECONDS", 0.1)
+    assert rsync_tool.choose() is None
     assert f"{silent} gives no answer" in capsys.readouterr().err
 
 
 def test_what_stands_in_the_way_there_is_a_file_above_or_a_folder_below():
     far = dict.fromkeys(["a", "b/c/d", "e", "f/g"])
-    assert up._blocking(["a/new/x", "b/c", "f/h", "i"], far) == ["a", "b/c"]
+    assert push_plan._blocking(["a/new/x", "b/c", "f/h", "i"], far) == ["a", "b/c"]

@@ -1,0 +1,117 @@
+"""HOST and REMOTE_DIR, read and checked: an ssh name or a folder, and the kit's folder there.
+
+A HOST is what one types after `ssh`, or a folder beginning with /, ./ or ../ that stands in for a
+host's home. Names are allow-listed because remote quoting cannot be made portable: rsync and
+Apple's openrsync treat the same name differently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from kit import console, paths
+
+SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?")
+REMOTE_PATH = re.compile(r"[A-Za-z0-9._/+=@~-]+")
+WITH_PORT = re.compile(r"(?:ssh://)?([^\s:/]+?)(?:\s+-p\s*|:)(\d+)/?|ssh://([^\s:/]+)/?")
+NO_HOST = (
+    "name one: as the argument (gpu1, me@10.0.0.7, ./folder), in HOST=, "
+    "or as host in configs/paths_config.json"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """Where the kit is on a host. `folder` stands in for the host's home, None for an ssh name."""
+
+    name: str
+    remote_dir: str
+    folder: Path | None = None
+
+    @property
+    def root(self) -> str:
+        """The kit's folder as scripts on the host name it."""
+        return f"{self.folder.name}/{self.remote_dir}" if self.folder else self.remote_dir
+
+    @property
+    def place(self) -> str:
+        """The kit's folder as messages print it: gpu1:tandem."""
+        return f"{self.name.rstrip('/')}{'/' if self.folder else ':'}{self.remote_dir}"
+
+    @property
+    def ident(self) -> str:
+        """One word for file names, another for each host and folder there."""
+        where = f"{self.folder or self.name}:{self.remote_dir}"
+        word = re.sub(r"[^A-Za-z0-9]+", "-", where).strip("-")[-40:]
+        return f"{word}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
+
+
+def chosen(named: str | None = None) -> Address:
+    """The host that the argument names, else the variables or the configuration (kit/paths)."""
+    configured = paths.load()
+    name = named or configured["host"]
+    if not name:
+        raise console.Misuse("no HOST given", NO_HOST)
+    return parse(name, configured["remote_dir"])
+
+
+def parse(name: str, remote_dir: str) -> Address:
+    """The Address of HOST `name`; a Misuse names what is wrong with it."""
+    remote_dir = check_remote_dir(remote_dir)
+    if name.startswith(("/", "./", "../")):
+        return _folder(name, remote_dir)
+    if SSH_NAME.fullmatch(name):
+        return Address(name, remote_dir)
+    if match := WITH_PORT.fullmatch(name):
+        host, port = match[1] or match[3], match[2]
+        user, _, address = host.rpartition("@")
+        lines = f"Host gpu1 / HostName {address}" + f" / Port {port}" * bool(port)
+        lines += f" / User {user}" * bool(user)
+        raise console.Misuse(
+            f"HOST {name!r}: a port or a URL does not go here",
+            f"write a block into ~/.ssh/config ({lines}), then HOST=gpu1",
+        )
+    raise console.Misuse(
+        f"HOST {name!r} is not a name for ssh",
+        "use letters, digits, . _ - (user@host too), or a folder beginning with / or ./; "
+        "a port and options belong into a Host block of ~/.ssh/config",
+    )
+
+
+def _folder(name: str, remote_dir: str) -> Address:
+    if not name.isprintable():
+        raise console.Misuse(f"HOST {name!r} holds a control character", "rename the folder")
+    if remote_dir.startswith("/"):
+        raise console.Misuse(
+            f"remote_dir {remote_dir} is absolute and HOST {name} is a folder",
+            "use a relative remote_dir, or an ssh name",
+        )
+    folder = Path(os.path.abspath(name))
+    if not folder.parent.is_dir():
+        raise console.Misuse(f"HOST {name}: no folder {folder.parent}", f"mkdir -p {folder.parent}")
+    if folder.exists() and not folder.is_dir():
+        raise console.Misuse(f"HOST {name} is a file", "name a folder or an ssh name")
+    kit_there = (folder / remote_dir).resolve()
+    if kit_there in (paths.ROOT, paths.workdir()):
+        raise console.Misuse(
+            f"HOST {name}: {kit_there} is this checkout itself", "name another folder"
+        )
+    return Address(name, remote_dir, folder)
+
+
+def check_remote_dir(text: str) -> str:
+    """REMOTE_DIR as the scripts use it, relative to the home there unless it begins with /."""
+    plain = text[2:] if text.startswith("~/") else text
+    plain = re.sub(r"/+$", "", re.sub(r"/(\./|/)*", "/", plain))
+    plain = plain[2:] if plain.startswith("./") else plain
+    bad = not REMOTE_PATH.fullmatch(plain) or plain[0] in "-~" or plain == "."
+    if bad or ".." in plain.split("/"):
+        raise console.Misuse(
+            f"remote_dir {text!r} cannot be used",
+            "use a folder of letters, digits and . _ / + = @ ~ -, without .. and no - in front",
+        )
+    return plain

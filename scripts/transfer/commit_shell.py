@@ -1,0 +1,163 @@
+"""The shell that puts staged files in place on a host, under a lock, and keeps what they replace.
+
+Whatever lies at a name when a file takes it goes to $kept; `before` and `after` lines say what it
+was. The caller drops what the last sync left there, unedited, and reports the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from transfer.host import quote
+
+BATCH = 200  # files in one command
+BUSY = 75  # exit code: another sync holds the lock
+
+# Its own lock where the host has flock, a folder elsewhere; that of a process that is gone is
+# taken over. The lock ends with this shell.
+LOCK = r"""
+take_lock() {
+  exec 9<.
+  if command -v flock >/dev/null 2>&1; then
+    code=0; flock -w 60 9 2>/dev/null || code=$?
+    case $code in (0) return 0;; (1) exit 75;; esac
+  fi
+  mkdir -p .incoming; tries=0
+  until mkdir .incoming/lock 2>/dev/null; do
+    owner=$(cat .incoming/lock/owner 2>/dev/null) || owner=''
+    tries=$((tries + 1))
+    case $owner in
+      ("$(uname -n) "*) kill -0 "${owner#* }" 2>/dev/null || { rm -rf .incoming/lock; continue; };;
+      ('') [ $tries -lt 60 ] || { rm -rf .incoming/lock; tries=0; continue; };;
+    esac
+    [ $tries -lt 60 ] || exit 75
+    sleep 1
+  done
+  echo "$(uname -n) $$" >.incoming/lock/owner
+  trap 'rm -rf .incoming/lock' EXIT
+}
+"""
+# away PATH: to $kept, whole. clear_way TO FILE…: a file where the folder TO has to be, or a folder
+# where a FILE has to be, goes to $kept first.
+# put_new TO FILE…: give each FILE its name in TO; where the name is taken by now, put_over.
+# put_over TO FILE…: each FILE swaps places with what lies in TO; on another disk than $kept the
+# files wait in TO/.incoming. What a killed commit left in such a folder goes to $kept.
+PUT = r"""
+away() {
+  rmdir "$1" 2>/dev/null || { mkdir -p "$kept${1%/*}" && mv "$1" "$kept${1%/*}/"; }
+}
+clear_way() {
+  to=$1; shift
+  above=${to%/}
+  while [ "$above" != . ] && [ ! -d "$above" ]; do
+    if [ -e "$above" ] || [ -L "$above" ]; then away "$above"; fi
+    above=${above%/*}
+  done
+  for file; do
+    if [ -d "$to${file##*/}" ]; then away "$to${file##*/}"; fi
+  done
+  mkdir -p "$to"
+}
+recover() {
+  if [ -d "$1.incoming" ]; then
+    mkdir -p "$kept$1" && mv "$1.incoming" "$kept$1/incoming.$$"
+  fi
+}
+put_new() {
+  clear_way "$@"; to=$1; shift
+  if ln "$1" "$to" 2>/dev/null; then
+    rm -f "$1"; shift
+  elif [ ! -e "$to${1##*/}" ]; then
+    recover "$to"; mkdir -p "$to.incoming"
+    mv -f "$@" "$to.incoming/"
+    for file; do set -- "$@" "$to.incoming/${file##*/}"; shift; done
+  fi
+  [ $# -gt 0 ] || return 0
+  mv -n "$@" "$to" || true
+  for file; do
+    if [ -e "$file" ]; then put_over "$to" "$file"; fi
+  done
+  rmdir "$to.incoming" 2>/dev/null || true
+}
+put_over() {
+  clear_way "$@"; to=$1; shift
+  from=${1%/*}/
+  for file; do set -- "$@" "$to${file##*/}"; shift; done
+  signatures "$@" | sed 's/^/before /' # first of all: even a link to a file changes its ctime
+  for file; do set -- "$@" "${file##*/}"; shift; done
+  mkdir -p "$kept$to"
+  if [ "$from" != "$to.incoming/" ] && ln "$to$1" "$kept.probe" 2>/dev/null; then
+    rm -f "$kept.probe"; waiting=$kept$to
+  else
+    [ "$from" = "$to.incoming/" ] || recover "$to"
+    waiting=$to.incoming/
+  fi
+  if [ "$from" != "$waiting" ]; then
+    mkdir -p "$waiting"
+    for name; do set -- "$@" "$from$name"; shift; done
+    mv -f "$@" "$waiting"
+    for file; do set -- "$@" "${file##*/}"; shift; done
+  fi
+  if [ -n "$swapper" ]; then "$swapper" -I -S -c "$exchange" "$waiting" "$to" "$@"
+  else
+    for name; do
+      if [ -e "$to$name" ] || [ -L "$to$name" ]; then
+        mv "$to$name" "$waiting$name.old"; mv "$waiting$name" "$to$name"
+        mv "$waiting$name.old" "$waiting$name"
+      else mv "$waiting$name" "$to$name"; fi
+    done
+  fi
+  if [ "$waiting" != "$kept$to" ]; then
+    for name; do
+      if [ -e "$waiting$name" ] || [ -L "$waiting$name" ]; then mv "$waiting$name" "$kept$to"; fi
+    done
+    rmdir "$waiting" 2>/dev/null || true
+  fi
+  for name; do set -- "$@" "$kept$to$name"; shift; done
+  signatures "$@" | sed 's/^/after /'
+}
+"""
+
+
+def prologue(root: str, kept: str) -> list[str]:
+    """What every commit begins with: functions, the lock, and which Python can swap two names."""
+    source = Path(__file__).with_name("exchange.py").read_text(encoding="utf-8")
+    return [
+        "set -e", f"cd {quote(root)}", f"kept={quote(f'./{kept}')}", LOCK, PUT,
+        f"exchange={quote(source)}", "swapper=$(command -v python3 || true)",
+        '[ -z "$swapper" ] || "$swapper" -I -S -c "import ctypes" 2>/dev/null || swapper=',
+        'take_lock', 'mkdir -p "$kept"',
+    ]  # fmt: skip
+
+
+def placing(stage: str, names: list[str], over: set[str]) -> list[str]:
+    """The commands that put `names` in place; those in `over` replace a file that is known there.
+
+    Few commands for many files: neighbours in one folder share one. Keeps the order.
+    """
+    return _batches(names, lambda n: "put_over" if n in over else "put_new", f"{stage}/")
+
+
+def moving_aside(names: list[str]) -> list[str]:
+    """The commands that move `names` to $kept."""
+    lines = []
+    for line in _batches(names, lambda n: "aside", ""):
+        _, where, files = line.split(" ", 2)
+        lines.append(f'mkdir -p "$kept"{where}; mv -f {files} "$kept"{where}')
+    return lines
+
+
+def _batches(names: list[str], verb, source: str) -> list[str]:
+    lines: list[str] = []
+    batch: list[str] = []
+    for n, name in enumerate(names):
+        folder = os.path.dirname(name)
+        batch.append(quote(f"./{source}{name}"))
+        following = names[n + 1] if n + 1 < len(names) else None
+        ends = following is None or os.path.dirname(following) != folder
+        if ends or verb(following) != verb(name) or len(batch) == BATCH:
+            where = quote(f"./{folder}/" if folder else "./")
+            lines.append(f"{verb(name)} {where} {' '.join(batch)}")
+            batch = []
+    return lines

@@ -1,0 +1,250 @@
+"""The staging folders here: fetched files wait in .incoming/ until they are verified, then appear.
+
+A unit (a version, final/, a checkpoint) appears with one rename. The signature of what a file
+replaces is compared at that moment, under a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from kit import card_files, console, paths, publish
+from transfer import adapter_units, host_shell, local_files, record
+from transfer.adapter_units import is_version, unit_of
+from transfer.carriers import CopyCarrier, TarCarrier
+from transfer.frame import Limits
+from transfer.host import Host
+from transfer.listing import LISTING_BYTES, HostState, hashes_on
+from transfer.placing import Keeper, flush
+from transfer.pull_plan import PullPlan, folder, local_path
+from transfer.push_plan import LAST as VOUCHING
+from transfer.push_stage import ROUNDS
+from transfer.rsync_carrier import RsyncCarrier
+
+TOPS = ("adapters", "reports")
+LAST = ("status.json", "report.json", "report.html", "index.json", *VOUCHING)
+MARGIN = 16 << 20  # bytes that must stay free here
+FIND = (
+    "-H adapters reports \\( -name .incoming -o -name .replaced -o -name '.*.part' "
+    "-o -name __pycache__ -o -name .rsync-partial \\) -prune -o"
+)
+
+
+def listing_of(host: Host) -> HostState:
+    """What the host has to give."""
+    probe, limits = host_shell.probe_script(host, FIND), Limits(stdout=LISTING_BYTES)
+    return HostState(host, host.run(probe, limits=limits, repeatable=True), TOPS)
+
+
+class PullStage:
+    """Fetches a plan into .incoming/, compares it, and puts it in place."""
+
+    def __init__(
+        self, host: Host, plan: PullPlan, carrier: RsyncCarrier | CopyCarrier | TarCarrier
+    ):
+        self.host, self.plan, self.carrier = host, plan, carrier
+        self.digests: dict[str, str] = {}
+        self.stages = {top: folder(top) / ".incoming" / host.ident for top in TOPS}
+        self.keepers = {top: Keeper(folder(top)) for top in TOPS}
+        self.kept: list[Path] = []
+
+    def staged(self, path: str) -> Path:
+        """Where `path` waits until it is verified."""
+        top, _, rest = path.partition("/")
+        return self.stages[top] / rest
+
+    def run(self) -> list[str]:
+        """Fetch the plan; returns the files that are still being written there.
+
+        What stays out for another reason is added to plan.refused.
+        """
+        self._must_fit()
+        self._forget_others()
+        bad = list(self.plan.fetch)
+        moved: set[str] = set()
+        for attempt in range(ROUNDS):
+            if attempt:
+                moved = self._look_again(bad)
+                bad = [path for path in bad if path in self.plan.fetch]
+            bad = self._round(bad)
+            if not bad:
+                break
+        live = [p for p in bad if p in moved and not unit_of(p) and self.digests.get(p)]
+        broken = {
+            unit_of(p) or p: f"differs from the host's{self.carrier.cause}"
+            for p in bad
+            if p not in live
+        }
+        broken |= self._against_cards(broken)
+        self._forget_others()
+        with record.publishing():
+            self._publish([p for p in self.plan.fetch if (unit_of(p) or p) not in broken], live)
+        self.plan.refused |= broken
+        return live
+
+    def _round(self, pending: list[str]) -> list[str]:
+        """One transfer and comparison; the paths that do not agree."""
+        sizes = {p: self.plan.there[p].size for p in pending}
+        hashing = local_files.Background(hashes_on, self.host, sizes)
+        for top, stage in self.stages.items():
+            names = {p.partition("/")[2]: sizes[p] for p in pending if p.startswith(top + "/")}
+            if names:
+                self.carrier.fetch(list(names), top, stage, names)
+        there = hashing.result()
+        here = local_files.hash_all({p: self.staged(p) for p in pending})
+        self.digests |= here
+        return [p for p in pending if not here[p] or here[p] != there.get(p)]
+
+    def _look_again(self, bad: list[str]) -> set[str]:
+        """List the host anew; returns those of `bad` that changed there since, forgets the gone."""
+        listed = listing_of(self.host).listing().files
+        moved = set()
+        for path in bad:
+            _remove(self.staged(path))
+            if path not in listed:
+                self.plan.fetch.pop(path)
+            elif listed[path].sig != self.plan.there[path].sig:
+                moved.add(path)
+                self.plan.there[path] = listed[path]
+        return moved
+
+    def _against_cards(self, broken: dict[str, str]) -> dict[str, str]:
+        """{unit: what is wrong} for units that are not whole by what was fetched of them."""
+        wrong = {}
+        for unit in self.plan.units:
+            names = [p[len(unit) + 1 :] for p in self.plan.fetch if p.startswith(unit + "/")]
+            if unit in broken or not names:
+                continue
+            if missing := adapter_units.missing_part(unit, names):
+                wrong[unit] = f"is not whole ({missing} is missing)"
+            elif is_version(unit) and (reason := self._against_card(unit, names)):
+                wrong[unit] = reason
+        return wrong
+
+    def _against_card(self, unit: str, names: list[str]) -> str:
+        card = self.staged(f"{unit}/{card_files.CARD}")
+        if not card.exists():
+            console.warn(f"{unit} has no card.json; compared with the host's SHA-256 alone")
+            return ""
+        try:
+            listed = card_files.listed_files(json.loads(card.read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError):
+            listed = None
+        if listed is None:
+            return "has a card.json that does not list its files"
+
+        def size_of(name: str) -> int | None:
+            file = local_files.look(self.staged(f"{unit}/{name}"))
+            return file.size if file and name in names else None
+
+        wrong = card_files.first_difference(
+            listed, names, size_of, lambda name: self.digests.get(f"{unit}/{name}")
+        )
+        return f"is not what its card.json says ({unit}/{wrong[0]}: {wrong[1]})" if wrong else ""
+
+    def _publish(self, names: list[str], live: list[str]) -> None:
+        """Put what was verified in place: units first, what vouches for others last."""
+        chosen, failed = set(names), set()
+        for unit in self.plan.units:
+            if any(unit_of(p) == unit for p in chosen) and not self._publish_unit(unit):
+                failed.add(unit)
+        loose = [path for path in names if not unit_of(path)]
+        for path in sorted(loose, key=lambda p: (p.endswith(LAST), p)):
+            self._publish_file(path)
+        for path in names:
+            if path not in live and unit_of(path) not in failed:
+                here, there = local_files.look(local_path(path)), self.plan.there[path]
+                self.plan.record.put(path, self.digests[path], here, there)
+        self.plan.record.save()
+        for stage in self.stages.values():
+            shutil.rmtree(stage, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                stage.parent.rmdir()
+        for path in self.kept:
+            console.note(f"kept      {paths.show(path)}: what was here before")
+
+    def _publish_unit(self, unit: str) -> bool:
+        """One rename for a new folder; an older one of a run swaps its place with it."""
+        staged, final = self.staged(unit), local_path(unit)
+        keeper = self.keepers[unit.partition("/")[0]]
+        flush(staged)
+        if not keeper.place_new(staged, final):
+            if is_version(unit):
+                self.plan.conflicts.append(unit)
+                return False
+            ours = self._is_ours(unit)
+            _, kept = keeper.replace(staged, final)
+            if ours and adapter_units.is_checkpoint(unit):
+                shutil.rmtree(kept)
+                keeper.drop(kept / "x")
+            elif os.path.lexists(kept):
+                self.kept.append(kept)
+        publish.fsync_folder(final.parent)
+        return True
+
+    def _is_ours(self, unit: str) -> bool:
+        """Whether all files of the unit here are as an earlier sync brought them."""
+        root = local_path(unit)
+        files = [p for p in root.rglob("*") if p.is_symlink() or not p.is_dir()]
+        return all(
+            (here := local_files.look(p))
+            and self.plan.record.is_ours_here(f"{unit}/{p.relative_to(root).as_posix()}", here.sig)
+            for p in files
+        )
+
+    def _publish_file(self, path: str) -> None:
+        staged, final = self.staged(path), local_path(path)
+        keeper = self.keepers[path.partition("/")[0]]
+        flush(staged)
+        if keeper.place_new(staged, final):
+            return
+        before, kept = keeper.replace(staged, final)
+        after = local_files.look(kept)
+        ours = before and after and self.plan.record.is_ours_here(path, before.sig)
+        if ours and before.sig.split()[:4] == after.sig.split()[:4]:
+            keeper.drop(kept)
+        elif os.path.lexists(kept):
+            self.kept.append(kept)
+
+    def _must_fit(self) -> None:
+        for top in self.stages:
+            names = [p for p in self.plan.fetch if p.startswith(top + "/")]
+            size = sum(self.plan.there[p].size for p in names)
+            folder(top).mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(folder(top)).free
+            if size + MARGIN > free:
+                raise console.Problem(
+                    f"{console.size(size)} to fetch and {console.size(free)} free here",
+                    f"free {console.size(size + MARGIN - free)} on that disk, then run it again",
+                )
+            inodes = os.statvfs(folder(top))
+            if inodes.f_files and len(names) + 10 > inodes.f_favail:
+                raise console.Problem(
+                    f"{len(names)} files to fetch, and the disk of {paths.show(folder(top))} has "
+                    f"inodes for {inodes.f_favail} more (df -i)", "delete many small files on it",
+                )  # fmt: skip
+
+    def _forget_others(self) -> None:
+        """Remove staged files that this plan does not fetch, and rsync's own leftovers."""
+        wanted = {str(self.staged(path)) for path in self.plan.fetch}
+        for stage in self.stages.values():
+            for inner, folders, names in os.walk(stage):
+                partial = ".rsync-partial" in inner and not self.digests
+                for name in [*names, *(f for f in folders if os.path.islink(f"{inner}/{f}"))]:
+                    if not partial and f"{inner}/{name}" not in wanted:
+                        Path(inner, name).unlink()
+            for inner, _, _ in os.walk(stage, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(inner)
+
+
+def _remove(path: Path) -> None:
+    """Remove a staged file, whatever it is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

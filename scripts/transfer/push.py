@@ -1,0 +1,196 @@
+"""Push: the kit, its configs and the prepared data, to the host.
+
+Order of events: list both sides at once → plan → carry into .incoming/ there → compare SHA-256
+there and here → put everything in place under a lock there, manifests last → remember what was
+verified. A connection that is lost while files are put in place begins this anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+from kit import console
+from transfer import carriers, host_shell, sync_lines
+from transfer.exclusions import STAY
+from transfer.frame import Limits
+from transfer.host import TRIES, ConnectionLost, Host, open_host, quote, wait_to_retry
+from transfer.listing import LISTING_BYTES, HostState
+from transfer.local_files import Background, LocalFiles
+from transfer.push_plan import PushPlan
+from transfer.push_stage import PushStage, stage_name, stage_name_if_any
+from transfer.record import TransferRecord, only_one
+
+MARGIN = 16 << 20  # bytes that must stay free there
+SEED = 1 << 20  # above this size rsync gets the old file to build the new one on
+PRUNED = "__pycache__ node_modules .git .envs .cache .rehearsal .incoming .replaced .jobs"
+
+
+def find_arguments() -> str:
+    """find's arguments for the kit there: everything but what never travels up."""
+    places = " -o ".join(f"-path './{place}/*'" for place in STAY)
+    pruned = " -o ".join(f"-name {name}" for name in [*PRUNED.split(), "'.venv*'"])
+    return f"-L . \\( \\( {places} \\) ! -name .gitkeep -o {pruned} \\) -prune -o"
+
+
+class Push:
+    """One sync up: what is here, what is there, and what follows from both."""
+
+    def __init__(self, host: Host, args: argparse.Namespace):
+        self.host, self.args = host, args
+        self.record = TransferRecord(host, "up")
+        self.plan, self.removed = PushPlan(), []
+        self.local = self.state = None
+
+    def run(self) -> int:
+        """The whole way. Returns the exit code."""
+        began, tries = time.monotonic(), 0
+        with only_one(self.record, self.host):
+            while True:
+                try:
+                    self._once()
+                    break
+                except ConnectionLost as lost:
+                    tries += 1
+                    if tries > TRIES or not self.host.reached:
+                        raise
+                    wait_to_retry(self.host.name, lost, tries)
+        self._sum_up(time.monotonic() - began)
+        return console.GOOD
+
+    def _once(self) -> None:
+        self.plan, self.removed = PushPlan(), []
+        self._look()
+        if self.args.dry_run:
+            for line in self._lines():
+                console.result(line)
+        elif self.plan.sent or self.removed:
+            sync_lines.emit(self._lines(), console.note)
+            self._send()
+        else:
+            self._tidy()
+            if self.plan.same and self.state.was_read:  # compared one by one
+                self.record.save(self.state.listing().files, self.state.digest)
+
+    def _look(self) -> None:
+        """List both sides and decide."""
+        probe = host_shell.probe_script(self.host, find_arguments(), stage_name_if_any())
+        limits = Limits(stdout=LISTING_BYTES)
+        answer = Background(self.host.run, probe, b"", limits, True)
+        self.local = LocalFiles(self.args.kit_only)  # what is here, while the host answers
+        self.state = HostState(self.host, answer.result())
+        if self.state.facts.get("there") == "closed":
+            raise console.Problem(f"{self.host.place} cannot be entered", "check its permissions")
+        plan, local, verify = self.plan, self.local, self.args.verify
+        if not verify and self.record.all_hold(local.files, local.covers, self.state.digest):
+            plan.same = list(local.files)
+        else:
+            plan.compare(local, self.state.listing().files, self.record, verify)
+        if plan.unsure:
+            plan.settle(self.host, local, self.state.listing().files, self.record)
+        self.removed = plan.to_remove(local, self.args.delete)
+
+    def _lines(self) -> list[str]:
+        return self.plan.lines(self.host, self.local, self.state, bool(self.removed))
+
+    def _send(self) -> None:
+        """Stage, compare, put in place, remember."""
+        host, local, plan, state = self.host, self.local, self.plan, self.state
+        carrier = carriers.carrier_for(host, state)
+        self._must_fit()
+        there = state.listing().files
+        seeds = [
+            path
+            for path in plan.changed
+            if carrier.resumes_inside_files
+            and local.files[path].size > SEED
+            and local.files[path][:2] != there[path][:2]
+        ]
+        stage = PushStage(host, local, carrier, stage_name())
+        digests = stage.fill(plan.sent, seeds) if plan.sent else {}
+        sent = [path for path in plan.sent if path in digests]
+        known = {
+            path: there[path].sig
+            for path in plan.changed
+            if self.record.is_ours_there(path, there[path].sig)
+        }
+        strays = [path for path in there if path.rpartition("/")[2] == ".tandem-link"]
+        after = stage.commit(sent, known, set(plan.changed), self.removed, strays, find_arguments())
+        for path in sent:
+            self.record.put(path, digests[path], local.files[path], after.listing().files.get(path))
+        for path in self.removed:
+            self.record.drop(path)
+        self.record.save(after.listing().files, after.digest)
+
+    def _must_fit(self) -> None:
+        host, facts = self.host, self.state.facts
+        if not facts.get("writable"):
+            raise console.Problem(f"{host.place} cannot be written", "check its owner and rights")
+        size = sum(self.local.files[p].size for p in self.plan.sent)
+        if facts.get("free") and size + MARGIN > (free := int(facts["free"]) * 1024):
+            raise console.Problem(
+                f"{host.name}: {console.size(size)} to send and {console.size(free)} free there",
+                f"free {console.size(size + MARGIN - free)} on that disk, then run it again",
+            )
+        wanted = len(self.plan.sent) + len({os.path.dirname(p) for p in self.plan.new}) + 10
+        if facts.get("inodes") and wanted > (inodes := int(facts["inodes"])):
+            raise console.Problem(
+                f"{host.name}: {len(self.plan.sent)} files to send, and its disk has inodes for "
+                f"{inodes} more (df -i), though bytes are free",
+                "delete many small files there: caches, old environments, checkpoints",
+            )
+
+    def _tidy(self) -> None:
+        """Drop what earlier, abandoned transfers left there."""
+        lines = []
+        if self.state.facts.get("staged"):
+            lines.append(f"rm -rf {quote(self.host.root)}/{quote(stage_name())}")
+        if self.state.was_read:
+            strays = [p for p in self.state.listing().files if p.endswith("/.tandem-link")]
+            lines += [f"rm -f {quote(self.host.root)}/{quote(path)}" for path in strays]
+        if lines:
+            self.host.run_lines([host_shell.HEAD, *lines], repeatable=True)
+
+    def _sum_up(self, seconds: float) -> None:
+        local, plan = self.local, self.plan
+        files = [local.files[p] for p in plan.sent if p in local.files]
+        if self.args.dry_run:
+            console.result(f"dry run: {sync_lines.amount(files)} would be sent")
+            return
+        parts = []
+        if plan.sent:
+            rate = sync_lines.rate(sum(f.size for f in files), seconds)
+            amount = sync_lines.amount(files)
+            parts.append(f"sent {amount} in {console.duration(seconds)} ({rate})")
+            parts.append(f"SHA-256 verified on {self.host.name}")
+        if self.removed:
+            parts.append(f"{len(self.removed)} moved to .replaced/ there")
+        if plan.same:
+            same = f"{sync_lines.amount(local.files[p] for p in plan.same)} unchanged"
+            parts.append(same if parts else f"nothing to send: {same}")
+        console.result(f"{self.host.place}: {'; '.join(parts)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = console.ArgumentParser("Send the kit and the prepared data to the host.")
+    parser.add_argument("host", nargs="?")
+    parser.add_argument("--kit-only", action="store_true")
+    parser.add_argument("--dry-run", action="store_true", default=dry_run())
+    parser.add_argument("--verify", "--checksum", action="store_true")
+    parser.add_argument("--delete", type=_positive, metavar="N")
+    parser.add_argument("--accept-new-host-key", action="store_true")
+    args = parser.parse_args(argv)
+    with open_host(args.host, args.accept_new_host_key) as host:
+        return Push(host, args).run()
+
+
+def dry_run() -> bool:
+    """Whether DRY_RUN asks for a plan alone."""
+    return os.environ.get("DRY_RUN", "0") not in ("", "0")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give the most files it may move, 1 or more")
+    return int(text)

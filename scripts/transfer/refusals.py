@@ -1,0 +1,130 @@
+"""What ssh and a host say when they refuse, what it means, and what repairs it.
+
+explain("gpu1", 255, stderr) -> Problem("gpu1: it refused the login (…)", "try ssh gpu1: …")
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from kit import console
+from transfer.ssh_configuration import timeout
+
+# What each exit code of ssh and rsync asks for: these are the network, to be tried again.
+NETWORK = {10, 12, 30, 35, 255}
+# What rsync says of a connection into which a login prints.
+NOISY_LOGIN = re.compile("is your shell clean|protocol version mismatch|unexpected tag|unclean")
+START_FILE = (
+    "let it print only where the shell is interactive: in its start file (~/.bashrc, ~/.profile) "
+    "put the output behind: case $- in *i*) …;; esac"
+)
+
+
+class Refusal(NamedTuple):
+    """`pattern` in ssh's stderr; `final`: trying again cannot help."""
+
+    pattern: re.Pattern
+    meaning: str
+    remedy: str
+    final: bool = False
+
+
+def _refusal(pattern: str, meaning: str, remedy: str, final: bool = False) -> Refusal:
+    return Refusal(re.compile(pattern, re.MULTILINE), meaning, remedy, final)
+
+
+# The first that matches counts. NAME, TIMEOUT and \1 are filled in.
+REFUSALS = (
+    _refusal(
+        r"Host key for (\S+) has changed",
+        "its host key is not the one this machine knows",
+        "if the host was rebuilt, compare the new fingerprint and remove the old key "
+        r"(ssh-keygen -R '\1'); if not, somebody may stand between: do not go on",
+        final=True,
+    ),
+    _refusal(
+        "REMOTE HOST IDENTIFICATION HAS CHANGED",
+        "its host key is not the one this machine knows",
+        "if the host was rebuilt, compare the new fingerprint and remove the old key "
+        "(ssh-keygen -R NAME); if not, somebody may stand between: do not go on",
+        final=True,
+    ),
+    _refusal(
+        "Host key verification failed",
+        "its host key is not known here yet",
+        "log in once with ssh and compare the fingerprint, or add --accept-new-host-key",
+        final=True,
+    ),
+    _refusal(
+        r"Permissions \d+ for '(.+)' are too open",
+        r"ssh does not use the key \1: other users can read it",
+        r"chmod 600 '\1'",
+        final=True,
+    ),
+    _refusal(
+        r"^(?:\S+: )?Permission denied \([a-z0-9@.,-]+\)\.?\s*$",
+        "it refused the login",
+        "try ssh with this name: check User and IdentityFile, ssh-add a key with a passphrase, or "
+        "put a password into a 0600 file and its path into TANDEM_SSH_PASSWORD_FILE",
+        final=True,
+    ),
+    _refusal(
+        "Too many authentication failures",
+        "it refused the login after too many keys",
+        "name one key for it in ~/.ssh/config: IdentityFile and IdentitiesOnly yes",
+        final=True,
+    ),
+    _refusal(
+        r"Bad configuration option|Bad owner or permissions|terminating, \d+ bad",
+        "the ssh configuration has an error",
+        "correct the line that ssh names",
+        final=True,
+    ),
+    _refusal(
+        "Could not resolve hostname",
+        "no such name",
+        "check the spelling, ~/.ssh/config and the network",
+    ),
+    _refusal(
+        "Connection refused",
+        "nothing listens on its ssh port",
+        "check that the host is up, and HostName and Port in ~/.ssh/config",
+    ),
+    _refusal(
+        "timed out",
+        "no answer within TIMEOUT s",
+        "check that the host is up and that the VPN or firewall lets ssh through",
+    ),
+)
+
+
+def refusal_in(stderr: str) -> tuple[Refusal, re.Match] | None:
+    """The Refusal that ssh's stderr names, and where."""
+    for refusal in REFUSALS:
+        if match := refusal.pattern.search(stderr):
+            return refusal, match
+    return None
+
+
+def is_final(stderr: str) -> bool:
+    """Whether ssh failed in a way that another try cannot change."""
+    known = refusal_in(stderr)
+    return known is not None and known[0].final
+
+
+def explain(name: str, code: int, stderr: str) -> console.Problem | None:
+    """ssh's refusal as one line with its remedy; None where ssh itself did not fail."""
+    known = refusal_in(stderr) if code in NETWORK else None
+    if known is None:
+        return None
+    refusal, match = known
+    meaning = match.expand(refusal.meaning).replace("TIMEOUT", timeout())
+    remedy = match.expand(refusal.remedy).replace("NAME", name)
+    return console.Problem(f"{name}: {meaning} ({last_line(stderr)})", remedy)
+
+
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip(" @\t")]
+    return lines[-1] if lines else "it said nothing"
