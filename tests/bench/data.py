@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -95,7 +96,37 @@ def retrieval(samples: Path) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> int:
     parser = console.ArgumentParser(__doc__)
     parser.add_argument("--samples", default=ROOT.parent / "shared" / "samples", type=Path)
-    samples = parser.parse_args(argv).samples
+    parser.add_argument("--smallest", action="store_true", help="made-up inputs, no goals")
+    args = parser.parse_args(argv)
+    if args.smallest or os.environ.get("BENCH_SMALLEST"):
+        with tempfile.TemporaryDirectory() as folder:
+            measure(make_samples(Path(folder)), runs=1)
+        return console.GOOD
+    result = measure(args.samples)
+    met = result["headlines"]["wall_seconds"] <= 10 and result["html_f1"] >= 0.90
+    return console.GOOD if met else console.FAILED
+
+
+def make_samples(folder: Path) -> Path:
+    """Inputs of the forms that the real samples have, a few rows of each."""
+    for name in ("reddit", "html/pages", "legal", "wiki"):
+        (folder / name).mkdir(parents=True)
+    words = ["river", "bridge", "court", "harbour", "market", "school", "train", "storm"]
+    lines = [f"The {words[n % 8]} opens {n} times as the {words[n % 5]} closes" for n in range(40)]
+    rows = "".join(f'"{line}",TheOnion\n' for line in lines)
+    (folder / "reddit" / "headlines.csv").write_text(f"title,subreddit\n{rows}")
+    text = " ".join(f"{line}, as the council of that town decided." for line in lines)
+    page = f"<html><body><nav>Home Login</nav><article><p>{text}</p></article></body></html>"
+    (folder / "html" / "pages" / "one.html").write_text(page)
+    marked = {"file": "one.html", "with": [lines[3]], "without": ["Login"]}
+    (folder / "html" / "evaldata_subset.json").write_text(json.dumps({"one": marked}))
+    (folder / "legal" / "act.txt").write_text(text)
+    (folder / "wiki" / "town.txt").write_text(text[::-1])
+    return folder
+
+
+def measure(samples: Path, runs: int = 3) -> dict[str, Any]:
+    """All figures of the data room; one JSON object on stdout."""
     if not (samples / "reddit").is_dir():
         raise console.Problem(f"{samples}: the samples are not there", "name them with --samples")
     from bs4 import BeautifulSoup
@@ -104,15 +135,14 @@ def main(argv: list[str] | None = None) -> int:
 
     html = samples / "html"
     result = {
-        "headlines": headlines(samples / "reddit") | {"goal_seconds": 10},
+        "headlines": headlines(samples / "reddit", runs) | {"goal_seconds": 10},
         "html_f1": round(segments_f1(html, lambda data: html_pages.article(data)[1]), 4),
         "html_f1_plain": round(segments_f1(html, lambda d: BeautifulSoup(d, "lxml").get_text()), 4),
         "html_f1_goal": 0.90,
         "retrieval": retrieval(samples),
     }
     print(json.dumps(result))
-    met = result["headlines"]["wall_seconds"] <= 10 and result["html_f1"] >= 0.90
-    return console.GOOD if met else console.FAILED
+    return result
 
 
 if __name__ == "__main__":

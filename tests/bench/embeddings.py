@@ -373,7 +373,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=250_000, help="of the merge (%(default)s)")
     parser.add_argument("--float64", action="store_true", help="merge float64 too")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--smallest", action="store_true", help="few rows, one round: does it run")
     args = parser.parse_args(argv)
+    fetched = 250_000
+    if args.smallest or os.environ.get("BENCH_SMALLEST"):
+        args.rounds, args.rows, fetched = 1, 1600, 1600
     os.environ["OMP_NUM_THREADS"] = "1"
     parts = args.parts or ["merge", "fetch"]
     results: dict[str, Any] = {}
@@ -393,8 +397,8 @@ def main(argv: list[str] | None = None) -> int:
                 measure(f"merge {args.rows:,} x {DIM} {dtype}", print_merge, run)
         if "fetch" in parts:
             run = partial(bench_fetch, place, args.rounds)
-            measure("fetch, loopback", print_fetch, partial(run, 0, 250_000))
-            measure("fetch, 40 ms", print_fetch, partial(run, 0.02, 125_000))
+            measure("fetch, loopback", print_fetch, partial(run, 0, fetched))
+            measure("fetch, 40 ms", print_fetch, partial(run, 0.02, fetched // 2))
     finally:
         shutil.rmtree(place, ignore_errors=True)
     if args.json:

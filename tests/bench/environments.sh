@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
 # Measure a set-up against bare uv and against pip, side by side, with a warm package cache.
 #
-#   tests/bench/environments.sh [--rounds N] [--without-pip]      default: 3 rounds
+#   tests/bench/environments.sh [--rounds N] [--without-pip] [--smallest]      default: 3 rounds
 #
 # All install requirements-local.txt with its hashes into an empty folder beside this checkout's
-# environments, so that uv may link files. Bare uv and pip stop there; the set-up then compares
+# environments, so that uv may link files (--smallest: six packages of it into TMPDIR, one round). Bare uv and pip stop there; the set-up then compares
 # every file with its RECORD and imports every package. Medians. The goals: at most 2x bare uv
 # with the files compared, 3.5x with the imports too, 4x faster than pip, and 0.1 s where there is
 # nothing to do. Exit codes: 0 measured, 1 it could not be measured, 2 called wrongly.
 set -euo pipefail
 # shellcheck source=scripts/kit/common.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../kit/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/../../scripts/kit/common.sh"
 # shellcheck source=scripts/setup/environment.sh
 . "$KIT_ROOT/scripts/setup/environment.sh"
 
-MODE=measure rounds=3 with_pip=yes
+MODE=measure rounds=3 with_pip=yes smallest=${BENCH_SMALLEST:-}
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage && exit 0 ;;
     --without-pip) with_pip=no ;;
+    --smallest) smallest=1 ;;
     --rounds)
       case ${2-} in '' | *[!0-9]* | 0*) usage_error "--rounds needs a number from 1" ;; esac
       rounds=$2
@@ -32,11 +33,22 @@ done
 find_python
 need_uv
 export UV
-place=$(mktemp -d "$ENVS/.bench.XXXXXX")
+lock=$KIT_ROOT/requirements-local.txt
+if [ -n "$smallest" ]; then
+  rounds=1 with_pip=no
+  place=$(mktemp -d "${TMPDIR:-/tmp}/tandem-bench.XXXXXX")
+  names=' attrs jsonlines packaging tqdm idna pyyaml '
+  awk -v names="$names" \
+    '/^[^ #]/ { split($0, a, "[= ]"); on = index(names, " " a[1] " ") } on' "$lock" >"$place/lock.txt"
+  lock=$place/lock.txt
+  export TANDEM_LOCK=$lock
+else
+  mkdir -p "$ENVS"
+  place=$(mktemp -d "$ENVS/.bench.XXXXXX")
+fi
 trap 'rm -rf "$place"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-lock=$KIT_ROOT/requirements-local.txt
 
 # seconds COMMAND...: its wall time; its output goes to the log.
 seconds() {
@@ -72,7 +84,7 @@ sed 's/--seal /--seal --no-imports /' "$KIT_ROOT/scripts/setup/environment.sh" \
 remote=no # measured where it stands, never built for this
 ENV_NAME=remote LINK=$KIT_ROOT/.venv-remote LOCK=$KIT_ROOT/requirements-remote.txt BACKEND=auto
 env_state
-if [ "$STATE" = ready ]; then remote=yes; fi
+if [ "$STATE" = ready ] && [ -z "$smallest" ]; then remote=yes; fi
 say "Warming the package cache"
 seconds bare_uv >/dev/null
 for ((round = 1; round <= rounds; round++)); do

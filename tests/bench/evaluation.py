@@ -86,9 +86,13 @@ def batches(count: int = 64) -> dict[str, float]:
     return side_by_side(3, batched=answer(16), single=answer(1))
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
+    parser = console.ArgumentParser(__doc__)
+    parser.add_argument("--smallest", action="store_true", help="a few rows: does it run")
+    args = parser.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    scored, answered = scoring(), batches()
+    smallest = args.smallest or bool(os.environ.get("BENCH_SMALLEST"))
+    scored, answered = (scoring(8), batches(4)) if smallest else (scoring(), batches())
     print(
         json.dumps(
             {

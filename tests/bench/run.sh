@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Measure the kit against what it competes with: ratios, side by side in one run.
 #
-# Usage: tests/bench/run.sh [environments|transfer|data|training|evaluation|serving|embeddings ...]
+# Usage: tests/bench/run.sh [--smallest] [NAME...]
 #
-# Without names: all of them, some ten minutes. Run it on a machine with nothing else to do; the
-# ratios hold on any machine, the seconds on this one. docs/BENCHMARKS.md has the results.
+# NAME is environments, transfer, data, training, evaluation, serving or embeddings; without names:
+# all of them, some ten minutes. Run it on a machine with nothing else to do; the ratios hold on any
+# machine, the seconds on this one. docs/BENCHMARKS.md has the results. --smallest (or
+# BENCH_SMALLEST=1) only shows that each still runs: a few rows, one round, no goals.
 #
 # Exit codes: 0 measured, 1 a measurement failed, 2 called wrongly.
 set -euo pipefail
@@ -17,6 +19,11 @@ case "${1-}" in -h | --help)
   exit 0
   ;;
 esac
+names=()
+for word in "$@"; do
+  if [ "$word" = --smallest ]; then export BENCH_SMALLEST=1; else names+=("$word"); fi
+done
+set -- ${names[@]+"${names[@]}"}
 [ $# != 0 ] || set -- environments transfer data training evaluation serving embeddings
 failed=''
 for name in "$@"; do

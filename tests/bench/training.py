@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Step time of lora_trainer against a bare TRL script: same model, rows, arguments; one run.
 
-    .venv-remote/bin/python tests/bench/training.py [--steps 60] [--rounds 5] [--json]
+    .venv-remote/bin/python tests/bench/training.py [--steps 60] [--rounds 5] [--json] [--smallest]
 
 The two trainers take turns in one process; each round gives one ratio. Goal: median <= 1.02.
 """
@@ -58,7 +58,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=60, help="steps of each training")
     parser.add_argument("--rounds", type=int, default=5, help="pairs to measure")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--smallest", action="store_true", help="2 steps, one round: does it run")
     args = parser.parse_args(argv)
+    if args.smallest or os.environ.get("BENCH_SMALLEST"):
+        args.steps, args.rounds = 2, 1
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from config import loader
     from support import tiny
