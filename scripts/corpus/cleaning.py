@@ -12,8 +12,7 @@ from corpus.rows import Message, Reject, Row
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff]")
 _LINE_END = re.compile("\r\n?|[\x85\u2028\u2029]")
 _NBSP = re.compile("[\u00a0\u202f]")
-_TRAILING = re.compile(r"[ \t]+(?=\n|\Z)")
-_MANY_LINES = re.compile(r"\n{3,}")
+_BLANK_START = re.compile(r"(?:[ \t]*\n)+")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half an emoji: JSON can hold it, UTF-8 cannot
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 
@@ -37,7 +36,7 @@ class Cleaner:
     def text(self, text: str, mended: Counter) -> str:
         """One text, clean. `mended` counts what was found, by name."""
         if text.isascii() and text.isprintable() and "&" not in text:
-            return text.strip()
+            return without_blank_ends(text)
         if self.config.html_entities and "&" in text and "`" not in text and "<" not in text:
             text = self._count(text, unescape(text), mended, "HTML entities")
         if self.config.control_characters:
@@ -45,7 +44,7 @@ class Cleaner:
             text = self._count(text, plain, mended, "control characters")
         if self.config.mojibake and not text.isascii():
             text = self._count(text, self._fix_text(text, self._ftfy), mended, "mojibake")
-        return _MANY_LINES.sub("\n\n", _TRAILING.sub("", text)).strip()
+        return without_blank_ends(text)
 
     @staticmethod
     def _count(before: str, after: str, mended: Counter, name: str) -> str:
@@ -73,6 +72,19 @@ class Cleaner:
         elif "\ufffd" in text:
             reason = "characters lost (U+FFFD)"
         return Reject(row.source, row.number, reason, bad=False) if reason else None
+
+
+def without_blank_ends(text: str) -> str:
+    """The text without blank lines before and white space after it.
+
+    An indented first line keeps its indentation, and what lies between stays: in code, blank
+    lines and white space are content. One space before the text is none.
+    """
+    text = text.rstrip()
+    start = _BLANK_START.match(text)
+    text = text[start.end() :] if start else text
+    indented = text.startswith(("  ", "\t"))
+    return text if indented else text.lstrip()
 
 
 def unescape(text: str) -> str:

@@ -26,8 +26,9 @@ def refusal(result, as_json: bool) -> console.Problem:
     if as_json:
         lines = [r.line() for r in result.bad]
         print(json.dumps({"status": "failed", "bad": dict(counts), "problems": lines}))
+    cause = result.bad[0].line() if len(result.bad) == 1 else _counted(counts)
     return console.Problem(
-        f"bad rows: {len(result.bad)} ({_counted(counts)}); nothing was written",
+        f"bad rows: {len(result.bad)} ({cause}); nothing was written",
         "mend them, or leave them out with --set bad_rows=drop",
     )
 

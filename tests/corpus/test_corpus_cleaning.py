@@ -33,7 +33,9 @@ def clean(text: str) -> str:
         ("one\r\ntwo\rthree", "one\ntwo\nthree"),
         ("zero\u200bwidth\ufeff", "zerowidth"),
         ("bell\x07 and \x1b escape", "bell and  escape"),
-        ("  end \n\n\n\nnext  ", "end\n\nnext"),
+        (" an answer ", "an answer"),
+        ("\n \n    return x\n\n", "    return x"),
+        ("\ttotal = 1\n", "\ttotal = 1"),
     ],
 )
 def test_damage_is_mended(dirty, tidy):
@@ -49,6 +51,8 @@ def test_damage_is_mended(dirty, tidy):
         "Write `&amp;` for an ampersand",
         'Escape it: <a href="?a=1&amp;b=2">',
         "def f():\n    return 1\n\n\tx",
+        "    total = x\n\n\n\n    return total",
+        "+ added\n \n- removed",
         "naïve résumé, Ångström, œuvre",
     ],
 )

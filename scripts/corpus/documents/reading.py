@@ -60,7 +60,9 @@ def kind_of(path: Path) -> str | None:
     return "text" if named and not readers.looks_binary(head) else None
 
 
-def read(path: Path, source: str, kind: str, encoding: str | None = None) -> Iterator[Item]:
+def read(
+    path: Path, source: str, kind: str, encoding: str | None = None, recipe: str = ""
+) -> Iterator[Item]:
     """The documents of a file: one a page for PDF, one an article for WikiExtractor, else one."""
     if path.stat().st_size == 0:
         yield Reject(source, 0, "unreadable", "the file has 0 bytes; copy it again or delete it")
@@ -69,12 +71,12 @@ def read(path: Path, source: str, kind: str, encoding: str | None = None) -> Ite
     elif kind == "html":
         yield from html_pages.read(path, source)
     else:
-        yield from _read_text(path, source, encoding)
+        yield from _read_text(path, source, encoding, recipe)
 
 
-def _read_text(path: Path, source: str, encoding: str | None) -> Iterator[Item]:
+def _read_text(path: Path, source: str, encoding: str | None, recipe: str) -> Iterator[Item]:
     try:
-        text = readers.text_of_file(path, encoding, guess=True)
+        text = readers.text_of_file(path, encoding, True, recipe)
     except readers.Unreadable as error:
         yield Reject(source, 0, "unreadable", str(error))
         return

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
+
+_PAPERS = ("license", "licence", "notice", "changelog", "citation", "contributing",
+           "code_of_conduct", "security", "authors")  # fmt: skip
+_CARDS = ("readme", "dataset_card", "datasheet")
+_ROWS = frozenset(
+    [".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".zst", ".gz"]
+)
+_HELD_OUT = {
+    "test": "test", "tests": "test", "testing": "test", "eval": "test", "evaluation": "test",
+    "heldout": "test", "holdout": "test",
+    "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
+}  # fmt: skip
+_FRONT_MATTER = re.compile(
+    rb"\A\xef?\xbb?\xbf?---\r?\n(?:.*\n){0,400}?(?:dataset_info|configs|task_categories|size_categories|"
+    rb"annotations_creators|license|language|pretty_name|tags):",
+)
 
 
 def shown(name: str) -> str:
@@ -31,3 +49,34 @@ def irregular(path: Path) -> str:
     if path.is_symlink() and not path.is_file():
         return "a link to a folder, not followed" if path.is_dir() else "a link to nothing"
     return "" if path.is_dir() or path.is_file() else "no regular file"
+
+
+def about_the_data(path: Path, files: list[Path]) -> str:
+    """Why a file describes the others and is no training text: a card, a licence; '' for others.
+
+    A README is a card where it begins as the hub's do, or rows lie in the same folder or below.
+    """
+    stem = path.stem.casefold().replace("-", "_")
+    if path.suffix.lower() not in ("", ".md", ".txt", ".rst", ".markdown", ".cff"):
+        return ""
+    if stem in _PAPERS:
+        return f"a {stem} file, not training text"
+    if stem not in _CARDS:
+        return ""
+    with open(path, "rb") as f:
+        card = _FRONT_MATTER.match(f.read(1 << 16))
+    rows = any(p.suffix.lower() in _ROWS and path.parent in p.parents for p in files)
+    return "a data-set card, not training text" if card or rows else ""
+
+
+def held_out(path: Path, files: list[Path], table: bool) -> str:
+    """'test' or 'validation' where the file's name or folder says so, as on the hub; else ''.
+
+    `table`: it holds rows. Of other texts only a name such as test.txt or wiki.valid.txt counts.
+    """
+    common = Path(os.path.commonpath([p.parent for p in files]))
+    folders = [part.casefold() for part in path.relative_to(common).parts[:-1]]
+    words = re.split(r"[^a-z]+", path.name.casefold().split(".json")[0].split(".csv")[0])
+    if not table:
+        words = re.split(r"[^a-z]+", path.stem.casefold())[-1:]
+    return next((_HELD_OUT[word] for word in [*words, *folders] if word in _HELD_OUT), "")

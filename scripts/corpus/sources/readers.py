@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus.rows import Reject
+from corpus.sources import encodings, file_kinds
 from kit import console
 
 SNIFF = 1 << 16
@@ -43,10 +44,12 @@ def looks_binary(head: bytes) -> bool:
     return b"\0" in head or control > len(head) // 20
 
 
-def text_of_file(path: Path, encoding: str | None = None, guess: bool = False) -> str:
+def text_of_file(
+    path: Path, encoding: str | None = None, guess: bool = False, recipe: str = ""
+) -> str:
     """The file's text: `encoding`, else its byte-order mark, else UTF-8, else (guess) cp1252.
 
-    Line ends become \\n. Raises Unreadable.
+    Line ends become \\n. Raises Unreadable; `recipe` is the one that its remedy names.
     """
     data = path.read_bytes()
     if not data:
@@ -54,7 +57,9 @@ def text_of_file(path: Path, encoding: str | None = None, guess: bool = False) -
     if pointer := lfs_pointer(data[:200]):
         raise Unreadable(f"{pointer}; {LFS_REMEDY}")
     if looks_binary(data[:SNIFF]):
-        raise Unreadable("a binary file where text is expected; convert it to UTF-8 text")
+        what = file_kinds.describe(path, data[:16])
+        raise Unreadable(what or "a binary file where text is expected; convert it to UTF-8 text")
+    given = encoding
     if encoding is None:
         encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
     try:
@@ -63,13 +68,21 @@ def text_of_file(path: Path, encoding: str | None = None, guess: bool = False) -
         line = data[: error.start].count(b"\n") + 1
         text = _cp1252(data) if guess else None
         if text is None:
-            raise Unreadable(
-                f"line {line} is not {encoding.removesuffix('-sig').upper()}; save the file as "
-                f"UTF-8, or give the encoding to its recipe: encoding: cp1252"
-            ) from None
+            name = encoding.removesuffix("-sig").upper()
+            raise Unreadable(f"line {line} is not {name}; {_remedy(data, recipe)}") from None
     except (LookupError, ValueError):
         raise _no_encoding(encoding) from None
+    if given and encodings.is_wrong(text, given):
+        raise Unreadable(f"{given} makes no text of it; {_remedy(data, recipe)}")
     return _with_newlines(text)
+
+
+def _remedy(data: bytes, recipe: str) -> str:
+    """How to read bytes that are not UTF-8; an encoding is named only where it reads them all."""
+    name = encodings.guess(data)
+    if name is None or not recipe:
+        return "save the file as UTF-8"
+    return f"it reads well as {name}: --set recipes.{recipe}.encoding={name}"
 
 
 def _with_newlines(text: str) -> str:
@@ -92,11 +105,11 @@ def _cp1252(data: bytes) -> str | None:
 
 
 def records(
-    path: Path, source: str, kind: str, encoding: str | None = None
+    path: Path, source: str, kind: str, encoding: str | None = None, recipe: str = ""
 ) -> Iterator[tuple[int, Any] | Reject]:
     """(number, record) of a table or of JSON, or the Reject of what could not be read."""
     try:
-        text = text_of_file(path, encoding)
+        text = text_of_file(path, encoding, recipe=recipe)
         yield from _csv(text, source) if kind == "csv" else _json(text, source)
     except Unreadable as error:
         yield Reject(source, 0, "unreadable", str(error))
@@ -200,14 +213,15 @@ def _json(text: str, source: str) -> Iterator[tuple[int, Any] | Reject]:
     if not start:
         yield Reject(source, 0, "unreadable", "only white space; copy it again or delete it")
         return
-    if start == "[" or (start == "{" and not _first_line_is_whole(text)):
+    one_line = "\n" not in text.strip()
+    if start == "[" or one_line or (start == "{" and not _first_line_is_whole(text)):
         try:
             value = loads(text)
         except json.JSONDecodeError as error:
             line = f", line {error.lineno}" if error.pos else ""
             yield Reject(source, 0, "unreadable", f"not JSON{line}: {error.msg}; mend it")
             return
-        yield from enumerate(value if isinstance(value, list) else [value], 1)
+        yield from enumerate(value if isinstance(value, list) else _by_rows(value), 1)
         return
     for number, line in enumerate(io.StringIO(text, newline="\n"), 1):  # \n only, never U+0085
         if not line.strip():
@@ -216,6 +230,19 @@ def _json(text: str, source: str) -> Iterator[tuple[int, Any] | Reject]:
             yield number, loads(line)
         except json.JSONDecodeError as error:
             yield Reject(source, number, "broken line", f"not JSON: {error.msg}", record=line[:200])
+
+
+def _by_rows(value: Any) -> list[Any]:
+    """The rows of pandas' df.to_json(), which is {column: {"0": …, "1": …}}; [value] of others."""
+    columns = list(value.values()) if isinstance(value, dict) else []
+    if not columns or not all(
+        isinstance(c, dict) and c.keys() == columns[0].keys() for c in columns
+    ):
+        return [value]
+    index = list(columns[0])
+    if not index or not all(place.isdigit() for place in index):
+        return [value]
+    return [{name: column[place] for name, column in value.items()} for place in index]
 
 
 def loads(text: str) -> Any:

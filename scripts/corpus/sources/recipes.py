@@ -12,7 +12,7 @@ from corpus import formats
 from corpus.documents import passages, questions, reading
 from corpus.fields import Fields, is_empty, kind_of
 from corpus.rows import BadRow, Document, Reject, Row, Unwanted
-from corpus.sources import listing, readers
+from corpus.sources import file_kinds, listing, readers
 from kit import console
 
 
@@ -54,18 +54,38 @@ def find_sources(
     sources = []
     for path in files:
         shown = _name(path, root)
-        name, why = _choose(path, recipes)
+        name, why = None, listing.about_the_data(path, files)
+        if not why:
+            name, why = _choose(path, recipes)
         if name is None:
             skipped.append(_skip(shown, why))
         else:
             sources.append(Source(shown, path, name, recipes[name]))
+    sources, held = _without_held_out(sources, files)
+    skipped += held
     if not sources:
+        skipped.sort(key=lambda reject: ";" not in reject.detail)  # those with a remedy first
         first = f"{skipped[0].source}: {skipped[0].detail}"
         raise console.Problem(
             f"{root}: none of its {len(files)} files can be read ({first})",
             "see docs/DATA.md for the formats, or add a recipe to configs/data_config.yaml",
         )
     return sources, skipped
+
+
+def _without_held_out(
+    sources: list[Source], files: list[Path]
+) -> tuple[list[Source], list[Reject]]:
+    """(the sources to train on, a Reject for each file whose name says test or validation)."""
+    kept, held = [], []
+    for source in sources:
+        side = listing.held_out(source.path, files, source.recipe.kind in ("csv", "jsonl"))
+        if side and source.recipe.kind not in ("pdf", "html"):
+            why = f"a {side} file by its name; --input {source.path} alone reads it all the same"
+            held.append(_skip(source.name, why))
+        else:
+            kept.append(source)
+    return kept, held
 
 
 def _name(path: Path, root: Path) -> str:
@@ -97,9 +117,11 @@ def _choose(path: Path, recipes: dict, by_name: bool = True) -> tuple[str | None
     }
     if not named:
         with open(path, "rb") as f:
-            binary = readers.looks_binary(f.read(readers.SNIFF))
-        kind = "a binary file; " if binary else ""
-        return None, f"{kind}no recipe's glob fits the name"
+            head = f.read(readers.SNIFF)
+        pointer = readers.lfs_pointer(head)
+        what = f"{pointer}; {readers.LFS_REMEDY}" if pointer else file_kinds.describe(path, head)
+        kind = "a binary file; " if readers.looks_binary(head) else ""
+        return None, what or f"{kind}no recipe's glob fits the name"
     why = ""
     for name, recipe in named.items():
         why = _misfit(path, recipe)
@@ -148,7 +170,9 @@ def _group(row: Row) -> str:
 
 def _from_records(source: Source) -> Iterator[Row | Reject]:
     recipe = source.recipe
-    for item in readers.records(source.path, source.name, recipe.kind, recipe.encoding):
+    for item in readers.records(
+        source.path, source.name, recipe.kind, recipe.encoding, source.recipe_name
+    ):
         if isinstance(item, Reject):
             yield item
             continue
@@ -213,7 +237,9 @@ def _cell(value: Any, name: str) -> str:
 def _from_documents(source: Source, config) -> Iterator[Row | Reject]:
     recipe = source.recipe
     cut: list[tuple[Document, str]] = []
-    for item in reading.read(source.path, source.name, recipe.kind, recipe.encoding):
+    for item in reading.read(
+        source.path, source.name, recipe.kind, recipe.encoding, source.recipe_name
+    ):
         if isinstance(item, Reject):
             yield item
         else:
