@@ -80,8 +80,11 @@ def _unknown_settings(adapter: Adapter) -> str:
 
 
 def _kept_apart(adapter: Adapter, tensor: str) -> bool:
-    """Whether a whole tensor belongs to modules_to_save: PEFT keeps those beside the base's."""
-    return any(f".{name}." in tensor for name in adapter.config.get("modules_to_save") or [])
+    """Whether a whole tensor belongs to modules_to_save: PEFT keeps those beside the base's.
+
+    PEFT compares ends of names: `norm` means `input_layernorm`, too.
+    """
+    return any(f"{name}." in tensor for name in adapter.config.get("modules_to_save") or [])
 
 
 def _biases(adapter: Adapter) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from adapters import weights
 from adapters.adapter_features import ALONE, FEATURES, IN_TURNS, TOGETHER, Feature
@@ -147,11 +148,19 @@ def check_company(effects: Mapping[str, Effect]) -> str:
     return least_company(effect.company for effect in effects.values())
 
 
-def rows(effect: Effect, folder: Path, tokenizer) -> int:
-    """How many rows the base's embedding needs under an adapter; 0: as many as it has.
+def fit_embedding(model, adapters: Iterable[tuple[Effect, Path, Any]]) -> bool:
+    """Give a base the embedding that adapters (effect, folder, tokenizer) need; whether it changed.
 
-    An embedding that is saved whole decides; else the adapter's own tokenizer, as PEFT's
-    AutoPeftModel does.
+    An embedding that an adapter saved whole decides, larger or smaller (tokens were added, or the
+    padding of the vocabulary cut off); else it grows for an adapter's own tokenizer, as with PEFT's
+    AutoPeftModel.
     """
-    own = (folder / "tokenizer_config.json").is_file()
-    return effect.embedding_rows or (len(tokenizer) if own else 0)
+    adapters = list(adapters)
+    rows = model.get_input_embeddings().weight.shape[0]
+    own = [len(tokenizer) for _, folder, tokenizer in adapters
+           if tokenizer is not None and (folder / "tokenizer_config.json").is_file()]  # fmt: skip
+    whole = max((effect.embedding_rows for effect, _, _ in adapters), default=0)
+    wanted = whole or max([rows, *own])
+    if wanted != rows:
+        model.resize_token_embeddings(wanted)
+    return wanted != rows

@@ -56,8 +56,8 @@ def load(
     try:
         words = tokenizer.of_adapter(version.folder, folder)
         model = _base(version, folder, device, dtype)
-        rows = effect.rows(adapter, version.folder, words)
-        model = loading.attach(model, version.folder, rows=rows)
+        effect.fit_embedding(model, [(adapter, version.folder, words)])
+        model = loading.attach(model, version.folder)
     except torch.OutOfMemoryError:
         fix = "load it with --device cpu, or on a larger GPU"
         raise console.Problem(f"{version.reference}: out of GPU memory", fix) from None

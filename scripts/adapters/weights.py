@@ -151,7 +151,7 @@ def _check_targets(config: dict[str, Any], modules: dict[str, Any]) -> None:
 
 def _check_full(config: dict[str, Any], full: dict[str, Tensor]) -> None:
     for name in config.get("modules_to_save") or []:
-        if not any(f".{name}." in tensor for tensor in full):
+        if not any(f"{name}." in tensor for tensor in full):
             found = f"no weights for {name}, which {peft_config.FILE} lists in modules_to_save"
             raise Difference(FILE, found, AGAIN)
 

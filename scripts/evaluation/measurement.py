@@ -125,10 +125,11 @@ def _adapter_and_base(target, tokenizer, examples, settings) -> list[Column]:
 
     model = loading.load_base(target.model, target.quantization)
     adapter = effect.of(target.adapter)
-    rows, base_rows = effect.rows(adapter, target.adapter, tokenizer), _rows(model)
-    model = loading.attach(model, target.adapter, rows=rows)
+    base_rows = model.get_input_embeddings().weight.shape[0]
+    resized = effect.fit_embedding(model, [(adapter, target.adapter, tokenizer)])
+    model = loading.attach(model, target.adapter)
     columns = [_column("adapter", model, tokenizer, examples, settings)]
-    if not adapter.base_changes and rows <= base_rows:
+    if not adapter.base_changes and not resized:
         with model.disable_adapter():
             return [*columns, _column("base", model, tokenizer, examples, settings)]
     del model
@@ -139,10 +140,6 @@ def _adapter_and_base(target, tokenizer, examples, settings) -> list[Column]:
     if len(tokenizer) > base_rows:  # the base knows no ids beyond its own embedding
         tokenizer = _base_tokenizer(target, tokenizer)
     return [*columns, _column("base", model, tokenizer, examples, settings)]
-
-
-def _rows(model) -> int:
-    return model.get_input_embeddings().weight.shape[0]
 
 
 def _base_tokenizer(target, tokenizer):

@@ -189,11 +189,10 @@ def load_all(catalog: Catalog) -> Any:
     adapters = [(served, served.version.folder) for served in catalog.served if served.version]
     for served, folder in adapters:
         served.tokenizer = _tokenizer(folder) or tokenizer
-    needed = (effects.rows(s.effect, folder, s.tokenizer) for s, folder in adapters if s.effect)
-    rows = max(needed, default=0)
+    effects.fit_embedding(model, ((s.effect, f, s.tokenizer) for s, f in adapters if s.effect))
     try:
         for served, folder in adapters:
-            model = loading.attach(model, folder, served.adapter, rows=rows)
+            model = loading.attach(model, folder, served.adapter)
     except torch.OutOfMemoryError:
         raise _no_memory(catalog) from None
     except console.Problem as problem:

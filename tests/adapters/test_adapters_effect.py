@@ -122,12 +122,30 @@ def test_a_merge_that_the_base_cannot_hold_is_refused(tmp_path):
         tied.check_merge("a@v1.0.0", base)
 
 
-def test_an_embedding_that_is_saved_whole_decides_the_rows(tmp_path):
-    folder = tmp_path / "a"
-    saved = {"base_model.model.model.embed_tokens.weight": np.ones((384, 64), "f4")}
-    found = effect_of(folder, saved)
-    assert effect.rows(found, folder, range(323)) == 384  # padded: more than the tokenizer has
-    assert effect.rows(effect_of(tmp_path / "b"), tmp_path / "b", range(323)) == 323
+class Resizable:
+    """A model that has rows in its embedding and takes others."""
+
+    def __init__(self, rows: int):
+        self.weight = np.ones((rows, 4))
+
+    def get_input_embeddings(self):
+        return self
+
+    def resize_token_embeddings(self, rows: int) -> None:
+        self.weight = np.ones((rows, 4))
+
+
+@pytest.mark.parametrize(
+    ("base", "saved", "tokens", "rows"),
+    [(320, 384, 323, 384), (320, 300, 300, 300), (320, None, 323, 323), (320, None, 300, 320)],
+)
+def test_the_embedding_gets_the_rows_that_an_adapter_saved(tmp_path, base, saved, tokens, rows):
+    """384: padded, more than the tokenizer has; 300: the vocabulary's padding was cut off."""
+    name = "base_model.model.model.embed_tokens.weight"
+    found = effect_of(tmp_path, {name: np.ones((saved, 64), "f4")} if saved else None)
+    model = Resizable(base)
+    assert effect.fit_embedding(model, [(found, tmp_path, range(tokens))]) is (rows != base)
+    assert len(model.weight) == rows
 
 
 def test_the_vllm_line_names_every_reason_and_the_way_out(tmp_path, monkeypatch):

@@ -151,6 +151,31 @@ def evaluate(work, monkeypatch, capsys):
     return run
 
 
+def changing_adapter(work, folder, kind):
+    """A PEFT folder whose adapter changes weights of the base when it is loaded."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    base = work / "models" / "miniature"
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if kind in ("resized", "padded"):
+        tokenizer.add_tokens(["<extra>"])
+        model.resize_token_embeddings(len(tokenizer), 64 if kind == "padded" else None)
+        model.get_input_embeddings().weight.data *= 0.5
+    settings = {} if kind in ("resized", "padded") else {"init_lora_weights": kind}
+    lora = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **settings)
+    model = get_peft_model(model, lora)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data += torch.randn_like(weight) * 0.05
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def remove_reports(run):
     for name in ("report.json", "report.html"):
         (run / name).unlink(missing_ok=True)
@@ -231,6 +256,25 @@ class TestWithMiniature:
         assert (report["name"], report["dataset"]["rows"]) == ("forecast@v1.0.0", 4)
         assert report["base_model"] == "models/miniature"
         assert evaluate("--model", "forecast", "--max-samples", 4)["name"] == "forecast@v1.0.0"
+
+    @pytest.mark.parametrize("kind", ["pissa", "olora", "resized", "padded"])
+    def test_the_base_beside_an_adapter_that_changes_it_is_the_untouched_one(
+        self, work, evaluate, tmp_path, kind
+    ):
+        alone = evaluate("--model", "models/miniature")["metrics"]["loss"]["value"]
+        report = evaluate("--model", changing_adapter(work, tmp_path / kind, kind),
+                          "--base", work / "models" / "miniature")  # fmt: skip
+        assert report["base"]["loss"]["value"] == pytest.approx(alone, rel=1e-4)
+        assert report["metrics"]["loss"]["value"] != pytest.approx(alone, rel=1e-3)
+
+    def test_an_adapter_that_cannot_come_back_is_refused_before_anything_is_loaded(
+        self, work, evaluate, tmp_path
+    ):
+        from kit import console
+
+        folder = changing_adapter(work, tmp_path / "a", "pissa_niter_4")
+        with pytest.raises(console.Problem, match="a random SVD.* cannot be loaded.*convert it"):
+            evaluate("--model", folder, "--base", work / "models" / "miniature")
 
     def test_a_checkpoint_s_numbers_do_not_become_the_run_s(self, work, evaluate):
         run = work / "adapters" / "runs" / "first"

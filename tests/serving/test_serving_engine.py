@@ -155,6 +155,31 @@ def test_the_cache_never_holds_more_than_it_may(llama):
     assert max(desk.seen) == 3
 
 
+EXPERTS = {"target_modules": ["q_proj"], "target_parameters": ["mlp.down_proj.weight"]}
+
+
+@pytest.mark.parametrize("lora", [{"modules_to_save": ["norm", "lm_head"]}, EXPERTS])
+def test_in_turns_every_kind_of_adapter_and_the_base_answer_as_alone(lora):
+    """PEFT takes no names of rows for such layers, not even of the base."""
+    from serving.engine import BASE
+
+    tokenizer, model = lora_model("llama", **lora)
+    names = ["a0", BASE, "a1", "a0", BASE, "a1"]
+    desk = Desk(tokenizer, model, mixed=False)
+    alone = []
+    for name in names[:3]:
+        alone.append(desk.answer([11, 12, 13], name))
+        desk.engine.submit([alone[-1]])
+        desk.finish(alone[-1:])
+    together = [desk.answer([11, 12, 13], name) for name in names]
+    for answer in together:
+        desk.engine.submit([answer])
+    assert set(desk.finish(together).values()) == {"length"}
+    desk.engine.close()
+    assert [a.tokens for a in together] == [a.tokens for a in alone] * 2
+    assert len({tuple(a.tokens) for a in alone}) == 3
+
+
 def test_adapters_that_cannot_be_mixed_take_turns():
     tokenizer, model = lora_model("llama", use_dora=True)
     desk = Desk(tokenizer, model, mixed=False)

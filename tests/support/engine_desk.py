@@ -22,8 +22,8 @@ def lora_model(family, dtype="float32", **lora):
     tokenizer = miniature.build_tokenizer(texts, family)
     model = AutoModelForCausalLM.from_config(miniature.build_config(family, tokenizer))
     model = model.to(getattr(torch, dtype)).eval()
-    targets = tiny.LINEAR[family]
-    config = LoraConfig(r=8, target_modules=targets, init_lora_weights=False, **lora)
+    lora = {"target_modules": tiny.LINEAR[family]} | lora
+    config = LoraConfig(r=8, init_lora_weights=False, **lora)
     model = get_peft_model(model, config, adapter_name="a0")
     model.add_adapter("a1", config)
     return tokenizer, model.eval()
