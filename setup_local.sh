@@ -2,11 +2,12 @@
 # Set up this machine for data work: Python 3.10, the folders, and the packages of
 # requirements-local.txt in .venv-local. Safe to run again: with nothing to do it ends at once.
 #
-#   ./setup_local.sh             set up, mend or update; the old one works until the switch
+#   ./setup_local.sh             set up, repair or update; the old one works until the switch
 #   ./setup_local.sh --check     only report: Python, disk, folders, every file, every import
 #   ./setup_local.sh --force     build the environment anew, whatever stands there
 #
-# TANDEM_PYTHON=3.12 ./setup_local.sh   another Python, 3.10 to 3.13, or the path of one
+# TANDEM_PYTHON=3.12 ./setup_local.sh   another Python, 3.10 to 3.13, or the path of one; it
+#                                       stays the choice until another is named
 # UV=/path/to/uv                        this uv; else the one on PATH, else one is fetched
 #
 # Exit codes: 0 good, 1 a check or the work failed, 2 called wrongly, 130/143 interrupted.
@@ -42,8 +43,11 @@ missing_folders() {
 make_folders() {
   local folder
   for folder in "${FOLDERS[@]}"; do
-    mkdir -p "$KIT_ROOT/$folder"
-    if [ ! -e "$KIT_ROOT/$folder/.gitkeep" ]; then : >"$KIT_ROOT/$folder/.gitkeep"; fi
+    mkdir -p "$KIT_ROOT/$folder" 2>/dev/null ||
+      die "$folder cannot be made; check the owner and the permissions of $KIT_ROOT (ls -la)"
+    if [ ! -e "$KIT_ROOT/$folder/.gitkeep" ] && [ -w "$KIT_ROOT/$folder" ]; then
+      : >"$KIT_ROOT/$folder/.gitkeep"
+    fi
   done
 }
 
@@ -63,7 +67,7 @@ check() {
   [ "$FAILED" = no ]
 }
 
-final_check() { :; } # the imports were all
+final_check() { :; } # importing every package was all
 
 environment local
 if [ "$MODE" = check ]; then
@@ -77,15 +81,16 @@ if [ "$FORCE" = no ] && [ "$STATE" = ready ] && [ -z "$(missing_folders)" ]; the
 fi
 
 step "Python version"
+place_caches 3
 find_python
 ok "python  $PYTHON_VERSION ($PYTHON, $PYTHON_MACHINE)"
 step "Disk space"
-"$PYTHON" "$KIT_ROOT/scripts/check_storage.py" --brief >&2
+check_stage "$PYTHON" "$KIT_ROOT/scripts/setup/preflight.py" local
+check_stage "$PYTHON" "$KIT_ROOT/scripts/check_storage.py" --brief
 step "Folders"
 make_folders
 ok "folders  ${FOLDERS[*]}"
 step "Packages"
-place_caches 3
 install_environment venv
 step "Summary"
 env_state

@@ -13,7 +13,7 @@
 #   --force                build the environment anew, whatever stands there
 #
 # HOST=gpu1 REMOTE_DIR=tandem ./setup_remote.sh   the same by variables
-# TANDEM_PYTHON=3.12 ./setup_remote.sh            another Python, 3.10 to 3.13
+# TANDEM_PYTHON=3.12 ./setup_remote.sh            another Python, 3.10 to 3.13; it stays the choice
 #
 # Exit codes: 0 good, 1 a check or the work failed, 2 called wrongly, 130/143 interrupted.
 set -euo pipefail
@@ -87,9 +87,7 @@ check_gpu() {
     "$PYTHON" "$KIT_ROOT/scripts/check_gpu.py" --allow-cpu
     return
   fi
-  "$PYTHON" "$KIT_ROOT/scripts/check_gpu.py" && return 0
-  note "without an NVIDIA GPU --allow-cpu goes on: enough to rehearse and to serve, not to train"
-  return 1
+  "$PYTHON" "$KIT_ROOT/scripts/check_gpu.py"
 }
 
 # check_platform: where the pinned torch and bitsandbytes have no wheels.
@@ -104,8 +102,13 @@ check_platform() {
     die "macOS $version: bitsandbytes has wheels for macOS 14 and newer; update macOS"
 }
 
-# final_check ENV: before the switch.
-final_check() { run "$1/bin/python" "$KIT_ROOT/scripts/setup/nf4_forward.py"; }
+# final_check ENV: before the switch. On the GPU, unless --allow-cpu goes on without one.
+final_check() {
+  local device=(--gpu)
+  if [ "$ALLOW_CPU" = yes ]; then device=(); fi
+  run_with_ticker "one forward pass in 4 bits" \
+    "$1/bin/python" "$KIT_ROOT/scripts/setup/nf4_forward.py" ${device[@]+"${device[@]}"}
+}
 
 check() {
   env_state
@@ -115,7 +118,7 @@ check() {
   check_gpu || FAILED=yes
   "$PYTHON" "$KIT_ROOT/scripts/check_storage.py" || FAILED=yes
   check_packages
-  case $STATE in ready | untidy | suspect) final_check "$LINK" 2>/dev/null || FAILED=yes ;; esac
+  case $STATE in ready | untidy | suspect) final_check "$LINK" || FAILED=yes ;; esac
   [ "$FAILED" = no ]
 }
 
@@ -138,19 +141,24 @@ fi
 step "Python"
 check_platform
 choose_backend
+if [ "$ALLOW_CPU" = no ]; then GPU=gpu; else GPU=cpu; fi
+# A host's other disks may be gone after a stop, whatever room they have.
+if [ "$GPU" = gpu ]; then place_caches 1000000; else place_caches 20; fi
 find_remote_python
 ok "python  $PYTHON_VERSION ($PYTHON, $PYTHON_MACHINE)"
 step "NVIDIA driver and GPU"
-check_gpu >&2 || exit 1
-if [ "$ALLOW_CPU" = no ]; then GPU=gpu; else GPU=cpu; fi
+check_stage check_gpu
 step "Disk space"
-"$PYTHON" "$KIT_ROOT/scripts/check_storage.py" --brief >&2
-# A host's other disks may be gone after a stop, whatever room they have.
-if [ "$GPU" = gpu ]; then place_caches 1000000; else place_caches 20; fi
+check_stage "$PYTHON" "$KIT_ROOT/scripts/setup/preflight.py" remote
+check_stage "$PYTHON" "$KIT_ROOT/scripts/check_storage.py" --brief
 step "Packages ($BACKEND)"
 install_environment "$BACKEND"
 step "Summary"
 env_state
 summary
 STEP=''
-note "next: make validate ARGS=\"--env remote\""
+if [ "$ALLOW_CPU" = yes ]; then
+  note "next: make validate ARGS=\"--env remote --allow-cpu\""
+else
+  note "next: make validate ARGS=\"--env remote\""
+fi

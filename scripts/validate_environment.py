@@ -105,7 +105,7 @@ def check_all(env: str, allow_cpu: bool) -> list[Check]:
     return found + model
 
 
-def check_deep(env: str) -> list[Check]:
+def check_deep(env: str, allow_cpu: bool) -> list[Check]:
     """Every file against its hash, every import, the stack used once; by its own interpreter."""
     name, fix = f".venv-{env}", f"./setup_{env}.sh"
     python = paths.ROOT / name / "bin" / "python"
@@ -114,6 +114,7 @@ def check_deep(env: str) -> list[Check]:
     console.say("hashing every file and importing every package")
     verify = [str(python), "-I", "-S", "scripts/setup/verify_environment.py", "--json", name]
     use = [str(python), "scripts/checks/smoke.py", "--json", env]
+    use += ["--gpu"] if env == "remote" and not allow_cpu else []
     return [*_run(verify, fix), *_run(use, fix)]
 
 
@@ -123,7 +124,8 @@ def _run(command: list[str], fix: str) -> list[Check]:
         return [Check(**check) for check in json.loads(done.stdout)["checks"]]
     except (ValueError, KeyError, TypeError):
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        text = f"{command[-3]} ended with {done.returncode}: {last[:120]}"
+        script = next(word for word in command if word.endswith(".py"))
+        text = f"{script} ended with {done.returncode}: {last[:120]}"
         return [Check("deep", "fail", text, fix)]
 
 
@@ -137,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     env = args.env or paths.environment()
     checks = check_all(env, args.allow_cpu)
     if args.deep:
-        checks += check_deep(env)
+        checks += check_deep(env, args.allow_cpu)
     return report(checks, args.json, env=env)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from kit import console, paths
 from kit.report import Check
 from setup.installed_packages import site_packages
-from setup.lock_file import Facts
+from setup.lock_file import Facts, same_pins
 
 OLDEST, NEWEST = (3, 10), (3, 13)
 # Folders of paths_config.json that git keeps; the others are made by what fills them.
@@ -53,11 +53,11 @@ def check_link(env: str, fix: str) -> list[Check]:
     if (link / ".tandem" / "suspect").exists():
         return [Check(name, "fail", f"{target} holds damaged files", fix)]
     try:
-        stamped = (link / ".tandem" / "lock.txt").read_bytes()
-        now = (paths.ROOT / f"requirements-{env}.txt").read_bytes()
+        lock = paths.ROOT / f"requirements-{env}.txt"
+        same = same_pins(link / ".tandem" / "lock.txt", lock)
     except OSError as error:
         return [Check(name, "warn", f"lock not comparable: {error.strerror}", fix)]
-    if stamped != now:
+    if not same:
         return [Check(name, "warn", f"{target} was made from another lock", fix)]
     return [Check(name, "ok", f"{target}, verified when it was made")]
 

@@ -68,10 +68,10 @@ def nf4() -> str:
     """bitsandbytes' 4-bit layer, on the GPU where there is one."""
     from setup import nf4_forward
 
-    device, error = nf4_forward.relative_error()
-    if not error < nf4_forward.ALLOWED:
-        raise ValueError(f"{error:.3f} off float32 on {device}")
-    return f"4-bit NF4 forward on {device}, {error:.3f} off float32"
+    check = nf4_forward.check(gpu="--gpu" in sys.argv)
+    if check.status != "ok":
+        raise ValueError(check.found)
+    return f"4-bit NF4 forward {check.found}"
 
 
 USES = {
@@ -92,6 +92,7 @@ def attempt(name: str, use: Callable[[], str], fix: str) -> Check:
 def main(argv: list[str] | None = None) -> int:
     parser = console.ArgumentParser(__doc__)
     parser.add_argument("env", choices=sorted(USES))
+    parser.add_argument("--gpu", action="store_true", help="the GPU must be used (remote)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
     fix = f"./setup_{args.env}.sh --force"

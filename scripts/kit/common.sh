@@ -2,6 +2,8 @@
 # Exit codes: 0 good, 1 the work failed, 2 called or configured wrongly, 130/143 interrupted.
 # shellcheck shell=bash
 
+set +o posix                                             # POSIXLY_CORRECT switches it on
+unset CDPATH POSIXLY_CORRECT GREP_OPTIONS PYTHONSAFEPATH # they change what commands do or print
 PROGRAM=${0##*/}
 KIT_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 

@@ -17,7 +17,7 @@ find_conda() {
   return 1
 }
 
-# choose_backend: settle BACKEND. What stands keeps its own, unless another was asked for.
+# choose_backend: settle BACKEND. What is there keeps its own, unless another was asked for.
 choose_backend() {
   CONDA=''
   if [ "$BACKEND" = auto ] && [ -n "$STAMPED_BACKEND" ]; then BACKEND=$STAMPED_BACKEND; fi
@@ -61,10 +61,20 @@ conda_packages() {
     on && /^ *- / && !/python=/ { print $2 }' "$KIT_ROOT/environment-remote.yml"
 }
 
+# conda_options: those that this conda knows. The user's .condarc may add packages to every new
+# environment (create_default_packages); mamba's --quiet hides the reason of a failure.
+conda_options() {
+  local options
+  options=$("$CONDA" create --help 2>/dev/null) || options=''
+  case $options in *--no-default-packages*) printf '%s\n' --no-default-packages ;; esac
+  case $("$CONDA" --version 2>/dev/null) in conda*) printf '%s\n' --quiet ;; esac
+}
+
 # conda_create: an environment with Python and pip in $FOLDER. It is made where it stays, for
 # conda's environments cannot be moved.
 conda_create() {
-  # shellcheck disable=SC2046 # one word a package
-  run "$CONDA" create --yes --quiet --prefix "$FOLDER" --override-channels --channel conda-forge \
+  # shellcheck disable=SC2046 # one word a package or option
+  run_with_ticker "${CONDA##*/} makes the environment" "$CONDA" create --yes \
+    $(conda_options) --prefix "$FOLDER" --override-channels --channel conda-forge \
     "python=$(conda_version)" $(conda_packages) >&2
 }

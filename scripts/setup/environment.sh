@@ -8,129 +8,55 @@
 # A folder without a stamp was never finished, and is deleted by the next run.
 # shellcheck shell=bash disable=SC2034
 
+# shellcheck source=scripts/setup/interruptions.sh
+. "$KIT_ROOT/scripts/setup/interruptions.sh"
+# shellcheck source=scripts/setup/other_programs.sh
+. "$KIT_ROOT/scripts/setup/other_programs.sh"
 # shellcheck source=scripts/setup/find_python.sh
 . "$KIT_ROOT/scripts/setup/find_python.sh"
 # shellcheck source=scripts/setup/find_uv.sh
 . "$KIT_ROOT/scripts/setup/find_uv.sh"
+# shellcheck source=scripts/setup/package_sources.sh
+. "$KIT_ROOT/scripts/setup/package_sources.sh"
+# shellcheck source=scripts/setup/stamp.sh
+. "$KIT_ROOT/scripts/setup/stamp.sh"
 
-RECIPE=1 # raise it when environments must be built again though no lock changed
 ENVS=$KIT_ROOT/.envs
 VERIFY=$KIT_ROOT/scripts/setup/verify_environment.py
-STEP='' CHILD='' UV=${UV:-} DAMAGED='' UNFINISHED='' GPU=none
+UV=${UV:-} DAMAGED='' GPU=none
 
-# environment NAME: which one this command makes, and the settings that would spoil it.
+# environment NAME: which one this command makes, without the settings that would spoil it.
 environment() {
   ENV_NAME=$1
   LINK=$KIT_ROOT/.venv-$1
   LOCK=${TANDEM_LOCK:-$KIT_ROOT/requirements-$1.txt}
+  REPORT=$ENVS/.report-$1
   [ -f "$LOCK" ] ||
     usage_error "$LOCK: there is no such lock; restore it (git checkout -- ${LOCK##*/})"
-  unset PIP_USER PIP_TARGET PIP_PREFIX PIP_CONSTRAINT PIP_REQUIRE_VIRTUALENV PYTHONPATH PYTHONHOME
-  unset VIRTUAL_ENV CONDA_PREFIX UV_PROJECT_ENVIRONMENT
-  export PYTHONNOUSERSITE=1 HOME=${HOME:-/}
-  trap 'stop INT 130' INT
-  trap 'stop TERM 143' TERM
-  trap 'stop HUP 129' HUP
-  trap 'ended $?' EXIT
+  need_home
+  forget_variables
+  on_interruption
 }
 
-# --- interruptions ------------------------------------------------------------------------
-# run COMMAND...: as a child that INT and TERM reach at once, not only when it has ended.
-run() {
-  local code=0
-  "$@" &
-  CHILD=$!
-  wait "$CHILD" || code=$?
-  CHILD=''
-  return "$code"
-}
-
-stop() {
-  trap '' INT TERM HUP
-  if [ -n "$CHILD" ]; then
-    kill -TERM "$CHILD" 2>/dev/null || true
-    wait "$CHILD" 2>/dev/null || true
-  fi
-  note "$PROGRAM: interrupted ($1) at: ${STEP:-start}; run it again to finish," \
-    "what stood before still works"
-  STEP=''
-  exit "$2"
-}
-
-# ended CODE: at every exit. What was being built is of no use to anybody.
-ended() {
-  trap '' INT TERM HUP
-  if [ -n "$UNFINISHED" ]; then rm -rf "$UNFINISHED"; fi
-  if [ "$1" -ne 0 ] && [ -n "$STEP" ]; then note "$PROGRAM: stopped at: $STEP"; fi
-}
-
-step() {
-  STEP=$1
-  say "$1"
-}
-
-# --- is there anything to do? -------------------------------------------------------------
-# request: all that decides which environment is wanted, without starting an interpreter.
-request() { printf 'recipe %s, Python %s, %s' "$RECIPE" "$WANTED_PYTHON" "$(uname -sm)"; }
-
-# unchanged_files ENV STAMP: how many of its files are not newer than STAMP. A file that was
-# written or removed since makes the number smaller. Headers and type stubs (include,
-# third_party) are left to --check, and two processes share the rest: it is all system calls.
-unchanged_files() {
-  local stamp=$2 folder
-  for folder in "$1"/lib/python3*/site-packages; do cd "$folder" && break; done
-  {
-    look_at "$stamp" [a-pA-P_]* &
-    look_at "$stamp" [!a-pA-P_]* ../../../bin
-    wait
-  } 2>/dev/null | wc -l
-}
-
-look_at() {
-  local stamp=$1
-  shift
-  find "$@" \( -name __pycache__ -o -name include -o -name third_party \) -prune -o \
-    -type f ! -newer "$stamp" -print
-}
-
-# env_state: sets STATE to one of: absent, other (another lock, Python, recipe or backend),
-# suspect (files changed since the stamp), untidy (a killed run left a folder beside it), ready.
-# Reads the stamp into STAMPED_*.
-env_state() {
-  local stamp=$LINK/.tandem/stamp
-  STATE=absent STAMPED_REQUEST='' STAMPED_BACKEND='' STAMPED_FILES='' STAMPED_PYTHON=''
-  STAMPED_GPU=''
-  if [ ! -L "$LINK" ] || [ ! -f "$stamp" ] || [ ! -x "$LINK/bin/python" ]; then return 0; fi
-  {
-    read -r STAMPED_REQUEST
-    read -r STAMPED_BACKEND
-    read -r STAMPED_FILES
-    read -r STAMPED_PYTHON
-    read -r STAMPED_GPU
-  } <"$stamp" || return 0
-  STATE=other
-  [ "$STAMPED_REQUEST" = "$(request)" ] || return 0
-  case $BACKEND in auto | "$STAMPED_BACKEND") ;; *) return 0 ;; esac
-  if [ "$LINK/bin/python" -nt "$stamp" ] || ! cmp -s "$LOCK" "$LINK/.tandem/lock.txt"; then
-    return 0
-  fi
-  STATE=suspect
-  [ ! -e "$LINK/.tandem/suspect" ] || return 0
-  [ "$(unchanged_files "$LINK" "$stamp")" -eq "$STAMPED_FILES" ] 2>/dev/null || return 0
-  STATE=ready
-  set -- "$ENVS/$ENV_NAME"-*
-  if [ $# -gt 1 ]; then STATE=untidy; fi
+# need_home: HOME from the user's entry, or a folder in the checkout where there is none.
+need_home() {
+  if [ -n "${HOME:-}" ]; then return 0; fi
+  HOME=$(unset HOME && cd ~ 2>/dev/null && pwd -P) || HOME=$KIT_ROOT/.cache/home
+  export HOME
 }
 
 # --- building -----------------------------------------------------------------------------
 # take_lock: wait until nobody else builds this environment. flock(2) belongs to descriptor 9,
 # which this shell and its children share: it is free again when the last of them is gone.
 take_lock() {
-  mkdir -p "$ENVS" || die "$ENVS: cannot be made; check the permissions of $KIT_ROOT"
-  exec 9>"$ENVS/.lock-$ENV_NAME"
+  local lock=$ENVS/.lock-$ENV_NAME
+  { mkdir -p "$ENVS" && : >>"$lock"; } 2>/dev/null ||
+    die "$lock cannot be written; sudo chown -R \$(id -un) $ENVS"
+  exec 9>"$lock"
   if ! "$PYTHON" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; then
     note "another set-up of .venv-$ENV_NAME is running; waiting for it to end"
-    run "$PYTHON" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2>/dev/null ||
+    run_with_ticker "waiting for the other set-up" \
+      "$PYTHON" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2>/dev/null ||
       warn "this filesystem has no locks; do not run two set-ups at once"
   fi
 }
@@ -142,12 +68,22 @@ current() {
   case $target in .envs/"$ENV_NAME"-*) printf '%s\n' "${target#.envs/}" ;; esac
 }
 
-# remove_others KEEP: delete this environment's other folders, finished or not.
+# has_others KEEP: whether .envs holds other folders of this environment.
+has_others() {
+  local folder
+  for folder in "$ENVS/$ENV_NAME"-*; do
+    if [ -d "$folder" ] && [ "${folder##*/}" != "$1" ]; then return 0; fi
+  done
+  return 1
+}
+
+# remove_others KEEP: delete this environment's other folders, finished or not. Files that they
+# share with the one that is kept (hard links) get another inode time: stamp that one anew.
 remove_others() {
   local folder
   for folder in "$ENVS/$ENV_NAME"-*; do
     if [ -d "$folder" ] && [ "${folder##*/}" != "$1" ]; then
-      rm -rf "$folder" || rm -rf "$folder" # a killed run's last process may still write
+      run_with_ticker "deleting ${folder##*/}" rm -rf "$folder" || remove_folder "$folder"
     fi
   done
 }
@@ -155,7 +91,7 @@ remove_others() {
 # fingerprint BACKEND: twelve digits for lock, interpreter, platform, backend and recipe.
 fingerprint() {
   {
-    cat "$LOCK"
+    pins_of "$LOCK"
     printf '%s\n' "$PYTHON" "$PYTHON_VERSION" "$PYTHON_MACHINE" "$(uname -sm)" "$1" "$RECIPE"
     if [ "$1" = conda ]; then printf '%s\n' "$KIT_ROOT"; fi # conda's cannot be moved
   } | sha256_of | cut -c 1-12
@@ -169,25 +105,33 @@ choose_folder() {
   FOLDER=$ENVS/$base$suffix
 }
 
-# install_packages BACKEND: fill $FOLDER from the lock, every wheel by its hash. What is in uv's
-# cache as a whole goes in without a question to the index, which takes a third of the time.
+# install_packages BACKEND: fill $FOLDER from the lock, every wheel by its hash, and verify it:
+# a package is hashed as soon as it is in place. What is in uv's cache as a whole goes in without
+# a question to the index, which takes a third of the time. Codes as of verify_environment.py.
 install_packages() {
-  local how=(sync "$LOCK") quiet=--quiet
+  local how=(sync "$LOCK") code=0 mark=$FOLDER/.tandem/mark
   if [ "$1" = conda ]; then how=(install --requirement "$LOCK"); fi # what conda put there stays
-  if [ -t 2 ]; then quiet=--color=auto; fi                          # uv's own progress bars
   how+=(--python "$FOLDER/bin/python" --require-hashes)
   how+=(--only-binary :all: --no-binary langdetect --no-binary rouge-score)
+  how+=(${UV_OPTIONS[@]+"${UV_OPTIONS[@]}"})
   note "installing ${LOCK##*/} with uv"
-  run "$UV" pip "${how[@]}" --quiet --offline ${UV_OPTIONS[@]+"${UV_OPTIONS[@]}"} 2>/dev/null ||
-    run "$UV" pip "${how[@]}" "$quiet" ${UV_OPTIONS[@]+"${UV_OPTIONS[@]}"} >&2 ||
-    die "uv could not install $LOCK; see its lines above, then run this again"
+  # shellcheck disable=SC2016 # the inner shell expands them
+  verify_folder --seal --mark "$mark" -- /bin/sh -c 'exec "$0" "$@" 2>/dev/null' \
+    "$UV" pip "${how[@]}" --quiet --offline || code=$?
+  if [ "$code" -eq 3 ]; then
+    code=0
+    verify_folder --seal --mark "$mark" -- "$UV" pip "${how[@]}" || code=$?
+  fi
+  if [ "$code" -eq 3 ]; then die "$(first_failure <"$REPORT")"; fi
+  cat "$REPORT" >&2
+  return "$code"
 }
 
-# verify_folder [OPTION...]: hash every file, import every package; DAMAGED gets the names.
+# verify_folder [OPTION...] [-- COMMAND...]: its table goes to $REPORT; DAMAGED gets the names.
 verify_folder() {
   local code=0
-  run "$FOLDER/bin/python" -I -S "$VERIFY" --seal --damaged "$ENVS/.damaged-$ENV_NAME" \
-    "$@" "$FOLDER" >&2 || code=$?
+  run "$FOLDER/bin/python" -I -S "$VERIFY" "$FOLDER" --damaged "$ENVS/.damaged-$ENV_NAME" "$@" \
+    >"$REPORT" || code=$?
   DAMAGED=$(tr '\n' ' ' <"$ENVS/.damaged-$ENV_NAME" 2>/dev/null) || DAMAGED=''
   rm -f "$ENVS/.damaged-$ENV_NAME"
   return "$code"
@@ -200,18 +144,6 @@ clean_cache() {
   # shellcheck disable=SC2086 # a list of names
   run "$UV" cache clean --quiet $DAMAGED >&2 || warn "uv's cache could not be cleaned"
   DAMAGED=''
-}
-
-# write_stamp ENV BACKEND MARK: the last thing; MARK is as old as the verification's beginning.
-write_stamp() {
-  local folder=$1/.tandem files facts
-  files=$(unchanged_files "$1" "$3")
-  facts=$(python_facts "$1/bin/python")
-  facts="$(printf '%s' "$facts" | cut -d '|' -f 2) ${facts%%|*}"
-  printf '%s\n' "$(request)" "$2" "$((files))" "$facts" "$GPU" >"$folder/stamp.part"
-  touch -r "$3" "$folder/stamp.part"
-  rm -f "$folder/suspect"
-  mv -f "$folder/stamp.part" "$folder/stamp"
 }
 
 # switch_link: one rename, so that there is always an environment under the link.
@@ -234,44 +166,77 @@ build() {
   choose_folder "$1"
   remove_others "$(current)"
   UNFINISHED=$FOLDER
-  fill "$1"
-  if ! verify_folder; then
-    [ -n "$DAMAGED" ] || die "packages are installed and do not import, see above;" \
-      "a library path may shadow theirs (LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-})"
+  if ! fill "$1"; then
+    [ -n "$DAMAGED" ] || die "$(why_it_failed)"
     clean_cache
-    rm -rf "$FOLDER"
-    fill "$1"
-    verify_folder || die "files still differ from their packages; check the disk and its free room"
+    remove_folder "$FOLDER"
+    fill "$1" || die "$(why_it_failed)"
   fi
-  final_check "$FOLDER" >&2 || die "the packages are in place and the final check failed, see above"
+  final_check "$FOLDER" >"$REPORT" || {
+    cat "$REPORT" >&2
+    die "$(first_failure <"$REPORT")"
+  }
+  cat "$REPORT" >&2
+  rm -f "$REPORT"
   UNFINISHED='' # from here on the link may point to it
   switch_link
-  write_stamp "$FOLDER" "$1" "$FOLDER/.tandem/mark"
-  remove_others "${FOLDER##*/}"
+  STAMPED_BACKEND=$1 STAMPED_PYTHON=$(python_of "$1")
+  write_stamp
+  if has_others "${FOLDER##*/}"; then
+    remove_others "${FOLDER##*/}"
+    : >"$FOLDER/.tandem/mark"
+    write_stamp
+  fi
 }
 
-# fill BACKEND: $FOLDER with an interpreter and the packages.
+# python_of BACKEND: "version path" of the interpreter that $FOLDER was made with.
+python_of() {
+  local facts
+  if [ "$1" = venv ]; then
+    printf '%s\n' "$PYTHON_VERSION $PYTHON"
+  else
+    facts=$(python_facts "$FOLDER/bin/python")
+    printf '%s %s\n' "$(cut -d '|' -f 2 <<<"$facts")" "${facts%%|*}"
+  fi
+}
+
+# fill BACKEND: $FOLDER with an interpreter and the packages, verified.
 fill() {
   case $1 in
-    conda) conda_create || die "$CONDA made no environment; --backend venv needs no conda" ;;
+    conda) conda_create || die "$CONDA made no environment, see its lines above; --backend venv" \
+      "needs no conda" ;;
     *) run "$UV" venv --quiet --relocatable --no-project --python "$PYTHON" "$FOLDER" >&2 ||
-      die "uv could not make an environment with $PYTHON" ;;
+      die "uv could not make an environment with $PYTHON, see above; name another in TANDEM_PYTHON" ;;
   esac
-  install_packages "$1"
   mkdir -p "$FOLDER/.tandem"
   cp "$LOCK" "$FOLDER/.tandem/lock.txt"
-  : >"$FOLDER/.tandem/mark"
+  install_packages "$1"
+}
+
+# why_it_failed: the first failure of the report, with what may be its reason.
+why_it_failed() {
+  local text
+  text=$(first_failure <"$REPORT")
+  case $text in
+    import*) if [ -n "${LD_LIBRARY_PATH:-}" ]; then
+      text="$text; LD_LIBRARY_PATH=$LD_LIBRARY_PATH may put other libraries before its own: unset it"
+    fi ;;
+    *damaged* | *missing*) text="$text; check the disk and its free room (make storage)" ;;
+  esac
+  printf '%s\n' "$text"
 }
 
 # reverify: files changed since the stamp. If they are as installed, stamp anew: nothing to do.
 reverify() {
-  FOLDER=$ENVS/$(current)
-  note "files in .venv-$ENV_NAME changed since it was verified; comparing all of them"
+  local since=(--unchanged-since "$LINK/.tandem/stamp")
+  if [ -e "$FOLDER/.tandem/suspect" ]; then since=(); fi
+  note "files in .venv-$ENV_NAME changed since it was verified; comparing them"
   : >"$FOLDER/.tandem/mark"
-  if verify_folder --no-imports; then
-    write_stamp "$FOLDER" "$STAMPED_BACKEND" "$FOLDER/.tandem/mark"
+  if verify_folder --no-imports ${since[@]+"${since[@]}"}; then
+    write_stamp
     return 0
   fi
+  cat "$REPORT" >&2
   return 1
 }
 
@@ -281,14 +246,20 @@ install_environment() {
   take_lock
   env_state # once more: another run may have built it while this one waited
   if [ "$FORCE" = no ]; then
-    if [ "$STATE" = ready ] || [ "$STATE" = untidy ]; then
-      remove_others "$(current)"
-      if [ "$STAMPED_GPU" != "$GPU" ]; then
-        write_stamp "$LINK" "$STAMPED_BACKEND" "$LINK/.tandem/stamp"
-      fi
-      return 0
-    fi
-    if [ "$STATE" = suspect ] && reverify; then return 0; fi
+    FOLDER=$ENVS/$(current)
+    case $STATE in
+      ready | untidy)
+        if [ "$STATE:$STAMPED_GPU" = "ready:$GPU" ]; then return 0; fi
+        remove_others "${FOLDER##*/}"
+        : >"$FOLDER/.tandem/mark"
+        write_stamp
+        return 0
+        ;;
+      suspect)
+        remove_others "${FOLDER##*/}"
+        if reverify; then return 0; fi
+        ;;
+    esac
   fi
   build "$1"
 }
@@ -301,9 +272,9 @@ check_packages() {
     absent) fail_line packages "not set up" "./$PROGRAM" ;;
     other) fail_line packages "made from another lock, Python or back end" "./$PROGRAM" ;;
     *)
-      list=$(mktemp "$ENVS/.damaged.XXXXXX")
+      list=$(mktemp "${TMPDIR:-/tmp}/tandem-damaged.XXXXXX")
       run "$LINK/bin/python" -I -S "$VERIFY" --damaged "$list" "$LINK" || code=$?
-      if [ -s "$list" ]; then : >"$LINK/.tandem/suspect"; fi
+      if [ -s "$list" ]; then : 2>/dev/null >"$LINK/.tandem/suspect" || true; fi
       rm -f "$list"
       ;;
   esac
@@ -316,18 +287,20 @@ fail_line() {
   FAILED=yes
 }
 
-# summary: what stands, on stdout.
+# summary: what is there now, on stdout.
 summary() {
   local site names
   for site in "$LINK"/lib/python3*/site-packages; do break; done
   names=$(sed -n 's/^\([A-Za-z0-9._-]\{1,\}\).*/\1/p' "$KIT_ROOT/configs/requirements-$ENV_NAME.in" |
     tr '\n' ' ') # BSD awk takes no line breaks in -v
-  printf 'ok    .venv-%s  Python %s, %s packages, %s\n' "$ENV_NAME" "${STAMPED_PYTHON%% *}" \
-    "$(find "$site" -maxdepth 1 -name '*.dist-info' | wc -l | tr -d ' ')" \
-    "$(du -sh "$LINK/" | cut -f 1)"
-  find "$site" -maxdepth 1 -name '*.dist-info' | awk -v wanted="$names" '
+  find "$site" -maxdepth 1 -name '*.dist-info' | awk -v wanted="$names" -v env="$ENV_NAME" \
+    -v python="${STAMPED_PYTHON%% *}" '
     BEGIN { n = split(wanted, w, " "); while (n) { gsub("_", "-", w[n]); want[w[n--]] } }
-    { sub(".*/", ""); sub("\\.dist-info$", ""); at = match($0, /-[^-]*$/)
+    { sub(".*/", ""); sub("\\.dist-info$", ""); at = match($0, /-[^-]*$/); packages++
       name = tolower(substr($0, 1, at - 1)); gsub("_", "-", name)
-      if (name in want) printf "      %-24s %s\n", name, substr($0, at + 1) }' | sort
+      if (name in want) lines[++n] = sprintf("      %-24s %s", name, substr($0, at + 1)) }
+    END {
+      printf "ok    .venv-%s  Python %s, %s packages\n", env, python, packages
+      for (i = 1; i <= n; i++) print lines[i] | "sort"
+    }'
 }

@@ -52,6 +52,18 @@ def read_lock(lock: Path) -> list[tuple[str, str, str]]:
     return [(normal(name), version, marker) for name, version, marker in pins]
 
 
+def same_pins(one: Path, other: Path) -> bool:
+    """Whether two locks differ in comments and blank lines alone. Raises OSError."""
+    first, second = (lock.read_bytes() for lock in (one, other))
+    return first == second or _without_comments(first) == _without_comments(second)
+
+
+def _without_comments(lock: bytes) -> list[bytes]:
+    return [
+        line for line in lock.splitlines() if line.strip() and not line.lstrip().startswith(b"#")
+    ]
+
+
 def wanted(lock: Path, facts: Facts) -> dict[str, str]:
     """{name: version} that the lock asks of an interpreter with these facts."""
     return {n: v for n, v, marker in read_lock(lock) if not marker or holds(marker, facts)}

@@ -2,14 +2,18 @@
 """Push one batch through a 4-bit NF4 layer on the GPU, or on the CPU where there is none.
 
     .venv-remote/bin/python scripts/setup/nf4_forward.py
+    .venv-remote/bin/python scripts/setup/nf4_forward.py --gpu     fails where torch sees no GPU
 
 Quantises a 256 x 256 layer with bitsandbytes, double quantisation on, and compares its output
-with that of the same layer in float32. Exit codes: 0 good, 1 it does not run or is far off.
+with that of the same layer in float32. A driver that hangs ends it after ten minutes.
+
+Exit codes: 0 good, 1 it does not run, runs on the CPU though a GPU was asked for, or is far off.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +22,8 @@ from kit import console  # noqa: E402
 from kit.report import Check, report  # noqa: E402
 
 ALLOWED = 0.2  # relative error; NF4 on normal weights measures about 0.1
+LONGEST = 600  # seconds
+FIX = "see the message; LD_LIBRARY_PATH and BNB_CUDA_VERSION should be unset"
 
 
 def relative_error() -> tuple[str, float]:
@@ -48,17 +54,47 @@ def relative_error() -> tuple[str, float]:
     return device, float(error)
 
 
-def main(argv: list[str] | None = None) -> int:
-    console.ArgumentParser(__doc__).parse_args(argv)
-    fix = "see the message; LD_LIBRARY_PATH and BNB_CUDA_VERSION should be unset"
+def why_no_gpu() -> tuple[str, str]:
+    """(why torch uses no GPU, what to do about it)."""
+    import torch
+
+    name = f"torch {torch.__version__}"
+    if torch.version.cuda is None:
+        text = f"on the CPU: {name} is a build with no CUDA and sees no GPU"
+        return text, "take an x86-64 GPU host (the pinned torch has no CUDA on arm64 Linux)"
+    try:
+        torch.cuda.init()
+        reason = "it finds no device"
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = f"on the CPU: {name} for CUDA {torch.version.cuda} sees no GPU: {reason}"
+    return (
+        text,
+        "python scripts/check_gpu.py says more; unset LD_LIBRARY_PATH, CUDA_VISIBLE_DEVICES",
+    )
+
+
+def check(gpu: bool) -> Check:
+    """One forward pass; with `gpu` it must run on one."""
+    name = "NF4 forward"
     try:
         device, error = relative_error()
+        if gpu and device != "cuda":
+            return Check(name, "fail", *why_no_gpu())
     except Exception as failure:  # whatever a broken CUDA set-up raises
         first = (str(failure).strip() or "no message").splitlines()[0]
-        return report([Check("NF4 forward", "fail", f"{type(failure).__name__}: {first}", fix)])
+        return Check(name, "fail", f"{type(failure).__name__}: {first}", FIX)
     status = "ok" if error < ALLOWED else "fail"
-    found = f"on {device}, {error:.3f} off float32 (below {ALLOWED} is good)"
-    return report([Check("NF4 forward", status, found, "" if status == "ok" else fix)])
+    text = f"on {device}, {error:.3f} off float32 (below {ALLOWED} is good)"
+    return Check(name, status, text, "" if status == "ok" else FIX)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = console.ArgumentParser(__doc__)
+    parser.add_argument("--gpu", action="store_true", help="fail where torch sees no GPU")
+    args = parser.parse_args(argv)
+    signal.alarm(LONGEST)  # the default action ends a process that hangs in the driver
+    return report([check(args.gpu)])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ importable, 3 the command after -- failed (nothing was verified).
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,7 +31,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from kit import console  # noqa: E402
-from kit.report import Check, report  # noqa: E402
+from kit.report import Check, report, table  # noqa: E402
 from setup import installed_packages, lock_file  # noqa: E402
 from setup.package_workers import Findings, PackageChecker  # noqa: E402
 
@@ -62,16 +64,56 @@ class Progress:
         self._thread.join()
 
 
-def run_command(command: list[str], checker: PackageChecker) -> int:
-    """Run what fills the environment, hashing what is complete; its exit code."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+def run_command(command: list[str], checker: PackageChecker) -> tuple[int, str]:
+    """Run what fills the environment, hashing what is complete: (its exit code, why it failed).
+
+    On a terminal it shows its own progress; elsewhere its lines are passed on, but for the list
+    of what was installed, and a line is added every 25 s.
+    """
+    terminal = sys.stderr.isatty()
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stderr=None if terminal else subprocess.PIPE, text=True
+    )
+    lines: list[str] = []
+    reader = threading.Thread(target=_pass_on, args=(process, lines), daemon=True)
     try:
-        checker.follow(lambda: process.poll() is None)
+        if not terminal:
+            reader.start()
+        with contextlib.nullcontext() if terminal else Progress(checker.state):
+            checker.follow(lambda: process.poll() is None)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             process.wait()
-    return process.returncode
+    if not terminal:
+        reader.join(1)
+    return process.returncode, why(lines)
+
+
+def _pass_on(process: subprocess.Popen, lines: list[str]) -> None:
+    for line in process.stderr:
+        lines.append(line.rstrip())
+        if not re.match(r" [-+~] \S", line):
+            console.note(line.rstrip())
+
+
+def why(lines: list[str]) -> str:
+    """The cause in what uv wrote: its first `error:` or `×` line, and the innermost `Caused by`."""
+    first = [line.strip(" ×") for line in lines if re.match(r"error:|\s*×", line)]
+    inner = [re.sub(r"^\s*(Caused by:|cause:|╰─▶)\s*", "", line) for line in lines
+             if re.match(r"\s*(Caused by:|cause:|╰─▶)", line)]  # fmt: skip
+    return ": ".join([*first[:1], *inner[-1:]]) or "it gave no reason"
+
+
+def failed_command(command: list[str], reason: str) -> Check:
+    """The installation that failed, with what helps against its cause."""
+    fix = "run this again when the cause is gone; what was fetched stays in the cache"
+    if re.search(r"No space left|os error 28|[Qq]uota", reason):
+        fix = "free room or files on that disk: df -h . and df -i . (make storage)"
+    elif re.search(r"dns|connect|timed? ?out|tls|certificate|unreachable|offline", reason, re.I):
+        fix = "check the network, the proxy and the index (PIP_INDEX_URL), and run this again"
+    name = next((os.path.basename(word) for word in command if "/uv" in word), "command")
+    return Check(name, "fail", reason[:300], fix)
 
 
 def check_lock(env: Path, site: Path, fresh: bool) -> tuple[list[Check], list[str]]:
@@ -136,6 +178,7 @@ def parse(argv: list[str]) -> tuple:
     parser.add_argument("--seal", action="store_true", help="note what is there, if all is good")
     parser.add_argument("--damaged", type=Path, metavar="FILE", help="damaged packages' names")
     parser.add_argument("--unchanged-since", type=Path, metavar="FILE", help="do not read older")
+    parser.add_argument("--mark", type=Path, metavar="FILE", help="written when all is in place")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     end = argv.index("--") if "--" in argv else len(argv)
     return parser.parse_args(argv[:end]), argv[end + 1 :]
@@ -147,8 +190,13 @@ def main(argv: list[str] | None = None) -> int:
     site = installed_packages.need_site_packages(env)
     since = os.stat(args.unchanged_since).st_mtime_ns if args.unchanged_since else 0
     checker = PackageChecker(site, not args.no_imports, since)
-    if command and run_command(command, checker):
-        return COMMAND_FAILED
+    if command:
+        code, reason = run_command(command, checker)
+        if code:
+            print(table([failed_command(command, reason)]))
+            return COMMAND_FAILED
+    if args.mark:
+        args.mark.write_text("")
     with Progress(checker.state):
         findings = checker.finish()
     checks, absent = check_lock(env, site, args.seal)

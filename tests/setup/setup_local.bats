@@ -281,10 +281,11 @@ PYTHON
 }
 
 @test "a disk without room stops the set-up before anything is made" {
-  printf 'import sys\nsys.exit("FAIL  disk  3 GB free")\n' >scripts/check_storage.py
+  printf 'FAIL  disk  3 GB free\n      fix: free 17 GB\n' >table
+  printf 'import sys\nprint(open("table").read())\nsys.exit(1)\n' >scripts/check_storage.py
   run ./setup_local.sh
   assert_failure 1
-  assert_output --partial 'stopped at: Disk space'
+  assert_equal "${lines[${#lines[@]} - 1]}" 'setup_local.sh: disk: 3 GB free; free 17 GB'
   [ ! -e .venv-local ] && [ -z "$(folders local)" ]
 }
 
@@ -349,7 +350,7 @@ PYTHON
     run ./setup_local.sh
   assert_success
   assert_output --partial 'warn  no Python 3.10 found: using'
-  assert_output --partial 'makes that the choice'
+  assert_output --partial 'TANDEM_PYTHON=3.10 ./setup_local.sh'
 }
 
 @test "an x86 Python on Apple silicon is refused" {

@@ -8,15 +8,24 @@ setup() {
   checkout
   NF4=scripts/setup/nf4_forward.py
   printf 'print("ok    NF4 forward  (stand-in)")\n' >"$NF4"
-  printf 'import sys\nsys.exit("--allow-cpu" not in sys.argv)\n' >scripts/check_gpu.py
+  cat >scripts/check_gpu.py <<'PYTHON'
+import sys
+if "--allow-cpu" not in sys.argv:
+    print("FAIL  gpu  none\n      fix: to rehearse add --allow-cpu")
+    sys.exit(1)
+PYTHON
 }
+
+# last_line: what a failed run ended with.
+last_line() { printf '%s\n' "${lines[${#lines[@]} - 1]}"; }
 
 # stand_in_conda NAME: records its arguments and makes an environment with venv.
 stand_in_conda() {
   mkdir -p bin
   cat >"bin/$1" <<'SH'
 #!/usr/bin/env bash
-[ "$1" = --version ] && { echo "conda 24.11.0"; exit 0; }
+[ "$1" = --version ] && { echo "$(basename "$0") 24.11.0"; exit 0; }
+[ "$2" = --help ] && { echo "  --no-default-packages"; exit 0; }
 printf '%s\n' "$(basename "$0") $*" >>"${BASH_SOURCE[0]%/*}/calls"
 while [ $# -gt 0 ]; do [ "$1" = --prefix ] && prefix=$2; shift; done
 [ ! -e "$prefix" ] || { echo "prefix already exists" >&2; exit 1; }
@@ -46,7 +55,7 @@ SH
   run ./setup_remote.sh --here
   assert_failure 1
   assert_output --partial 'FAIL  gpu'
-  assert_output --partial '--allow-cpu goes on'
+  assert_regex "$(last_line)" '^setup_remote.sh: gpu: nvidia-smi is not there.*add --allow-cpu$'
   [ -z "$(folders remote)" ]
 }
 
@@ -67,7 +76,7 @@ SH
   ./setup_remote.sh --here --backend venv --allow-cpu
   run ./setup_remote.sh --here
   assert_failure 1
-  assert_output --partial '--allow-cpu goes on'
+  assert_equal "$(last_line)" 'setup_remote.sh: gpu: none; to rehearse add --allow-cpu'
   printf 'print("ok    gpu  (stand-in)")\n' >scripts/check_gpu.py
   run ./setup_remote.sh --here
   assert_success
@@ -80,10 +89,10 @@ SH
 @test "an NF4 forward that fails keeps the new environment from being published" {
   ./setup_remote.sh --here --backend venv --allow-cpu
   first=$(readlink .venv-remote)
-  printf 'import sys\nsys.exit("FAIL  NF4 forward")\n' >"$NF4"
+  printf 'print("FAIL  NF4 forward  broken\\n      fix: x")\nraise SystemExit(1)\n' >"$NF4"
   run ./setup_remote.sh --here --allow-cpu --force
   assert_failure 1
-  assert_output --partial 'the final check failed'
+  assert_equal "$(last_line)" 'setup_remote.sh: NF4 forward: broken; x'
   [ "$(readlink .venv-remote)" = "$first" ]
   [ "$(folders remote)" = "$first" ]
 }
@@ -108,7 +117,8 @@ SH
     assert_success
     works remote
     run tail -n 1 bin/calls
-    assert_output --regexp "^$name create --yes --quiet --prefix $PWD/.envs/remote-[0-9a-f]{12}x? --override-channels --channel conda-forge python=3.10 pip\$"
+    quiet='' && case $name in conda) quiet='--quiet ' ;; esac # mamba's hides its errors
+    assert_output --regexp "^$name create --yes --no-default-packages $quiet--prefix $PWD/.envs/remote-[0-9a-f]{12}x? --override-channels --channel conda-forge python=3.10 pip\$"
   done
 }
 
@@ -162,10 +172,10 @@ SH
   [ ! -e .venv-remote ]
   run ./setup_remote.sh ./host --allow-cpu --check
   assert_success
-  printf 'import sys\nsys.exit("FAIL  NF4 forward")\n' >"$NF4"
+  printf 'print("FAIL  NF4 forward  broken\\n      fix: x")\nraise SystemExit(1)\n' >"$NF4"
   run ./setup_remote.sh ./host --allow-cpu --force --backend venv
   assert_failure 1
-  assert_output --partial 'the final check failed'
+  assert_output --partial 'NF4 forward: broken; x'
 }
 
 @test "--check of a host without the kit says how it gets there" {
@@ -192,7 +202,7 @@ SH
   "$ROOT/tests/sshd.sh" stop "$server"
   [ "$first" = 0 ]
   assert_failure 1 # no --allow-cpu
-  assert_output --partial '--allow-cpu goes on'
+  assert_output --partial 'gpu: none; to rehearse add --allow-cpu'
   (cd "$server/home/tandem" && works remote)
 }
 
