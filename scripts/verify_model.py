@@ -82,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     model, notes = named(args.model or configured(), args.revision)
     checks = notes + folder_checks.checks(model, args.revision)
+    if all(check.status != "fail" for check in checks):
+        checks += folder_checks.tokenizer_truth(model)
     if args.hash and model.folder.is_dir():
         checks += hash_all(model)
     if not args.json:

@@ -120,6 +120,29 @@ def _partly(model: Description) -> Check:
     return Check("weights", "fail", f"{_missing(model)} tensors of its index are missing", fix)
 
 
+def misfits(model: Description) -> str:
+    """Where config.json and the headers of the weights disagree, '' where they do not."""
+    config, layers = model.config, model.layers
+    wanted = config.get("num_hidden_layers")
+    if layers and wanted:
+        more = config.get("num_nextn_predict_layers") or 0  # DeepSeek's extra layers at the end
+        if len(layers) not in (wanted, wanted + more) or layers != set(range(len(layers))):
+            return f"num_hidden_layers {wanted}, {len(layers)} in the weights"
+    embedding = model.saved_embedding
+    shape = (config.get("vocab_size"), config.get("hidden_size"))
+    narrow = "word_embed_proj_dim" in config or "embedding_size" in config  # OPT, Nemotron-H
+    if embedding and None not in shape and embedding != shape and not narrow:
+        return f"vocab_size x hidden_size {shape}, {embedding} in the weights"
+    inner = config.get("intermediate_size")
+    inputs = {layer.inputs for layer in model.linears if layer.module.endswith(".mlp.down_proj")}
+    if inner and inputs and inner not in inputs and quantisation(model) is None:
+        return f"intermediate_size {inner}, {min(inputs)} in the weights"
+    heads = any("head" in name or "embed_out" in name for name in model.names)
+    if embedding and layers and not heads and not config.get("tie_word_embeddings", True):
+        return "tie_word_embeddings false and no lm_head.weight"
+    return ""
+
+
 def amount(model: Description) -> str:
     """'8.03 B parameters, BF16': counted from the headers."""
     counts = model.dtypes()

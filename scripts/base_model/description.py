@@ -142,7 +142,13 @@ class Description:
     def learned_positions(self) -> bool:
         """Whether positions are rows of a table, beyond which there is nothing."""
         tables = ("wpe.weight", "embed_positions.weight", "position_embeddings.weight")
-        return any(name.endswith(tables) for name in self.names)
+        return any(name.endswith(tables) and not is_other_sense(name) for name in self.names)
+
+    @property
+    def layers(self) -> set[int]:
+        """The numbers of the text model's layers that the weights have."""
+        numbers = (_LAYER.search(name) for name in self.tensors if not is_other_sense(name))
+        return {int(number[1]) for number in numbers if number}
 
     @property
     def rows(self) -> int | None:
@@ -152,14 +158,20 @@ class Description:
 
     @property
     def embedding(self) -> tuple[int, ...] | None:
-        """The shape of the input embedding."""
+        """The shape of the input embedding: as it is saved, else as config.json has it."""
         hidden, rows = self.config.get("hidden_size"), self.config.get("vocab_size")
+        return self.saved_embedding or ((rows, hidden) if rows and hidden else None)
+
+    @functools.cached_property
+    def saved_embedding(self) -> tuple[int, ...] | None:
+        """The shape of the input embedding in the weights."""
+        hidden = self.config.get("hidden_size")
         ends = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "embeddings.weight",
                 "word_embeddings.weight", "tok_embeddings.weight", "embedding.weight")  # fmt: skip
         named = [n for n in self.tensors if n.endswith(ends) and not is_other_sense(n)]
         shapes = [self.tensors[n][1] for n in named if len(self.tensors[n][1]) == 2]
         fitting = [shape for shape in shapes if hidden in shape]
-        return max(fitting or shapes, default=(rows, hidden) if rows and hidden else None)
+        return max(fitting or shapes, default=None)
 
     @functools.cached_property
     def linears(self) -> list[Linear]:
@@ -217,6 +229,7 @@ def read(folder: Path) -> Description:
     index = _object(folder / INDEX) or {}
     named = index.get("weight_map") if isinstance(index.get("weight_map"), dict) else {}
     files = sorted({str(file) for file in named.values()}) or [SINGLE]
+    files = [file for file in files if re.fullmatch(r"\w[\w.-]*", file)]  # nothing elsewhere
     broken = {}
     for file in files:
         path = folder / file

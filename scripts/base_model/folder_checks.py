@@ -8,10 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from base_model import hashes, locate, model_folder, safetensors_header, tokenizer, weight_files
+from base_model import (
+    base_checks,
+    description,
+    hashes,
+    locate,
+    model_folder,
+    safetensors_header,
+    tokenizer,
+    tokenizer_checks,
+    weight_files,
+)
 from base_model.identity import INDEX
 from base_model.model_folder import ModelFolder
-from base_model.weight_files import Tensors
 from checks import storage
 from kit import console, paths
 from kit.report import STATUSES, Check
@@ -30,10 +39,9 @@ def checks(model: ModelFolder, revision: str | None = None) -> list[Check]:
         text = "an adapter, not a base model (adapter_config.json)"
         fix = "name the base model's folder"
         return [Check("folder", "fail", text, fix)]
-    tensors: Tensors = {}
     looked_at = [*_half_downloads(model), *_pointers(model)]
-    looked_at += [*weight_files.checks(model, tensors), *_sizes(model)]
-    looked_at += [_config(model, tensors), *_tokenizer(model), *_revision(model, revision)]
+    looked_at += [*weight_files.checks(model), *_sizes(model)]
+    looked_at += [*_config(model), *_tokenizer(model), *_revision(model, revision)]
     kept: dict[str, Check] = {}
     for check in looked_at:  # one line a file: its worst finding, the first of equals
         so_far = kept.setdefault(check.name, check)
@@ -88,42 +96,25 @@ def _sizes(model: ModelFolder) -> list[Check]:
     return weight_files.missing_files(model, missing, "known for this model") + wrong or [good]
 
 
-def _config(model: ModelFolder, tensors: Tensors) -> Check:
-    """config.json: there, JSON, of a causal model, and of the shapes that the weights have."""
+def _config(model: ModelFolder) -> list[Check]:
+    """config.json: there, JSON, of a model that writes text, and of the shapes of the weights."""
     path = model.folder / "config.json"
     if not path.is_file():
-        return Check("config.json", "fail", "not there", model.again)
+        return [Check("config.json", "fail", "not there", model.again)]
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        kind = config["model_type"]
-    except (ValueError, RecursionError, KeyError, TypeError):
-        return Check(
-            "config.json", "fail", "not JSON with a model_type", model.afresh("config.json")
-        )
-    wrong = _misfits(config, tensors)
+        described = description.read(model.folder)
+    except console.Problem:
+        again = model.afresh("config.json")
+        return [Check("config.json", "fail", "not JSON with a model_type", again)]
+    wrong = base_checks.misfits(described)
+    dtype = described.raw.get("dtype") or described.raw.get("torch_dtype") or "no dtype"
+    text = f"{described.model_type}, {dtype}" + (", fits the weights" if described.tensors else "")
+    fit = Check("config.json", "ok", text)
     if wrong:
-        return Check("config.json", "fail", f"does not fit the weights: {wrong}", model.again)
-    dtype = config.get("dtype") or config.get("torch_dtype") or "no dtype"
-    return Check(
-        "config.json", "ok", f"{kind}, {dtype}" + (", fits the weights" if tensors else "")
-    )
-
-
-def _misfits(config: dict[str, Any], tensors: Tensors) -> str:
-    layers = {
-        int(m[1]) for n in tensors if (m := re.match(r"(?:model|backbone)\.layers\.(\d+)\.", n))
-    }
-    said = config.get("num_hidden_layers")
-    if layers and said is not None and layers != set(range(said)):
-        return f"num_hidden_layers {said}, {len(layers)} in the weights"
-    embedding = tensors.get("model.embed_tokens.weight")
-    wanted = (config.get("vocab_size"), config.get("hidden_size"))
-    if embedding and None not in wanted and embedding[1] != wanted:
-        return f"vocab_size x hidden_size {wanted}, {embedding[1]} in the weights"
-    tied = config.get("tie_word_embeddings", True)
-    if embedding and not tied and layers and "lm_head.weight" not in tensors:
-        return "tie_word_embeddings false and no lm_head.weight"
-    return ""
+        text = f"does not fit the weights: {wrong}"
+        fit = Check("config.json", "fail", text, model.again)
+    parts = [base_checks.architecture, base_checks.custom_code, base_checks.quantised]
+    return [fit, *(check for part in parts for check in part(described))]
 
 
 def _tokenizer(model: ModelFolder) -> list[Check]:
@@ -146,6 +137,17 @@ def _tokenizer(model: ModelFolder) -> list[Check]:
         fix = "use the Instruct model, or set model.chat_template in configs/training_config.yaml"
         return [Check("tokenizer", "warn", f"{there[0]}, no chat template", fix)]
     return [Check("tokenizer", "ok", f"{', '.join(there)}, with a chat template")]
+
+
+def tokenizer_truth(model: ModelFolder) -> list[Check]:
+    """The tokenizer loaded and tried; a skip where transformers is not installed."""
+    try:
+        words = tokenizer.load(model.folder)
+    except ModuleNotFoundError as error:
+        return [Check("text", "skip", f"not tried, {error.name} is not installed here")]
+    except console.Problem as problem:
+        return [Check("text", "fail", problem.text, problem.remedy)]
+    return tokenizer_checks.checks(words, description.read(model.folder))
 
 
 def _revision(model: ModelFolder, wanted: str | None) -> list[Check]:

@@ -31,11 +31,11 @@ _TURN = [{"role": "user", "content": "Question?"}, {"role": "assistant", "conten
 def checks(words, model: Description) -> list[Check]:
     """All checks of a loaded tokenizer against its model."""
     warnings, repairs = tokenizer.notes(words)
-    made = [Check("tokenizer", "warn", _short(text), AGAIN) for text in warnings[:3]]
-    made += [Check("tokenizer", "ok", f"repaired: {text}") for text in repairs]
+    made = [Check("text", "warn", _short(text), AGAIN) for text in warnings[:3]]
+    made += [Check("text", "ok", f"repaired: {text}") for text in repairs]
     made += [*round_trip(words), *rows(words, model), *end_token(words, model)]
     bad = [check for check in made if check.status in ("warn", "fail") or check in made[:1]]
-    return bad or [Check("tokenizer", "ok", f"{len(words):,} tokens, text survives it")]
+    return bad or [Check("text", "ok", f"{len(words):,} tokens, text survives it")]
 
 
 def _short(text: str) -> str:
@@ -48,12 +48,12 @@ def round_trip(words) -> list[Check]:
     if tokenizer.lost(words, tokenizer.PLAIN):
         ids = words(tokenizer.PLAIN, add_special_tokens=False)["input_ids"]
         text = f"text comes back as {words.decode(ids)[:50]!r}: spaces, lines or digits are lost"
-        return [Check("tokenizer", "fail", text, AGAIN)]
+        return [Check("text", "fail", text, AGAIN)]
     missing = [name for name, text in SCRIPTS.items() if tokenizer.lost(words, text)]
     if missing:
         text = f"{', '.join(missing)}: text is lost in encoding and decoding"
         fix = "take another base model for such text; other text is not concerned"
-        return [Check("tokenizer", "warn", text, fix)]
+        return [Check("text", "warn", text, fix)]
     return []
 
 
@@ -68,7 +68,7 @@ def rows(words, model: Description) -> list[Check]:
     if not beyond:
         return []
     text = f"{', '.join(beyond)}: no such row, the embedding has {count:,}"
-    return [Check("tokenizer", "fail", text, _FEWER)]
+    return [Check("text", "fail", text, _FEWER)]
 
 
 _FEWER = (

@@ -16,18 +16,19 @@ from kit.report import Check
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
 
-def checks(model: ModelFolder, tensors: Tensors) -> list[Check]:
-    """Index and shards, or the single file; fills `tensors` with what the headers hold."""
+def checks(model: ModelFolder) -> list[Check]:
+    """Index and shards, or the single file, held against each other."""
     index, single = model.folder / INDEX, model.folder / "model.safetensors"
     if index.is_file() and not safetensors_header.is_pointer(index):
         try:
             shards, total = _read_index(index)
         except Broken as error:
             return [Check(INDEX, "fail", str(error), model.afresh(INDEX))]
-        return _sharded(model, shards, total, tensors)
+        return _sharded(model, shards, total)
     if index.is_file():
         return []  # the pointer is reported already
     if single.is_file():
+        tensors: Tensors = {}
         broken = _header(model, "model.safetensors", tensors)
         return broken or [Check("weights", "ok", f"model.safetensors, {len(tensors)} tensors")]
     shards = sorted(model.folder.glob("model-*-of-*.safetensors"))
@@ -57,7 +58,8 @@ def _read_index(path: Path) -> tuple[dict[str, list[str]], int | None]:
     return shards, total if isinstance(total, int) else None
 
 
-def _sharded(model: ModelFolder, shards, total, tensors) -> list[Check]:
+def _sharded(model: ModelFolder, shards, total) -> list[Check]:
+    tensors: Tensors = {}
     wrong: list[Check] = []
     missing: list[str] = []
     for shard in sorted(shards):

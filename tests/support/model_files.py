@@ -62,3 +62,35 @@ def write_model(folder: Path, config: dict, shapes: dict | None = None, dtype="B
         shapes = shapes_of(PHI3_LAYERS if config["model_type"] == "phi3" else LLAMA_LAYERS)
     write_shard(folder / "model.safetensors", shapes, dtype=dtype)
     return folder
+
+
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def tokenizer_json(special: tuple[str, ...] = ("<s>", "</s>"), split: str | None = None) -> str:
+    """A byte-level tokenizer.json of single bytes; `split`: a regular expression before that."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split is None)
+    tokenizer.pre_tokenizer = bytes_
+    if split:
+        first = pre_tokenizers.Split(Regex(split), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, bytes_])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(special))
+    return json.dumps(json.loads(tokenizer.to_str()))  # in ASCII: one byte a character
+
+
+def write_tokenizer(folder: Path, text: str | None = None, **config: object) -> Path:
+    """tokenizer.json and tokenizer_config.json at `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>",
+              "eos_token": "</s>", "chat_template": CHAT} | config  # fmt: skip
+    (folder / "tokenizer.json").write_text(text or tokenizer_json())
+    (folder / "tokenizer_config.json").write_text(json.dumps(values))
+    return folder

@@ -209,7 +209,7 @@ def test_a_run_is_seen_from_before_its_base_is_loaded(work, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(work / "models" / "miniature", broken)
     config = json.loads((broken / "config.json").read_text())
-    (broken / "config.json").write_text(json.dumps(config | {"intermediate_size": 256}))
+    (broken / "config.json").write_text(json.dumps(config | {"hidden_act": "nope"}))
     code, _, err = finish(
         start(work, *CONFIRMED, "--run-id", "broken", model__model_name_or_path=broken)
     )
