@@ -46,7 +46,9 @@ class Bounded:
         kind = connections.protocol(connections.ConnectionRoom(**limits))
         guarded = web.RequestGuard(app, web.GuardRules(body=1000))
         self.server = uvicorn.Server(
-            uvicorn.Config(guarded, http=kind, lifespan="off", log_level="error")
+            uvicorn.Config(
+                guarded, http=kind, lifespan="off", log_level="error", timeout_keep_alive=0.2
+            )
         )
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.sock]})
         self.thread.start()
