@@ -13,6 +13,15 @@ from serving.answer_text import AnswerText
 
 
 @dataclasses.dataclass(frozen=True)
+class TokenChance:
+    """A token that was chosen, its logprob, and the likeliest tokens of that step with theirs."""
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Piece:
     """What became of an answer: more text, and at its end why it ended.
 
@@ -23,6 +32,7 @@ class Piece:
     answer: AnswerRow
     text: str
     finish: str | None
+    tokens: int = 0  # of the answer, up to the end of `text`
 
 
 @dataclasses.dataclass(eq=False)
@@ -41,6 +51,7 @@ class AnswerRow:
     top_p: float = 1.0
     stop: list[str] = dataclasses.field(default_factory=list)
     live: bool = False
+    top: int | None = None  # likeliest tokens whose logprobs are kept; None: no logprobs at all
     deadline: float = float("inf")  # time.monotonic()
     cancelled: bool = False
     ended: bool = False
@@ -48,6 +59,7 @@ class AnswerRow:
 
     def __post_init__(self) -> None:
         self.tokens: list[int] = []
+        self.chances: list[TokenChance] = []  # of `tokens`, without the one that ends the answer
         self.text = AnswerText(self.tokenizer, self.stop)
         self.dice = random.Random(self.seed)
 
@@ -61,13 +73,15 @@ class AnswerRow:
         """What its length may grow to."""
         return len(self.prompt) + self.max_tokens
 
-    def take(self, token: int | None) -> Piece | None:
+    def take(self, token: int | None, chance: TokenChance | None = None) -> Piece | None:
         """The next token (None: the model gave none); what is to be sent, if anything.
 
         What goes wrong with one answer's text ends that answer alone.
         """
         if token is None:
             return self.fail("the model's numbers for it are not finite")
+        if chance and token not in self.ends:
+            self.chances.append(chance)
         try:
             return self._take(token)
         except Exception as error:
@@ -84,14 +98,14 @@ class AnswerRow:
         if len(self.tokens) >= self.max_tokens:
             return self.end("length")
         new = self.text.take() if self.live else ""
-        return Piece(self, new, None) if new else None
+        return Piece(self, new, None, len(self.chances)) if new else None
 
     def end(self, finish: str) -> Piece:
         """The last piece, with all the text that was not sent yet."""
         self.ended = True
         with contextlib.suppress(Exception):  # bytes at the end that the tokenizer cannot decode
             self.text.finish()
-        return Piece(self, self.text.take(), finish)
+        return Piece(self, self.text.take(), finish, len(self.chances))
 
     def fail(self, why: str) -> Piece:
         """The last piece of an answer that went wrong."""

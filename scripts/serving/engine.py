@@ -231,9 +231,11 @@ class Engine:
 
     def _advance(self, batch: Batch, ids, first: bool = False) -> Batch | None:
         """Run the model on `ids`, hand the next tokens out; the rows that go on, or None."""
-        tokens = sampling.pick(self.forward.logits(batch, ids, first), batch.answers)
-        pairs = zip(batch.answers, tokens, strict=True)
-        pieces = [piece for a, token in pairs if (piece := a.take(token))]
+        logits = self.forward.logits(batch, ids, first)
+        tokens = sampling.pick(logits, batch.answers)
+        chances = sampling.chances(logits, batch.answers, tokens)
+        taken = zip(batch.answers, tokens, chances, strict=True)
+        pieces = [piece for a, token, chance in taken if (piece := a.take(token, chance))]
         self.post(pieces)
         return _without(batch, {piece.answer for piece in pieces if piece.finish})
 

@@ -1,4 +1,4 @@
-"""/v1/models, /v1/chat/completions as OpenAI's clients expect them; /health, /ready, /metrics."""
+"""/v1/models, /v1/chat/completions, /v1/completions, /health, /ready, /metrics."""
 
 from __future__ import annotations
 
@@ -10,15 +10,28 @@ from typing import Any
 import anyio
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from serving import chat_request, prometheus, tool_calls
-from serving.api_errors import ApiError
-from serving.service import Exchange, Service
+from serving import api_requests, prometheus
+from serving.api_errors import ApiError, responses
+from serving.api_requests import ChatRequest, CompletionRequest
+from serving.exchange import Exchange
+from serving.service import Service
 
 SLACK = 30  # seconds beyond its time in which a client may take the end of a stream
 LARGE = 1 << 16  # bytes of a body above which its tokens are counted beside the event loop
+ANSWERED = {200: "The answer, or its stream of events", 404: "No such model", 429: "Too many wait",
+            500: "The answer failed", 503: "Loading, draining, or too busy",
+            504: "It took too long"}  # fmt: skip
+REFERENCE = "#/components/schemas/{model}"
 router = APIRouter()
+
+
+class State(BaseModel):
+    """What probes get."""
+
+    status: str
 
 
 def service_of(request: Request) -> Service:
@@ -26,26 +39,27 @@ def service_of(request: Request) -> Service:
     return request.app.state.service
 
 
-@router.get("/health")
-async def health(request: Request) -> JSONResponse:
+@router.get("/health", responses={500: {"model": State}} | responses({200: "It works"}))
+async def health(request: Request) -> State:
     """200 while the process works, loading or draining too; 500 when its model is broken."""
     service = service_of(request)
     if service.broken:
         return JSONResponse({"status": "the model fails"}, 500)
-    return JSONResponse({"status": "ok"})
+    return State(status="ok")
 
 
-@router.get("/ready")
-async def ready(request: Request) -> JSONResponse:
+@router.get("/ready", responses=responses({200: "Requests are answered", 503: "Not yet"}))
+async def ready(request: Request) -> State:
     """200 when requests are answered, else 503."""
     service = service_of(request)
     service.check_open()
     if service.broken:
         raise ApiError(503, "not_ready", "not ready: the model fails", retry_after=5)
-    return JSONResponse({"status": "ready"})
+    return State(status="ready")
 
 
-@router.get("/metrics")
+@router.get("/metrics", responses=responses({200: "Prometheus' text format"}),
+            response_class=PlainTextResponse)  # fmt: skip
 async def numbers(request: Request) -> PlainTextResponse:
     """Prometheus' text format."""
     service = service_of(request)
@@ -64,27 +78,45 @@ def _model(service: Service, served) -> dict[str, Any]:
             "parent": served.parent, "max_model_len": service.context or None}  # fmt: skip
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=responses({200: "Every model"}))
 async def list_models(request: Request) -> dict[str, Any]:
     """The base and its adapters."""
     service = service_of(request)
     return {"object": "list", "data": [_model(service, s) for s in service.catalog.served]}
 
 
-@router.get("/v1/models/{name:path}")
+@router.get("/v1/models/{name:path}", responses=responses({200: "It", 404: "No such model"}))
 async def one_model(request: Request, name: str) -> dict[str, Any]:
     """One of them."""
     service = service_of(request)
     return _model(service, service.find(name))
 
 
-@router.post("/v1/chat/completions")
+def _takes(kind: type[BaseModel]) -> dict[str, Any]:
+    """The request's body as OpenAPI documents it; it is read by api_requests.read."""
+    schema = {"$ref": REFERENCE.format(model=kind.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+@router.post("/v1/chat/completions", responses=responses(ANSWERED),
+             openapi_extra=_takes(ChatRequest), response_model=None)  # fmt: skip
 async def chat(request: Request) -> Response:
-    """One request: whole, or as a stream of events."""
+    """The answer to messages: whole, or as a stream of events."""
+    return await _answer(request, ChatRequest)
+
+
+@router.post("/v1/completions", responses=responses(ANSWERED),
+             openapi_extra=_takes(CompletionRequest), response_model=None)  # fmt: skip
+async def complete(request: Request) -> Response:
+    """How a text goes on: whole, or as a stream of events."""
+    return await _answer(request, CompletionRequest)
+
+
+async def _answer(request: Request, kind: type[ChatRequest] | type[CompletionRequest]) -> Response:
     service = service_of(request)
     request.state.model = ""  # what the request is counted under, once that is known
     try:
-        exchange = await _begin(request, service)
+        exchange = await _begin(request, service, kind)
     except Exception as error:
         status = 499 if isinstance(error, ClientDisconnect) else getattr(error, "status", 500)
         service.count(request.state.model, str(status))
@@ -94,18 +126,18 @@ async def chat(request: Request) -> Response:
     return await _whole(request, exchange)
 
 
-async def _begin(request: Request, service: Service) -> Exchange:
+async def _begin(request: Request, service: Service, kind: type) -> Exchange:
     """Read the request and let it in; ApiError for one that is not answered."""
     body = await request.body()
-    asked = chat_request.read(body)
+    asked = api_requests.read(body, kind)
     served = service.find(asked.model)
     request.state.model = served.id
     service.check_open()
     if len(body) > LARGE:
-        prompt = await asyncio.to_thread(service.encode, asked, served)
+        prompts = await asyncio.to_thread(service.encode, asked, served)
     else:
-        prompt = service.encode(asked, served)
-    return service.begin(asked, served, prompt)
+        prompts = service.encode(asked, served)
+    return service.begin(asked, served, prompts)
 
 
 # --- whole --------------------------------------------------------------------------------
@@ -128,7 +160,8 @@ async def _whole(request: Request, exchange: Exchange) -> Response:
             exchange.end("500")
             raise
         exchange.end()
-        return JSONResponse(_object(exchange, "chat.completion", choices, usage=exchange.usage))
+        kind = exchange.form.whole
+        return JSONResponse(_object(exchange, kind, choices, usage=exchange.usage))
     finally:
         collecting.cancel()
         leaving.cancel()
@@ -149,15 +182,10 @@ async def _collect(exchange: Exchange) -> list[dict[str, Any]]:
             texts[piece.answer] += piece.text
             if piece.finish:
                 ends[piece.answer] = piece.finish
-    choices = []
-    for i, answer in enumerate(exchange.answers):
-        content, calls = tool_calls.parse(texts[answer], exchange.asked.offered)
-        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
-        if calls:
-            message["tool_calls"] = calls
-        finish = "tool_calls" if calls else ends[answer]
-        choices.append({"index": i, "message": message, "logprobs": None, "finish_reason": finish})
-    return choices
+    return [
+        exchange.form.choice(i, answer, texts[answer], ends[answer])
+        for i, answer in enumerate(exchange.answers)
+    ]
 
 
 def _object(exchange: Exchange, kind: str, choices: list[dict], **more: Any) -> dict[str, Any]:
@@ -184,33 +212,25 @@ class Events(StreamingResponse):
 
 
 async def _events(exchange: Exchange) -> AsyncIterator[str]:
-    told = [Told(exchange.asked.offered) for _ in exchange.answers]
-    index = {answer: i for i, answer in enumerate(exchange.answers)}
-    counted = bool(exchange.asked.stream_options and exchange.asked.stream_options.include_usage)
+    form, counted = exchange.form, exchange.asked.counted
+    streams = {answer: form.stream() for answer in exchange.answers}
     blank = {"usage": None} if counted else {}
 
     def event(choices: list[dict[str, Any]], **more: Any) -> str:
-        found = _object(exchange, "chat.completion.chunk", choices, **(blank | more))
-        return f"data: {json.dumps(found, ensure_ascii=False, separators=(',', ':'))}\n\n"
+        chunk = _object(exchange, form.chunk, choices, **(blank | more))
+        return f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
-    opening = {"role": "assistant", "content": ""}
-    yield "".join(event([_choice(i, opening)]) for i in range(len(told)))
+    index = {answer: i for i, answer in enumerate(exchange.answers)}
+    opening = [choice for i in index.values() for choice in form.opening(i)]
+    yield "".join(event([choice]) for choice in opening)
     try:
         while exchange.open:
-            new = dict.fromkeys(exchange.answers, "")
-            ends = {}
-            for piece in await exchange.pieces():
-                new[piece.answer] += piece.text
-                if piece.finish:
-                    ends[piece.answer] = piece.finish
             lines = []
-            for answer in exchange.answers:
-                i = index[answer]
-                for delta in told[i].add(new[answer], last=answer in ends):
-                    lines.append(event([_choice(i, delta)]))
-                if answer in ends:
-                    finish = "tool_calls" if told[i].called else ends[answer]
-                    lines.append(event([_choice(i, {}, finish)]))
+            for piece in await exchange.pieces():
+                i, answer = index[piece.answer], piece.answer
+                for choice in streams[answer].add(i, answer, piece.text, piece.tokens,
+                                                  piece.finish):  # fmt: skip
+                    lines.append(event([choice]))
             if lines:
                 yield "".join(lines)
     except ApiError as error:
@@ -221,35 +241,3 @@ async def _events(exchange: Exchange) -> AsyncIterator[str]:
     if counted:
         yield event([], usage=exchange.usage)
     yield "data: [DONE]\n\n"
-
-
-def _choice(index: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-
-
-class Told:
-    """What of one answer was sent; with tools, what may become a call is kept back."""
-
-    def __init__(self, tools: list[dict[str, Any]] | None):
-        self._tools, self._text, self._sent, self.called = tools, "", 0, False
-
-    def add(self, new: str, last: bool) -> list[dict[str, Any]]:
-        """The deltas to send for `new` text."""
-        self._text += new
-        end = len(self._text)
-        calls: list[dict[str, Any]] = []
-        if self._tools and last:
-            _, calls = tool_calls.parse(self._text, self._tools)
-            end = self._sent if calls else end
-        elif self._tools:
-            place = tool_calls.may_begin(self._text, self._sent)
-            end = end if place is None else place
-        deltas: list[dict[str, Any]] = []
-        if end > self._sent:
-            deltas.append({"content": self._text[self._sent : end]})
-            self._sent = end
-        if calls:
-            self.called = True
-            listed = [{"index": i} | call for i, call in enumerate(calls)]
-            deltas.append({"tool_calls": listed})
-        return deltas

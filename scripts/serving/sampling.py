@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from serving.answer_row import TokenChance
+
+LOWEST = -9999.0  # what stands for a logprob of minus infinity, which JSON has no word for
+
 
 def pick(logits, answers: list[Any]) -> list[int | None]:
     """A token id for each row of `logits` [rows, vocabulary], float32; None where they are NaN.
@@ -15,11 +19,7 @@ def pick(logits, answers: list[Any]) -> list[int | None]:
     """
     import torch
 
-    limits = {answer.vocabulary for answer in answers}
-    if min(limits) < logits.shape[-1]:
-        limit = torch.tensor([[answer.vocabulary] for answer in answers], device=logits.device)
-        ids = torch.arange(logits.shape[-1], device=logits.device)
-        logits = logits.masked_fill(ids >= limit, float("-inf"))
+    logits = _masked(logits, answers)
     best, likeliest = logits.max(-1, keepdim=True)
     sound, chosen = torch.isfinite(best)[:, 0].tolist(), likeliest[:, 0].tolist()
     coldest = torch.finfo(torch.float32).tiny
@@ -32,6 +32,38 @@ def pick(logits, answers: list[Any]) -> list[int | None]:
             for i, token in zip(rows, tokens, strict=True):
                 chosen[i] = token
     return [token if good else None for token, good in zip(chosen, sound, strict=True)]
+
+
+def _masked(logits, answers: list[Any]):
+    """The logits without the padding of the matrix, whose ids are no tokens."""
+    import torch
+
+    if min(answer.vocabulary for answer in answers) >= logits.shape[-1]:
+        return logits
+    limit = torch.tensor([[answer.vocabulary] for answer in answers], device=logits.device)
+    ids = torch.arange(logits.shape[-1], device=logits.device)
+    return logits.masked_fill(ids >= limit, float("-inf"))
+
+
+def chances(logits, answers: list[Any], tokens: list[int | None]) -> list[TokenChance | None]:
+    """The logprob of each row's token, and of the `top` likeliest; None where none was asked for.
+
+    They are those of the model itself: temperature and top_p do not change them.
+    """
+    import torch
+
+    listed: list[TokenChance | None] = [None] * len(answers)
+    rows = [i for i, a in enumerate(answers) if a.top is not None and tokens[i] is not None]
+    if not rows:
+        return listed
+    logprobs = torch.log_softmax(_masked(logits[rows], [answers[i] for i in rows]), -1)
+    logprobs = logprobs.clamp(min=LOWEST)
+    most = min(max(answers[i].top for i in rows), logits.shape[-1])
+    best, ids = (part.tolist() for part in logprobs.topk(most, -1))
+    for place, i in enumerate(rows):
+        pairs = list(zip(ids[place], best[place], strict=True))[: answers[i].top]
+        listed[i] = TokenChance(tokens[i], logprobs[place, tokens[i]].item(), pairs)
+    return listed
 
 
 def _draw(logits, answers: list[Any], nucleus: bool) -> list[int]:

@@ -16,7 +16,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from kit import console, paths
-from serving import api_errors, openai_api, web
+from serving import api_errors, api_requests, openai_api, web
 from serving.service import Limits, Service, describe
 
 PROBES = ("/health", "/ready")  # they need no token
@@ -46,6 +46,8 @@ def create_app(service: Service, rules: web.GuardRules) -> FastAPI:
     api_errors.answer_errors(app)
     app.include_router(openai_api.router)
     app.add_middleware(web.RequestGuard, rules=rules)
+    document = app.openapi()
+    document["components"]["schemas"] |= api_requests.schemas(openai_api.REFERENCE)
     return app
 
 

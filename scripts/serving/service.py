@@ -14,9 +14,11 @@ from typing import Any
 from base_model import chat_template
 from kit import console
 from serving import tool_calls
+from serving.answer_forms import ChatForm, TextForm
 from serving.api_errors import ApiError
-from serving.chat_request import ChatRequest
+from serving.api_requests import ChatRequest, CompletionRequest
 from serving.engine import AnswerRow, Engine, EngineFull, Piece
+from serving.exchange import Exchange
 from serving.model_catalog import Catalog, Served, load_all
 from serving.prometheus import ServingMetrics
 
@@ -110,36 +112,35 @@ class Service:
         self.metrics.count("tandem_requests_total", model=model, status=status)
 
     # --- one request ----------------------------------------------------------------------
-    def begin(self, asked: ChatRequest, served: Served, prompt: list[int]) -> Exchange:
+    def begin(self, asked: ChatRequest | CompletionRequest, served: Served,
+              prompts: list[list[int]]) -> Exchange:  # fmt: skip
         """Let a request in. ApiError 429 when too many wait, 503 while loading or draining."""
         self.check_open()
-        limits = self.limits
-        wanted = self._wanted(asked, prompt)
-        exchange = Exchange(self, asked, served, len(prompt))
+        form = ChatForm(asked.offered) if isinstance(asked, ChatRequest) else TextForm()
+        exchange = Exchange(self, asked, served, form, sum(map(len, prompts)))
         first = secrets.randbits(62) if asked.seed is None else asked.seed
         exchange.answers = [
             AnswerRow(
-                prompt, served.adapter, served.tokenizer, served.ends, served.vocabulary, wanted,
-                exchange.queue.put_nowait,
+                prompt, served.adapter, served.tokenizer, served.ends, served.vocabulary,
+                self._wanted(asked, prompt), exchange.queue.put_nowait,
                 seed=first + i,
                 temperature=self.temperature if asked.temperature is None else asked.temperature,
                 top_p=self.top_p if asked.top_p is None else asked.top_p,
-                stop=asked.stop,
-                live=asked.stream,
-                deadline=time.monotonic() + limits.seconds,
+                stop=asked.stop, live=asked.stream, top=asked.top,
+                deadline=time.monotonic() + self.limits.seconds,
             )
-            for i in range(asked.n)
+            for i, prompt in enumerate(prompt for prompt in prompts for _ in range(asked.n))
         ]  # fmt: skip
         try:
             self.engine.submit(exchange.answers)
-        except EngineFull as refused:
-            wait = math.ceil(self.usual * (1 + self.engine.waiting / limits.rows))
-            status, later = 429 if refused.full else 503, max(1, min(wait, 60))
-            raise ApiError(status, "overloaded", str(refused), "try again later",
+        except EngineFull as full:
+            wait = math.ceil(self.usual * (1 + self.engine.waiting / self.limits.rows))
+            status, later = 429 if full.full else 503, max(1, min(wait, 60))
+            raise ApiError(status, "overloaded", str(full), "try again later",
                            retry_after=later) from None  # fmt: skip
         return exchange
 
-    def _wanted(self, asked: ChatRequest, prompt: list[int]) -> int:
+    def _wanted(self, asked: ChatRequest | CompletionRequest, prompt: list[int]) -> int:
         """How many tokens the answer may have. ApiError 400 for a prompt that cannot be read."""
         if not prompt:
             raise ApiError(400, "invalid_messages", "the prompt has no tokens", param="messages")
@@ -173,8 +174,21 @@ class Service:
             raise ApiError(404, "model_not_found", text, remedy, param="model")
         return served
 
-    def encode(self, asked: ChatRequest, served: Served) -> list[int]:
-        """The prompt's token ids, by the model's own chat template."""
+    def encode(self, asked: ChatRequest | CompletionRequest, served: Served) -> list[list[int]]:
+        """The token ids of each prompt."""
+        if isinstance(asked, ChatRequest):
+            return [self._encode_chat(asked, served)]
+        try:
+            return [
+                prompt if isinstance(prompt, list) else served.tokenizer(prompt)["input_ids"]
+                for prompt in asked.prompts
+            ]
+        except UnicodeError:
+            text = "the prompt is not Unicode"
+            raise ApiError(400, "invalid_value", text, param="prompt") from None
+
+    def _encode_chat(self, asked: ChatRequest, served: Served) -> list[int]:
+        """The token ids of messages, by the model's own chat template."""
         try:
             messages = tool_calls.for_template(asked.plain_messages())
         except ValueError as place:
@@ -191,67 +205,6 @@ class Service:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             text = f"the chat template of {served.id} refuses the messages: {line}"
             raise ApiError(400, "invalid_messages", text, param="messages") from None
-
-
-class Exchange:
-    """One request while it is answered: its answers, and the queue of their pieces."""
-
-    def __init__(self, service: Service, asked: ChatRequest, served: Served, prompt: int):
-        self.service, self.asked, self.served, self.prompt = service, asked, served, prompt
-        self.id = f"chatcmpl-{secrets.token_hex(12)}"
-        self.created, self._began = int(time.time()), time.monotonic()
-        self.queue: asyncio.Queue[Piece] = asyncio.Queue()
-        self.answers: list[AnswerRow] = []
-        self.finished: set[AnswerRow] = set()
-        self._ended = False
-
-    async def pieces(self) -> list[Piece]:
-        """The pieces that are there, at least one. ApiError if an answer failed."""
-        found = [await self.queue.get()]
-        while not self.queue.empty():
-            found.append(self.queue.get_nowait())
-        for piece in found:
-            if piece.finish == "timeout":
-                seconds = f"{self.service.limits.seconds:g}"
-                raise ApiError(504, "timeout", f"no answer within {seconds} s")
-            if piece.finish == "stopped":
-                self.service.cut += 1
-                raise ApiError(503, "stopping", "the server is stopping")
-            if piece.finish == "error":
-                raise ApiError(500, "generation_failed", f"the answer failed: {piece.text}")
-            if piece.finish:
-                self.finished.add(piece.answer)
-        return found
-
-    @property
-    def open(self) -> bool:
-        """Whether answers are still being generated."""
-        return len(self.finished) < len(self.answers)
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """OpenAI's usage object."""
-        told = sum(len(answer.tokens) for answer in self.answers)
-        return {"prompt_tokens": self.prompt, "completion_tokens": told,
-                "total_tokens": self.prompt + told}  # fmt: skip
-
-    def end(self, status: str = "200") -> None:
-        """Count it; what still runs is cancelled. Only the first call does anything."""
-        if self._ended:
-            return
-        self._ended = True
-        if self.open:
-            self.service.engine.cancel([a for a in self.answers if a not in self.finished])
-        now, metrics = time.monotonic(), self.service.metrics
-        self.service.count(self.served.id, status)
-        metrics.count("tandem_completion_tokens_total", self.usage["completion_tokens"],
-                      model=self.served.id)  # fmt: skip
-        if status == "200":
-            metrics.count("tandem_prompt_tokens_total", self.prompt, model=self.served.id)
-            metrics.observe("tandem_request_seconds", now - self._began, model=self.served.id)
-            first = min(answer.first for answer in self.answers) - self._began
-            metrics.observe("tandem_first_token_seconds", first, model=self.served.id)
-            self.service.usual += 0.1 * (now - self._began - self.service.usual)
 
 
 def _within(value: Any, low: float, high: float) -> float:

@@ -183,6 +183,67 @@ def test_adapters_asked_at_once_give_what_they_give_alone(server):
             assert {name: texts(future.result()) for name, future in asked.items()} == alone
 
 
+@pytest.fixture(scope="module")
+def prompt_ids(work):
+    """QUESTION as the chat template writes it, as token ids."""
+    from base_model import chat_template
+    from base_model import tokenizer as tokenizers
+
+    tokenizer = tokenizers.load(work / "models" / "miniature")
+    text = chat_template.render(tokenizer, QUESTION, prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@remote
+def test_a_text_goes_on_as_the_model_itself_writes(server, prompt_ids):
+    client = server.client()
+    options = {"model": ENDLESS, "temperature": 0, "max_tokens": 12}
+    whole = client.completions.create(prompt=prompt_ids, **options)
+    assert whole.object == "text_completion" and whole.id.startswith("cmpl-")
+    chat = ask(server, ENDLESS, max_tokens=12)
+    assert whole.choices[0].text == texts(chat)[0] and whole.usage == chat.usage
+    assert whole.choices[0].finish_reason == "length"
+    chunks = list(client.completions.create(prompt=prompt_ids, stream=True, **options))
+    assert "".join(c.choices[0].text for c in chunks) == whole.choices[0].text
+    assert chunks[-1].choices[0].finish_reason == "length"
+    many = client.completions.create(prompt=[prompt_ids, prompt_ids[:3]], n=2, **options)
+    assert [c.index for c in many.choices] == [0, 1, 2, 3]
+    assert many.choices[0].text == many.choices[1].text == whole.choices[0].text
+    assert many.choices[2].text == many.choices[3].text
+    words = client.completions.create(prompt=["It is", "It"], **options)
+    assert len(words.choices) == 2 and words.usage.prompt_tokens > 2
+
+
+@remote
+def test_logprobs_are_those_of_the_chosen_tokens(server, prompt_ids):
+    import openai
+
+    options = {"temperature": 0, "max_tokens": 8}
+    whole = ask(server, ENDLESS, logprobs=True, top_logprobs=3, **options)
+    listed = whole.choices[0].logprobs.content
+    assert len(listed) == 8 and "".join(t.token for t in listed) == texts(whole)[0]
+    for token in listed:
+        assert token.top_logprobs[0].token == token.token, "greedy: the likeliest one"
+        assert token.logprob == token.top_logprobs[0].logprob <= 0 and len(token.top_logprobs) == 3
+        assert token.bytes is None or bytes(token.bytes).decode() == token.token
+    chunks = list(ask(server, ENDLESS, logprobs=True, stream=True, **options))
+    streamed = [t for c in chunks for choice in c.choices if choice.logprobs
+                for t in choice.logprobs.content]  # fmt: skip
+    assert [(t.token, t.logprob) for t in streamed] == [(t.token, t.logprob) for t in listed]
+    assert ask(server, ENDLESS, **options).choices[0].logprobs is None
+    client = server.client()
+    text = client.completions.create(model=ENDLESS, prompt=prompt_ids, logprobs=2, **options)
+    chances = text.choices[0].logprobs
+    assert "".join(chances.tokens) == text.choices[0].text
+    assert chances.text_offset == [len("".join(chances.tokens[:i])) for i in range(8)]
+    assert all(len(top) <= 2 and max(top.values()) == chances.token_logprobs[i]
+               for i, top in enumerate(chances.top_logprobs))  # fmt: skip
+    with pytest.raises(openai.BadRequestError, match="embedding|knows"):
+        client.completions.create(model=ENDLESS, prompt=[10**6], **options)
+    with pytest.raises(openai.BadRequestError, match="at most 16"):
+        client.completions.create(model=ENDLESS, prompt=["a"] * 9, n=2, **options)
+
+
 @remote
 def test_tool_calls_come_back_as_tool_calls_and_go_in_again(server):
     tools = [served_models.TOOL]
@@ -280,13 +341,15 @@ def test_too_many_requests_get_429_and_those_let_in_are_answered(server):
     import openai
 
     client = server.client()
-    streams = [
-        client.chat.completions.create(
-            model=ENDLESS, messages=QUESTION, temperature=0, max_tokens=600, stream=True
-        )
-        for _ in range(8)
-    ]
-    wait_until(lambda: server.metric("tandem_answers_waiting") == 4)
+    streams = []
+    for gauge in ("tandem_answers_running", "tandem_answers_waiting"):
+        for count in range(1, 5):
+            streams.append(
+                client.chat.completions.create(
+                    model=ENDLESS, messages=QUESTION, temperature=0, max_tokens=600, stream=True
+                )
+            )
+            wait_until(lambda: server.metric(gauge) == count)  # noqa: B023
     with pytest.raises(openai.RateLimitError) as refused:
         ask(server, max_tokens=1)
     assert server.metric(f'tandem_requests_total{{model="{WEATHER}",status="429"}}') == 1

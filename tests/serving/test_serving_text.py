@@ -82,7 +82,10 @@ def body(**changes):
         (body(stop=[""]), "stop: stop strings have 1 to 256 characters"),
         (body(stop=["a"] * 5), "stop: "),
         (body(tool_choice="required"), "tool_choice: "),
-        (body(logprobs=True), "logprobs is not supported here"),
+        (body(top_logprobs=3), "top_logprobs needs logprobs: true"),
+        (body(logprobs=True, top_logprobs=21), "top_logprobs: "),
+        (body(logit_bias={"5": 1}), "logit_bias is not supported here"),
+        (body(response_format={"type": "json_schema", "json_schema": {}}), "response_format is"),
         (body(response_format={"type": "json_object"}), "response_format is not supported"),
         (body(messages=[{"role": "robot", "content": "x"}]), "messages.0.role: "),
         (body(messages=[{"role": "user"}]), "content is missing"),
@@ -90,11 +93,11 @@ def body(**changes):
     ],
 )
 def test_a_wrong_request_is_answered_with_what_is_wrong(wrong, words):
-    from serving import chat_request
+    from serving import api_requests
     from serving.api_errors import ApiError
 
     with pytest.raises(ApiError) as refused:
-        chat_request.read(wrong)
+        api_requests.read(wrong, api_requests.ChatRequest)
     error = refused.value.body["error"]
     assert refused.value.status == 400 and words in error["message"]
     assert set(error) == {"message", "type", "param", "code"} and error["code"]
@@ -102,12 +105,12 @@ def test_a_wrong_request_is_answered_with_what_is_wrong(wrong, words):
 
 
 def test_what_changes_nothing_is_taken_and_parts_become_text():
-    from serving import chat_request
+    from serving import api_requests
 
     parts = [{"type": "text", "text": "Hi "}, {"type": "text", "text": "there"}]
     echoed = {"role": "assistant", "content": "Yes", "refusal": None, "annotations": [],
               "tool_calls": None}  # fmt: skip
-    asked = chat_request.read(
+    asked = api_requests.read(
         body(
             messages=[{"role": "developer", "content": parts}, echoed],
             presence_penalty=0,
@@ -119,7 +122,8 @@ def test_what_changes_nothing_is_taken_and_parts_become_text():
             max_tokens=5,
             max_completion_tokens=7,
             response_format={"type": "text"},
-        )  # fmt: skip
+        ),
+        api_requests.ChatRequest,
     )
     assert asked.plain_messages() == [
         {"role": "system", "content": "Hi there"}, {"role": "assistant", "content": "Yes"}

@@ -1,25 +1,27 @@
-"""Requests of /v1/chat/completions: what is taken, and clear words for what is not."""
+"""Requests of /v1/chat/completions and /v1/completions: what is taken, and what is refused."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.json_schema import models_json_schema
 
 from serving.api_errors import ApiError
 
 # name -> the values that change nothing; any other value is refused rather than ignored
 NOT_SUPPORTED: dict[str, tuple] = {
     "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},),
-    "logprobs": (False,), "top_logprobs": (0,), "response_format": ({"type": "text"},),
+    "response_format": ({"type": "text"},), "echo": (False,), "suffix": ("",), "best_of": (1,),
     "functions": ([],), "function_call": ("none",), "modalities": (["text"],), "audio": (),
     "prediction": (), "web_search_options": (), "store": (False,),
 }  # fmt: skip
 WITHOUT_EFFECT = ("user", "metadata", "service_tier", "parallel_tool_calls", "reasoning_effort",
                   "verbosity", "safety_identifier", "prompt_cache_key")  # fmt: skip
 MOST_ANSWERS = 16
+MOST_CHANCES = 20  # top_logprobs of a token
 
 
 class Function(BaseModel):
@@ -74,12 +76,12 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ChatRequest(BaseModel):
+class GenerationRequest(BaseModel):
+    """What both APIs take."""
+
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
     model: str
-    messages: list[Message] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
@@ -87,8 +89,6 @@ class ChatRequest(BaseModel):
     n: int = Field(1, ge=1, le=MOST_ANSWERS)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    tools: list[Tool] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -106,9 +106,36 @@ class ChatRequest(BaseModel):
         return cls.model_fields[info.field_name].default if value is None else value
 
     @property
+    def counted(self) -> bool:
+        """Whether a stream ends with its usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatRequest(GenerationRequest):
+    """A request of /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_CHANCES)
+    tools: list[Tool] | None = None
+    tool_choice: Literal["auto", "none"] | None = None
+
+    @model_validator(mode="after")
+    def chances_are_asked_for(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+    @property
     def limit(self) -> int | None:
         """How many tokens an answer may have; max_tokens is the old name."""
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def top(self) -> int | None:
+        """How many likeliest tokens are listed beside each; None: no logprobs."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def offered(self) -> list[dict[str, Any]] | None:
@@ -126,7 +153,41 @@ class ChatRequest(BaseModel):
         return found
 
 
-def read(body: bytes) -> ChatRequest:
+class CompletionRequest(GenerationRequest):
+    """A request of /v1/completions: text, or the ids of tokens; one prompt or several."""
+
+    prompt: str | list[int] | list[str] | list[list[int]]
+    logprobs: int | None = Field(None, ge=0, le=MOST_CHANCES)
+
+    @model_validator(mode="after")
+    def not_too_many(self) -> CompletionRequest:
+        if len(self.prompts) * self.n > MOST_ANSWERS:
+            raise ValueError(f"at most {MOST_ANSWERS} answers a request: prompts times n")
+        if any(isinstance(p, list) and any(t < 0 for t in p) for p in self.prompts):
+            raise ValueError("the ids of tokens are from 0 on")
+        return self
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt."""
+        single = isinstance(self.prompt, str) or all(isinstance(p, int) for p in self.prompt)
+        return [self.prompt] if single else self.prompt
+
+    @property
+    def limit(self) -> int | None:
+        """How many tokens an answer may have."""
+        return self.max_tokens
+
+    @property
+    def top(self) -> int | None:
+        """How many likeliest tokens are listed beside each; None: no logprobs."""
+        return self.logprobs
+
+
+Request = TypeVar("Request", ChatRequest, CompletionRequest)
+
+
+def read(body: bytes, kind: type[Request]) -> Request:
     """The request in `body`; ApiError 400 that names the first thing wrong."""
     try:
         given = json.loads(body)
@@ -141,15 +202,23 @@ def read(body: bytes) -> ChatRequest:
             text = f"{name} is not supported here"
             raise ApiError(400, "unsupported_parameter", text, "leave it out", param=name)
     try:
-        return ChatRequest.model_validate(given)
+        return kind.model_validate(given)
     except ValidationError as error:
-        raise _refusal(error.errors()[0]) from None
+        raise _refusal(error.errors()[0], kind) from None
+    except RecursionError:
+        raise ApiError(400, "invalid_json", "the body is nested too deep") from None
 
 
-def _refusal(first: dict[str, Any]) -> ApiError:
+def schemas(template: str) -> dict[str, Any]:
+    """{name: JSON schema} of all that requests hold; `template` is how they refer to each other."""
+    pairs = [(ChatRequest, "validation"), (CompletionRequest, "validation")]
+    return models_json_schema(pairs, ref_template=template)[1]["$defs"]
+
+
+def _refusal(first: dict[str, Any], kind: type[BaseModel]) -> ApiError:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place, ChatRequest.model_fields, 1)
+        near = difflib.get_close_matches(place, kind.model_fields, 1)
         hint = f"did you mean {near[0]}?" if near else ""
         text = f"unknown parameter {place}"
         return ApiError(400, "unknown_parameter", text, hint, param=place)
