@@ -12,69 +12,27 @@ files        {name: {sha256, bytes}} of every file of the version but card.json 
 from __future__ import annotations
 
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 
-from adapters import peft_config, weights
+from adapters import card_schema, peft_config, weights
 from base_model import chat_template, identity, locate
-from kit import console, paths
+from kit import console, json_files, paths
 
 FILE = "card.json"
-FORMAT = 1
 LOADING = ("model", "quantization")  # sections of a configuration that say how to load the base
-
-SHAPE: dict[str, Any] = {  # what every reader of a card may count on
-    "name": str, "version": str, "created": str, "config": dict,
-    "run": {"id": str}, "base": {"name": str}, "gate": {"status": str}, "data": dict,
-    "bump": {"kind": str, "why": str},
-    "adapter": {"r": int, "max_rank": int, "parameters": int},
-}  # fmt: skip
-
-
-def problem(card: Any) -> str | None:
-    """What makes `card` unreadable: None, or the key that is missing or of another type."""
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        return f"no card of format {FORMAT}"
-    wrong = _misshapen(card, SHAPE, "")
-    if wrong:
-        return f"no {wrong} in it"
-    files, evaluated = card.get("files"), card.get("evaluation")
-    entries = files.values() if isinstance(files, dict) else [None]
-    if any(_misshapen(entry, {"sha256": str, "bytes": int}, "") for entry in entries):
-        return "its list of files is damaged"
-    if evaluated is not None:
-        numbers = {"value": (int, float), "low": (int, float), "high": (int, float)}
-        if _misshapen(evaluated, {"dataset": dict, "metrics": dict, "base": dict}, ""):
-            return "its evaluation is damaged"
-        for metric in (*evaluated["metrics"].values(), *evaluated["base"].values()):
-            if _misshapen(metric, numbers, ""):
-                return "its evaluation is damaged"
-    return None
-
-
-def _misshapen(value: Any, shape: Any, key: str) -> str | None:
-    """The dotted key of the first part of `value` that has not the shape."""
-    if not isinstance(shape, dict):
-        good = isinstance(value, shape) and not isinstance(value, bool)
-        return None if good else key
-    if not isinstance(value, dict):
-        return key or "object"
-    found = (_misshapen(value.get(k), inner, f"{key}.{k}".strip(".")) for k, inner in shape.items())
-    return next(filter(None, found), None)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a run; {} where there is no such file, Problem where it is damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json_files.read(path)
     except FileNotFoundError:
         return {}
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise console.Problem(f"{paths.show(path)}: not a JSON object", "copy the run again")
-    return value
+    except ValueError as error:
+        raise console.Problem(
+            f"{paths.show(path)}: damaged ({error})", "copy the run again"
+        ) from None
 
 
 def read_facts(run: Path) -> dict[str, Any]:
@@ -127,7 +85,7 @@ def build(run: Path, final: Path, evaluation: dict[str, Any] | None) -> dict[str
         raise weights.Difference(peft_config.FILE, found, fix)
     now = datetime.datetime.now(datetime.timezone.utc)
     return {
-        "format": FORMAT,
+        "format": card_schema.FORMAT,
         "created": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "run": run_section(run, facts, status),
         "base": base_section(facts, config, adapter),

@@ -96,12 +96,12 @@ def register(root: Path, args) -> CommandResult:
 
 def facts(version) -> dict[str, Any]:
     """One version as `list --json` gives it; {"reference", "error"} where its card is damaged."""
-    from adapters import gate, weights
+    from adapters import gate
 
     try:
         card = version.card
-    except weights.Difference as difference:
-        return {"reference": version.reference, "error": str(difference)}
+    except console.Problem as problem:
+        return {"reference": version.reference, "error": str(problem)}
     scored = gate.score((card.get("evaluation") or {}).get("metrics") or {})
     return {
         "reference": version.reference,

@@ -16,8 +16,9 @@ import re
 from kit import console
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-VERSION = re.compile(r"v(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})")
+VERSION = re.compile(r"v(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})")
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of a file's path: the same on every system
+LONGEST = 200  # characters of NAME@VERSION
 RESERVED = ("runs",)  # the folders below adapters/ that hold no versions
 BUMPS = ("major", "minor", "patch")
 Number = tuple[int, int, int]
@@ -58,6 +59,8 @@ def after(latest: Number | None, bump: str) -> Number:
 
 def split(reference: str) -> tuple[str, str]:
     """'mapper-lora@^1.0' -> ('mapper-lora', '^1.0'); without '@' the version is 'latest'."""
+    if len(reference) > LONGEST:
+        raise console.Misuse(f"a reference of {len(reference)} characters", "write NAME@VERSION")
     name, at, wanted = reference.partition("@")
     check_name(name)
     if at and not wanted.strip():
@@ -86,9 +89,9 @@ def matches(wanted: str, versions: list[Number]) -> list[Number]:
 
 def _range(wanted: str) -> str:
     """'^1.2', '~1.2' and '1.2' in the words of packaging's SpecifierSet."""
-    if re.fullmatch(r"v?\d+(\.\d+)?", wanted):
+    if re.fullmatch(r"v?[0-9]+(\.[0-9]+)?", wanted):
         return f"=={wanted.removeprefix('v')}.*"
-    match = re.fullmatch(r"([\^~])v?(\d+)(?:\.(\d+))?(?:\.(\d+))?", wanted.strip())
+    match = re.fullmatch(r"([\^~])v?([0-9]+)(?:\.([0-9]+))?(?:\.([0-9]+))?", wanted)
     if not match:
         return wanted
     given = [int(part) for part in match.groups()[1:] if part is not None]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import stat
 import struct
@@ -18,13 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from adapters import card as cards
-from adapters import names, verification, version_store
+from adapters import card_schema, names, verification, version_store
 from adapters.weights import Difference
-from kit import console, paths, publish
+from kit import card_files, console, json_files, paths, publish
 
 DATE = (1980, 1, 1, 0, 0, 0)
-CARD_LIMIT = 16 << 20  # bytes of a card.json that is read
-FILES_LIMIT = 1000
 RATIO = 200  # unpacked bytes a packed byte may become; more is a bomb
 # what zipfile raises for bytes that are no zip (a bad offset is "invalid argument")
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, ValueError,
@@ -81,8 +78,10 @@ def unpack(root: Path, archive: str | os.PathLike) -> tuple[version_store.Versio
 def _contents(opened: zipfile.ZipFile, path: Path):
     """(name, number, {file in the version: ZipInfo}); Difference for what `pack` never writes."""
     entries = opened.infolist()
-    if len(entries) > FILES_LIMIT:
-        raise Difference(path.name, f"{len(entries)} entries, more than {FILES_LIMIT}", AGAIN)
+    if len(entries) > card_schema.MOST_FILES + 1:
+        raise Difference(
+            path.name, f"{len(entries)} entries, more than {card_schema.MOST_FILES}", AGAIN
+        )
     owner, members = None, {}
     for entry in entries:
         parts = entry.filename.split("/")
@@ -110,34 +109,32 @@ def _contents(opened: zipfile.ZipFile, path: Path):
 
 
 def _card(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> dict[str, Any]:
-    if entry.file_size > CARD_LIMIT:
+    if entry.file_size > json_files.MOST_BYTES:
         raise Difference(path.name, "its card.json is too large", "do not use it")
     try:
-        facts = json.loads(opened.read(entry))
-        wrong = cards.problem(facts)
-    except (ValueError, RecursionError):
-        wrong = "not JSON"
+        facts = json_files.parse(opened.read(entry))
+        wrong = card_schema.problem(facts)
+    except ValueError as error:
+        wrong = str(error)
     if wrong:
         raise Difference(path.name, f"its card.json is damaged: {wrong}", AGAIN)
     return facts
 
 
 def _compare(facts, members, reference: str, path: Path) -> None:
-    """The entries are the files of the card, with the sizes that it gives."""
-    own = f"{facts.get('name')}@{facts.get('version')}"
+    """The entries are the files of the card, with the sizes that it gives; hashes come later."""
+    own = f"{facts['name']}@{facts['version']}"
     if own != reference:
         raise Difference(path.name, f"the card of {own} lies under {reference}", AGAIN)
-    for member, entry in facts["files"].items():
-        if member not in members:
-            raise Difference(path.name, f"{member} is missing in it", AGAIN)
-        if members[member].file_size != entry["bytes"]:
-            found = (
-                f"{member} has {members[member].file_size} bytes, the card says {entry['bytes']}"
-            )
-            raise Difference(path.name, found, AGAIN)
-    for member in members:
-        if member not in facts["files"]:
-            raise Difference(path.name, f"{member} is not in its card", "do not use it")
+    listed = card_files.listed_files(facts) or {}
+
+    def size_of(name: str) -> int | None:
+        return members[name].file_size if name in members else None
+
+    difference = card_files.first_difference(listed, members, size_of, lambda name: listed[name][0])
+    if difference:
+        name, what = difference
+        raise Difference(path.name, f"{name}: {what}", AGAIN if name in listed else "do not use it")
 
 
 def _same(there: version_store.Version, facts: dict[str, Any]) -> version_store.Version:

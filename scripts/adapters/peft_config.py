@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from adapters import json_files
 from base_model.identity import Difference
+from kit import json_files
 
 FILE = "adapter_config.json"
 AGAIN = "save the adapter again with PEFT's save_pretrained, or fetch it again"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import card as cards
-from adapters import gate, names, peft_config, version_files, version_store, weights
+from adapters import card_schema, gate, names, peft_config, version_files, version_store, weights
 from kit import console, paths, publish
 
 STATES = {  # states of status.json that cannot be registered -> what to do
@@ -54,9 +54,9 @@ def choose_bump(new: dict[str, Any], latest: version_store.Version | None) -> tu
     for key in ("name", "config_sha256", "weights_sample_sha256"):
         if new["base"].get(key) and old["base"].get(key, new["base"][key]) != new["base"][key]:
             return "major", "another base model"
-    if new["chat_template_sha256"] != old["chat_template_sha256"]:
+    if new["chat_template_sha256"] != old.get("chat_template_sha256"):
         return "major", "another chat template"
-    if new["data"]["train_sha256"] != old["data"]["train_sha256"]:
+    if new["data"]["train_sha256"] != old["data"].get("train_sha256"):
         return "minor", "other training data"
     return "patch", "the same base, template and training data"
 
@@ -97,7 +97,7 @@ def register(
         )
         warn_of_twin(chosen.pop("there"), copied)
         whole = {"name": name, "version": version.version} | card | chosen | {"files": copied}
-        wrong = cards.problem(whole)
+        wrong = card_schema.problem(whole)
         if wrong:  # nobody could read the version, and its number would be taken
             raise console.Problem(
                 f"{paths.show(folder)}: its card.json would not be readable: {wrong}",

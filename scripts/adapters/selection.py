@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from adapters import card, gate, metrics, verification, version_store, weights
+from adapters import gate, metrics, verification, version_store, weights
 from base_model import locate
 from kit import console
 
@@ -76,8 +76,9 @@ def refusal(version: version_store.Version) -> str | None:
         return f"retired: {version.retired['reason']}"
     if outcome not in gate.PASSED:
         return f"its gate did not pass ({outcome})"
-    if card.read_json(version.beside("canary")).get("ok", True) is False:
-        return "its canary failed: it changes nothing"
+    canary = version.canary
+    if canary and canary.get("ok", True) is not True:
+        return f"its canary failed: {canary.get('why', 'it changes nothing')}"
     return None
 
 
@@ -113,7 +114,7 @@ def select(root: Path, config, only: str | None = None) -> Choice:
                 entry, winner = name, version
         try:
             verification.check_files(winner.folder, winner.card)
-        except weights.Difference as difference:
+        except (weights.Difference, OSError) as difference:
             rejected.append({"name": winner.reference, "why": str(difference)})
             found.remove((entry, winner))
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from adapters import card, peft_config, weights
 from adapters.version_store import RESTORE, Version
 from adapters.weights import Difference
 from base_model import chat_template, identity, locate
-from kit import console, publish
+from kit import card_files, console, publish
 
 
 def verify(version: Version, base_folder: Path | None = None) -> dict[str, Any]:
@@ -34,23 +35,31 @@ def verify(version: Version, base_folder: Path | None = None) -> dict[str, Any]:
 
 
 def check_files(folder: Path, facts: dict[str, Any]) -> None:
-    """Every file of the card is there with its size and hash, and no other file."""
-    listed = {name: (entry["sha256"], entry["bytes"]) for name, entry in facts["files"].items()}
-    for name, (digest, size) in listed.items():
+    """Every file of the card is there with its size and hash, and no other file or link."""
+    listed = card_files.listed_files(facts)
+    if listed is None:
+        raise Difference(card.FILE, "it does not list its files", RESTORE)
+
+    def size_of(name: str) -> int | None:
         file = folder / name
-        if file.is_symlink() or not file.is_file():
-            raise Difference(name, "missing", RESTORE)
-        if file.stat().st_size != size:
-            found = f"{file.stat().st_size} bytes, the card says {size}"
-            raise Difference(name, found, RESTORE)
-        actual = publish.sha256(file)
-        if actual != digest:
-            found = f"its SHA-256 is {actual[:12]}…, the card says {digest[:12]}…"
-            raise Difference(name, found, RESTORE)
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder).as_posix()
-        if (file.is_symlink() or not file.is_dir()) and name not in listed and name != card.FILE:
-            raise Difference(name, "not in the card: versions do not change", f"delete {name}")
+        return None if file.is_symlink() or not file.is_file() else file.stat().st_size
+
+    difference = card_files.first_difference(
+        listed, present_files(folder), size_of, lambda name: publish.sha256(folder / name)
+    )
+    if difference:
+        name, what = difference
+        raise Difference(name, what, RESTORE if name in listed else f"delete {name}")
+
+
+def present_files(folder: Path) -> list[str]:
+    """Everything below a version's folder but folders; a link to a folder is an entry, too."""
+    present = []
+    for parent, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        here = os.path.relpath(parent, folder).replace(os.sep, "/")
+        present += [name if here == "." else f"{here}/{name}" for name in (*files, *links)]
+    return present
 
 
 def check_contents(folder: Path, facts: dict[str, Any]) -> weights.Adapter:

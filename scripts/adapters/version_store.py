@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import difflib
 import errno
-import json
 import os
 import shutil
 import time
@@ -20,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from adapters import card as cards
-from adapters import names
+from adapters import card_schema, names
 from adapters.weights import Difference
-from kit import console, paths, publish
+from kit import console, json_files, paths, publish
 
 STALE = 3600  # seconds after which an unfinished staging folder belongs to nobody
 
@@ -47,16 +46,17 @@ class Version:
 
     @property
     def card(self) -> dict[str, Any]:
-        """card.json; Difference where it is missing or damaged."""
+        """card.json; Difference where it is missing, damaged, or another version's."""
         try:
-            card = json.loads((self.folder / cards.FILE).read_text(encoding="utf-8"))
+            card = json_files.read(self.folder / cards.FILE)
         except FileNotFoundError:
             raise Difference(cards.FILE, f"missing in {self.reference}", RESTORE) from None
-        except ValueError:
-            raise Difference(cards.FILE, f"no JSON in {self.reference}", RESTORE) from None
-        wrong = cards.problem(card)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise Difference(cards.FILE, f"damaged: {why} ({self.reference})", RESTORE) from None
+        wrong = card_schema.problem(card)
         if wrong:
-            raise Difference(cards.FILE, f"{wrong} ({self.reference})", RESTORE)
+            raise Difference(cards.FILE, f"damaged: {wrong} ({self.reference})", RESTORE)
         return card
 
     def beside(self, what: str) -> Path:
@@ -65,13 +65,38 @@ class Version:
 
     @property
     def retired(self) -> dict[str, Any] | None:
-        """{"reason", "when"} where the version was retired."""
-        return cards.read_json(self.beside("retired")) or None
+        """{"reason", "when"} where the version was retired. A damaged mark is a mark."""
+        file = self.beside("retired")
+        try:
+            mark = json_files.read(file)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            return {"reason": f"not known: {file.name} is damaged ({error})", "when": None}
+        reason, when = mark.get("reason"), mark.get("when")
+        return {"reason": reason if isinstance(reason, str) else "not known",
+                "when": when if isinstance(when, str) else None}  # fmt: skip
+
+    @property
+    def canary(self) -> dict[str, Any] | None:
+        """What the canary found, None where there was none. A damaged file counts as a failure."""
+        file = self.beside("canary")
+        try:
+            return json_files.read(file)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            return {"ok": False, "why": f"{file.name} is damaged ({error})"}
 
     @property
     def bytes(self) -> int:
-        """The size of all its files."""
-        return sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file())
+        """The size of all its files; 0 for what cannot be read."""
+        sizes = 0
+        for folder, _, files in os.walk(self.folder):
+            for name in files:
+                with contextlib.suppress(OSError):
+                    sizes += os.lstat(os.path.join(folder, name)).st_size
+        return sizes
 
 
 RESTORE = "restore the version: unpack its archive, or register the run again"
@@ -90,8 +115,12 @@ def all_names(root: Path) -> list[str]:
 def versions(root: Path, name: str) -> list[Version]:
     """Every version of `name`, lowest first, retired ones too."""
     folder = root / name
-    found = folder.iterdir() if folder.is_dir() else ()
-    numbered = [(names.number(p.name), p) for p in found if p.is_dir()]
+    try:
+        entries = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    except OSError as error:  # it must not hide the other adapters
+        console.warn(f"{paths.show(folder)} cannot be read: {error.strerror}")
+        return []
+    numbered = [(names.number(path.name), path) for path in entries]
     return sorted((Version(name, n, p) for n, p in numbered if n), key=lambda v: v.number)
 
 
@@ -122,14 +151,14 @@ def readable(root: Path, name: str) -> list[Version]:
 
     One damaged card must not keep a new version out: it is a warning.
     """
-    found = []
+    sound = []
     for version in versions(root, name):
         try:
             if version.card and not version.retired:
-                found.append(version)
+                sound.append(version)
         except Difference as difference:
             console.warn(f"{version.reference} is left out: {difference}")
-    return found
+    return sound
 
 
 def resolve(root: Path, reference: str) -> Version:

@@ -107,7 +107,7 @@ def test_a_report_without_metrics_or_with_damage_is_said(register, manage, tmp_p
     run = adapter_runs.run(tmp_path, "broken")
     (run / "report.json").write_text("{")
     done = manage("register", run, "--name", "m", fails=1)
-    assert "report.json: not a JSON object" in done.stderr
+    assert "report.json: damaged (not JSON)" in done.stderr
 
 
 def test_a_bound_that_is_no_number_is_unknown_and_does_not_keep_the_gate_open(register, manage):

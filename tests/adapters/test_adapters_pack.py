@@ -113,7 +113,7 @@ def test_zip_slip_is_refused(manage, archive, tmp_path, name):
 
 
 @pytest.mark.parametrize(("name", "said"), [
-    ("mapper-lora/v1.0.0/extra.txt", "extra.txt is not in its card"),
+    ("mapper-lora/v1.0.0/extra.txt", "extra.txt: not in the card"),
     ("mapper-lora/v1.0.0/CARD.json", "does not belong there"),
     ("other/v1.0.0/file", "does not belong there"),
 ])  # fmt: skip
@@ -131,7 +131,7 @@ def test_a_missing_file_is_named(manage, archive, tmp_path):
     contents = entries(archive)
     del contents["mapper-lora/v1.0.0/adapter_model.safetensors"]
     write(archive, contents)
-    assert "adapter_model.safetensors is missing" in refused(manage, archive, tmp_path)
+    assert "adapter_model.safetensors: missing" in refused(manage, archive, tmp_path)
 
 
 def test_a_changed_file_is_named_though_its_size_and_checksum_fit_the_zip(

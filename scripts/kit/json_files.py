@@ -1,7 +1,8 @@
 """Reads small JSON files that come from elsewhere: bounded in size, depth and numbers, or refused.
 
 A card, a report or a configuration can come from another machine or from an archive. What this
-module returns holds only finite numbers and is shallow enough for every later recursion.
+module returns holds only finite numbers (others are null: not known), and is shallow enough for
+every later recursion.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ def parse(data: bytes) -> dict[str, Any]:
     if len(data) > MOST_BYTES:
         raise ValueError(f"larger than {MOST_BYTES >> 20} MB")
     try:
-        text = data.decode("utf-8")
+        value = json.loads(
+            data.decode("utf-8"),
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=lambda name: None,
+        )
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
-    try:
-        value = json.loads(
-            text, parse_int=_integer, parse_float=_finite, parse_constant=_refuse_constant
-        )
     except RecursionError:
         raise ValueError("nested too deep") from None
     except json.JSONDecodeError:
@@ -40,6 +42,8 @@ def parse(data: bytes) -> dict[str, Any]:
 
 def read(path: Path) -> dict[str, Any]:
     """parse() of a file, of which no more than the limit is read. OSError where there is none."""
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")
     with path.open("rb") as f:
         return parse(f.read(MOST_BYTES + 1))
 
@@ -50,15 +54,9 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def _finite(digits: str) -> float:
+def _finite(digits: str) -> float | None:
     value = float(digits)
-    if not math.isfinite(value):
-        raise ValueError("a number too large for a float")
-    return value
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} in it")
+    return value if math.isfinite(value) else None
 
 
 def _check_depth(value: Any) -> None:
