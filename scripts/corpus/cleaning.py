@@ -61,9 +61,12 @@ class Cleaner:
         content = _SURROGATE.sub("\ufffd", message["content"])
         message["content"] = content if message["role"] == "tool" else self.text(content, mended)
 
-    def reject(self, row: Row) -> Reject | None:
-        """Why a clean row is left out, or None: too short, too long, characters lost."""
-        text = row.text()
+    def reject(self, row: Row, text: str | None = None) -> Reject | None:
+        """Why a clean row is left out, or None: too short, too long, characters lost.
+
+        text: row.text(), where the caller has it.
+        """
+        text = row.text() if text is None else text
         reason = None
         if len(text) < self.config.min_chars:
             reason = "too short"

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from corpus import deduplication, lengths, splitting
+from corpus import deduplication, lengths, shared_text, splitting
 from corpus.cleaning import Cleaner
 from corpus.judge import validate
 from corpus.language import ForeignLanguageFilter
@@ -95,8 +95,6 @@ class Preparation:
         self.result = PreparedRows()
         self._cleaner = Cleaner(config.cleaning)
         self._language = ForeignLanguageFilter(config.language)
-        near = config.deduplication
-        self._near = deduplication.NearDuplicates(near) if near.near else None
         self._seen: dict[bytes, str] = {}
         self._rows: list[Row] = []
 
@@ -132,43 +130,73 @@ class Preparation:
             return Reject(row.source, row.number, error.reason, error.detail, record=row.sft())
         except Unwanted as reason:
             return Reject(row.source, row.number, str(reason), bad=False, record=row.sft())
-        reject = self._cleaner.reject(row)
+        text = row.text()
+        reject = self._cleaner.reject(row, text)
         if reject is None and self.config.deduplication.exact:
             reject = self._repeated(row)
-        if reject is None and (language := self._language.foreign(row.text())):
+        if reject is None and (language := self._language.foreign(text)):
             reject = Reject(row.source, row.number, f"language {language}", bad=False)
-        if reject is None and self._near is not None:
-            reject = self._nearly_repeated(row)
         if reject is not None:
             reject.record = row.sft()
         return reject
 
     def _repeated(self, row: Row) -> Reject | None:
-        said = json.dumps([row.messages, row.rejected], sort_keys=True).encode()
-        first = self._seen.setdefault(hashlib.blake2b(said, digest_size=16).digest(), row.where)
+        first = self._seen.setdefault(_fingerprint(row), row.where)
         if first == row.where:
             return None
         return Reject(row.source, row.number, "exact duplicate", f"of {first}", bad=False)
 
-    def _nearly_repeated(self, row: Row) -> Reject | None:
-        width = self.config.deduplication.shingle_chars
-        row.shingles = deduplication.shingles(row.text(), width)
-        place = self._near.add(row.shingles)
-        if place is None:
-            return None
-        first = self._rows[place].where
-        return Reject(row.source, row.number, "near-duplicate", f"of {first}", bad=False)
+    def _without_near_duplicates(self, rows: list[Row]) -> list[Row]:
+        """The rows of which no earlier one says nearly the same."""
+        config = self.config.deduplication
+        texts = shared_text.distinct_texts(rows)
+        sets = deduplication.shingle_sets(texts, config.shingle_chars)
+
+        def alike(earlier: int, later: int) -> bool:
+            return self._alike(rows[earlier], rows[later])
+
+        repeated = deduplication.repeats(sets, config, alike)
+        for place, first in repeated.items():
+            self._forget(rows[place], "near-duplicate", f"of {rows[first].where}")
+        for row, items in zip(rows, sets, strict=True):
+            row.shingles = items
+        return [row for place, row in enumerate(rows) if place not in repeated]
+
+    def _alike(self, one: Row, other: Row) -> bool:
+        """Whether two rows are near-duplicates as wholes, and in what differs between them."""
+        config = self.config.deduplication
+        sets = deduplication.shingle_sets([one.text(), other.text()], config.shingle_chars)
+        return deduplication.jaccard(*sets) >= config.jaccard and not shared_text.differ(
+            one, other, config.jaccard, config.shingle_chars
+        )
 
     def finish(self) -> PreparedRows:
-        """Measure, draw, split, part near-duplicates."""
+        """De-duplicate, measure, draw, split, part near-duplicates."""
         result, config = self.result, self.config
-        rows = self._within_length(self._rows)
+        near = config.deduplication.near
+        rows = self._without_near_duplicates(self._rows) if near else self._rows
+        self._warn_of_losses()
+        rows = self._within_length(rows)
+        shared_text.group(rows)
         drawn = splitting.sample(rows, config.seed, config.max_samples)
         self._not_drawn(rows, drawn)
         result.train, result.val = splitting.split(drawn, config.seed, config.split.val_fraction)
-        if self._near is not None:
+        if near:
             self._part()
         return result
+
+    def _warn_of_losses(self) -> None:
+        """Say where one filter takes most of a source: then its threshold may not fit the data."""
+        for name, tally in self.result.tallies.items():
+            for reason, count in tally.dropped.items():
+                if count >= 10 and 2 * count > tally.read and reason not in self._bad_reasons():
+                    console.warn(
+                        f"{name}: {reason} takes {count} of {tally.read} rows; --rejects FILE shows"
+                        f" them, docs/DATA.md names the settings"
+                    )
+
+    def _bad_reasons(self) -> set[str]:
+        return {reject.reason for reject in self.result.bad}
 
     def _forget(self, row: Row, reason: str, detail: str = "", bad: bool = False) -> None:
         tally = self.result.tallies[row.source]
@@ -204,9 +232,20 @@ class Preparation:
         """Take out of train what nearly repeats a validation row: the search misses nothing."""
         result = self.result
         sides = ([row.shingles for row in rows] for rows in (result.val, result.train))
-        pairs = deduplication.pairs_across(*sides, self.config.deduplication.jaccard)
-        found = {j: i for i, j in pairs}
-        for j, i in found.items():
+        config = self.config.deduplication
+        repeated = {}
+        for i, j in deduplication.pairs_across(*sides, config.jaccard):
+            if self._alike(result.val[i], result.train[j]):
+                repeated[j] = i
+        for j, i in repeated.items():
             detail = f"of {result.val[i].where} in validation"
             self._forget(result.train[j], "near-duplicate", detail)
-        result.train = [row for j, row in enumerate(result.train) if j not in found]
+        result.train = [row for j, row in enumerate(result.train) if j not in repeated]
+
+
+def _fingerprint(row: Row) -> bytes:
+    """Equal for rows that are equal in every message."""
+    parts = [part for m in row.messages for part in (m["role"], m["content"])]
+    if row.rejected or any(len(m) > 2 for m in row.messages):
+        parts.append(json.dumps([row.messages, row.rejected], sort_keys=True))
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "replace"), digest_size=16).digest()

@@ -27,10 +27,11 @@ def split(rows: list[Row], seed: int, val_fraction: float) -> tuple[list[Row], l
     wanted = max(1, round(len(rows) * val_fraction)) if val_fraction else 0
     chosen: set[str] = set()
     taken = 0
+    most = max(2 * wanted, min(map(len, groups.values()), default=0))
     for name in sorted(groups, key=lambda name: rank(seed + 1, name)):
         if taken >= wanted or len(chosen) + 1 >= len(groups):
             break
-        if taken and taken + len(groups[name]) > 2 * wanted:
+        if taken + len(groups[name]) > most:
             continue  # one big group would make most of the data validation
         chosen.add(name)
         taken += len(groups[name])

@@ -43,37 +43,55 @@ def test_text_shorter_than_a_shingle_still_equals_itself(text):
 @pytest.mark.slow
 def test_of_2000_planted_near_duplicates_at_most_two_are_missed():
     r = random.Random(3)
-    finder = deduplication.NearDuplicates(data.DeduplicationSection())
     originals = [sentence(r) for _ in range(2000)]
-    for words in originals:
-        finder.add(sets(" ".join(words)))
-    planted = found = 0
-    while planted < 2000:
-        place = r.randrange(2000)
-        words = list(originals[place])
+    made = [sets(" ".join(words)) for words in originals]
+    while len(made) < 4000:
+        words = list(originals[len(made) - 2000])
         words[r.randrange(len(words))] = r.choice(WORDS)
         copy = sets(" ".join(words))
-        if deduplication.jaccard(copy, sets(" ".join(originals[place]))) < 0.7:
-            continue
-        planted += 1
-        found += finder.add(copy) is not None
-    assert found >= 1998
+        if deduplication.jaccard(copy, made[len(made) - 2000]) >= 0.7:
+            made.append(copy)
+    repeated = deduplication.repeats(made, data.DeduplicationSection())
+    assert sum(repeated.get(place) == place - 2000 for place in range(2000, 4000)) >= 1998
+
+
+def varied(count: int, seed: int) -> list:
+    """Sets of sentences, many of which repeat an earlier one with some words changed."""
+    r = random.Random(seed)
+    talks: list[list[str]] = []
+    for _ in range(count):
+        words = sentence(r, 10) if r.random() < 0.5 or not talks else list(r.choice(talks))
+        for _ in range(r.randrange(4)):
+            words[r.randrange(len(words))] = r.choice(WORDS)
+        talks.append(words)
+    return [sets(" ".join(words)) for words in talks]
 
 
 def test_what_is_called_a_near_duplicate_reaches_the_threshold_exactly():
-    r = random.Random(5)
-    finder = deduplication.NearDuplicates(data.DeduplicationSection())
-    kept = []
-    for _ in range(1500):
-        words = sentence(r, 10) if r.random() < 0.5 or not kept else list(r.choice(kept)[0])
-        for _ in range(r.randrange(4)):
-            words[r.randrange(len(words))] = r.choice(WORDS)
-        candidate = sets(" ".join(words))
-        place = finder.add(candidate)
-        if place is None:
-            kept.append((words, candidate))
+    made = varied(1500, 5)
+    repeated = deduplication.repeats(made, data.DeduplicationSection())
+    assert len(repeated) > 100
+    for place, first in repeated.items():
+        assert first < place and first not in repeated
+        assert deduplication.jaccard(made[first], made[place]) >= 0.7
+
+
+def test_it_finds_what_datasketch_finds():
+    from datasketch import MinHash, MinHashLSH
+
+    made, config = varied(600, 9), data.DeduplicationSection()
+    index = MinHashLSH(num_perm=128, params=(32, 4))
+    reference = set()
+    for place, items in enumerate(made):
+        signature = MinHash(128, hashfunc=int)
+        signature.update_batch(items.tolist())
+        near = [p for p in index.query(signature) if deduplication.jaccard(made[p], items) >= 0.7]
+        if near:
+            reference.add(place)
         else:
-            assert deduplication.jaccard(kept[place][1], candidate) >= 0.7
+            index.insert(place, signature)
+    assert len(reference) > 50
+    assert set(deduplication.repeats(made, config)) == reference
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.95, 1.0])
