@@ -1,7 +1,8 @@
-"""Estimates of a training run's GPU memory and time, from config.json and the configuration alone.
+"""An estimate of a training's peak GPU memory, from config.json and the configuration alone.
 
-An estimate, not a promise: it counts what dominates (weights, adapters, optimizer, activations,
-logits) the way the libraries allocate it, and adds 10 % and the CUDA context.
+It counts what the libraries keep (transformers 5.18, peft 0.21, trl 1.12, bitsandbytes 0.50) and is
+held to traces of their allocations by tests/training/test_memory.py: within 10 %. It needs the
+standard library alone, so that a laptop plans for its host. Sizes are bytes; GB is 2**30.
 """
 
 from __future__ import annotations
@@ -9,19 +10,40 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from training.model_shape import ModelShape, of_config
+
 GB = 1 << 30
-CUDA_CONTEXT = 0.8 * GB  # context, cuBLAS workspace, allocator's blocks
+CUDA_CONTEXT = GB // 2
+CUBLAS_WORKSPACES = 64 << 20
+FRAGMENTS = 1.1  # reserved over allocated: 1.01 to 1.15 in the traces
+LOSS_CHUNK = 256  # tokens whose logits TRL's chunked loss holds at once
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 NF4_DOUBLE = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits and quantised constants
 NF4_SINGLE = 0.5 + 4 / 64  # one float32 constant for 64 weights
-# bytes of optimizer state for one trained parameter
+# Bytes of optimizer state for one trained parameter, by a word in the optimizer's name.
 OPTIMIZER = {"8bit": 2.0, "adafactor": 0.1, "sgd": 0.0, "lion": 4.0, "default": 8.0}
-# GPUs that people train on: memory in GB, sustained bf16 TFLOP/s of LoRA steps (about 40 % of peak)
-GPUS = {"RTX 3090 24 GB": (24, 28), "H100 80 GB": (80, 350)}
+SUPERVISED, REWARD, DPO, ONLINE, PPO = "lora", "reward", "dpo", "online", "ppo"
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
+class Workload:
+    """What one micro-batch holds. Lengths are tokens a row."""
+
+    kind: str = SUPERVISED
+    rows: int = 4
+    length: int = 2048
+    answer: int = 0  # of it, tokens whose logits are kept (grpo, rloo, ppo)
+    rollouts: int = 0  # answers that one step generates at once
+    scorer: bool = False  # a reward model stands beside the policy
+    padded: bool = True  # rows of different lengths: attention gets a mask
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryEstimate:
     """Bytes by kind, and the counts they come from."""
 
     weights: float
@@ -34,117 +56,141 @@ class Estimate:
     trained: int
 
     @property
-    def total(self) -> float:
+    def allocated(self) -> float:
+        """Bytes that torch allocates at the peak."""
         parts = self.weights + self.adapter + self.gradients + self.optimizer
-        return (parts + self.activations + self.logits) * 1.1 + CUDA_CONTEXT
+        return parts + self.activations + self.logits + CUBLAS_WORKSPACES
+
+    @property
+    def total(self) -> float:
+        """Bytes that the card must have: allocated, fragments, and CUDA's own context."""
+        return self.allocated * FRAGMENTS + CUDA_CONTEXT
 
     def fits(self, gigabytes: float) -> bool:
-        """Whether the total stays below a card's memory, 5 % kept free."""
-        return self.total < gigabytes * GB * 0.95
+        """Whether a card of this size has room for the total."""
+        return self.total <= gigabytes * GB
 
 
-def linear_layers(config: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
-    """{module: (inputs, outputs, how many)} of the linear layers that LoRA can adapt."""
-    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
-    if config.get("model_type") == "mamba":
-        inner = config.get("intermediate_size") or config.get("expand", 2) * hidden
-        state = config.get("state_size", 16)
-        rank = config.get("time_step_rank", "auto")
-        rank = -(-hidden // 16) if rank == "auto" else rank
-        return {
-            "in_proj": (hidden, 2 * inner, layers),
-            "x_proj": (inner, rank + 2 * state, layers),
-            "dt_proj": (rank, inner, layers),
-            "out_proj": (inner, hidden, layers),
-        }
-    heads = config["num_attention_heads"]
-    head = config.get("head_dim") or hidden // heads
-    keys = (config.get("num_key_value_heads") or heads) * head
-    inner = config["intermediate_size"]
-    return {
-        "q_proj": (hidden, heads * head, layers),
-        "k_proj": (hidden, keys, layers),
-        "v_proj": (hidden, keys, layers),
-        "o_proj": (heads * head, hidden, layers),
-        "gate_proj": (hidden, inner, layers),
-        "up_proj": (hidden, inner, layers),
-        "down_proj": (inner, hidden, layers),
-    }
-
-
-def parameters(config: dict[str, Any]) -> tuple[int, int]:
-    """(parameters in linear layers, all others: embeddings, head, norms)."""
-    linear = sum(i * o * n for i, o, n in linear_layers(config).values())
-    embeddings = config["vocab_size"] * config["hidden_size"]
-    if not config.get("tie_word_embeddings", config.get("model_type") == "mamba"):
-        embeddings *= 2
-    norms = config["hidden_size"] * (2 * config["num_hidden_layers"] + 1)
-    return linear, embeddings + norms
-
-
-def adapter_parameters(config: dict[str, Any], lora) -> int:
+def adapter_parameters(shape: ModelShape, lora) -> int:
     """How many parameters LoRA trains: r x (inputs + outputs) for each adapted layer."""
-    layers = linear_layers(config)
-    names = layers if lora.target_modules == "all-linear" else lora.target_modules
-    return sum(lora.r * (i + o) * n for i, o, n in (layers[m] for m in names if m in layers))
+    adapted = adapted_layers(shape, lora)
+    count = sum(lora.r * (i + o) * n for i, o, n in adapted.values())
+    whole = {"embed_tokens", "lm_head", "embeddings"} & set(lora.modules_to_save or ())
+    return count + len(whole) * shape.vocabulary * shape.hidden
 
 
-def estimate(config: dict[str, Any], settings) -> Estimate:
-    """The Estimate for one GPU. `config`: config.json; `settings`: a TrainingConfig."""
-    training, quantization = settings.training, settings.quantization
-    linear, other = parameters(config)
-    width = BYTES[settings.model.dtype]
+def adapted_layers(shape: ModelShape, lora) -> dict[str, tuple[int, int, int]]:
+    """The linear layers that carry LoRA."""
+    if lora.target_modules == "all-linear":
+        return shape.linear
+    named = {name: size for name, size in shape.linear.items() if name in lora.target_modules}
+    return named or shape.linear  # fused layers have other names and about the same size
+
+
+def weight_bytes(shape: ModelShape, settings, head: bool = True) -> float:
+    """Bytes of the base; head: with the layer that gives the vocabulary's logits."""
+    quantization, width = settings.quantization, BYTES[settings.model.dtype]
     if quantization.load_in_4bit:
         per_weight = NF4_DOUBLE if quantization.bnb_4bit_use_double_quant else NF4_SINGLE
     else:
         per_weight = 1.0 if quantization.load_in_8bit else width
-    quantised = quantization.load_in_4bit or quantization.load_in_8bit
-    trained = adapter_parameters(config, settings.lora)
+    whole = shape.other_parameters + shape.expert_parameters
+    if not head and not shape.tied:
+        whole -= shape.vocabulary * shape.hidden
+    return shape.linear_parameters * per_weight + whole * width
+
+
+def estimate(config: dict[str, Any], settings, work: Workload | None = None) -> MemoryEstimate:
+    """The MemoryEstimate for one GPU. `config`: config.json; `settings`: a TrainingConfig."""
+    shape, training = of_config(config), settings.training
+    work = work or Workload(rows=training.per_device_train_batch_size, length=training.max_length)
+    trained = adapter_parameters(shape, settings.lora)
+    quantised = is_quantised(settings)
     trained_width = 2 if quantised and not training.fp16 else 4  # QLoRA trains in bfloat16
     state = next((b for name, b in OPTIMIZER.items() if name in training.optim), 8.0)
-    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
-    inner = config.get("intermediate_size") or 2 * hidden
-    tokens = training.per_device_train_batch_size * training.max_length
-    layer = tokens * (16 * hidden + 8 * inner)  # what one layer keeps for its backward pass, bytes
-    kept = tokens * hidden * width * layers + layer if training.gradient_checkpointing else 0
-    return Estimate(
-        weights=linear * per_weight + other * width,
-        adapter=trained * trained_width,
-        gradients=trained * trained_width,
-        optimizer=trained * state,
-        activations=kept or layer * layers,
-        logits=tokens * config["vocab_size"] * (width + 8),  # logits, float32 copy, its gradient
-        parameters=linear + other,
+    weights, adapters = _models(shape, settings, work, trained * trained_width)
+    copies = 2 if work.kind == PPO else 1  # the value model is trained too
+    activations, logits = _peak(shape, settings, work)
+    return MemoryEstimate(
+        weights=weights,
+        adapter=adapters,
+        gradients=trained * trained_width * copies,
+        optimizer=trained * state * copies,
+        activations=activations,
+        logits=logits,
+        parameters=shape.parameters,
         trained=trained,
     )
 
 
-def seconds(config: dict[str, Any], tokens: int, tflops: float, checkpointing: bool) -> float:
-    """Training time for `tokens` (padding not counted) at a sustained rate.
-
-    Forward 2, gradients of the activations 2, recomputation 2 FLOP a parameter and token.
-    """
-    linear, other = parameters(config)
-    return (6 if checkpointing else 4) * (linear + other / 2) * tokens / (tflops * 1e12)
+def is_quantised(settings) -> bool:
+    return settings.quantization.load_in_4bit or settings.quantization.load_in_8bit
 
 
-REMEDIES = (  # in the order in which to try them: what costs least first
-    ("per_device_train_batch_size", "halve it and double gradient_accumulation_steps: same result"),
-    ("gradient_checkpointing", "true: about 30 % slower"),
-    ("load_in_4bit", "true: the base in a quarter of the memory"),
-    ("max_length", "lower it: rows longer than that are cut (data_prep reports lengths)"),
-    ("optim", "paged_adamw_8bit"),
-    ("r", "a smaller rank, or fewer target_modules"),
-)
+def _models(shape: ModelShape, settings, work: Workload, adapter: float) -> tuple[float, float]:
+    """(bytes of all bases, bytes of all adapters) that the training holds."""
+    weights = weight_bytes(shape, settings, head=work.kind != REWARD)
+    scorer = weight_bytes(shape, settings, head=False)
+    extra = (1 if work.scorer else 0) + (1 if work.kind == PPO else 0)
+    reference = 1 if work.kind in (DPO, ONLINE, PPO) else 0  # a frozen copy of the adapter
+    return weights + extra * scorer, adapter * (1 + extra + reference)
 
 
-def remedies(settings) -> list[str]:
-    """What to lower, in order, leaving out what is already low."""
-    t, q = settings.training, settings.quantization
-    done = {
-        "per_device_train_batch_size": t.per_device_train_batch_size == 1,
-        "gradient_checkpointing": t.gradient_checkpointing,
-        "load_in_4bit": q.load_in_4bit,
-        "optim": "8bit" in t.optim,
-    }
-    return [f"{name}: {what}" for name, what in REMEDIES if not done.get(name)]
+def layer_bytes(shape: ModelShape, settings, padded: bool) -> float:
+    """Bytes a token that one layer keeps for its backward pass."""
+    lora, quantised = settings.lora, is_quantised(settings)
+    hidden, inner = shape.hidden, shape.active_inner or shape.inner
+    adapted = sum(i for i, _, _ in adapted_layers(shape, lora).values())
+    # Norms in float32; gate, up and silu; query, keys, values and attention's output. With a mask
+    # the kernel takes no grouped keys, so they are repeated.
+    kept = 8 * hidden + 6 * inner + 4 * shape.heads
+    kept += 8 * shape.query if padded else 4 * shape.query + 4 * shape.keys
+    if lora.lora_dropout:
+        return kept + 3 * adapted  # each input after dropout, and its mask
+    if quantised:
+        return kept + 4 * hidden + 2 * inner
+    return kept + 2 * adapted  # a bfloat16 copy for each float32 adapter
+
+
+def _peak(shape: ModelShape, settings, work: Workload) -> tuple[float, float]:
+    """(activations, logits) in bytes at the largest moment of a training step."""
+    training, tokens, hidden = settings.training, work.tokens, shape.hidden
+    inner = shape.active_inner or shape.inner
+    layer = tokens * layer_bytes(shape, settings, work.padded)
+    layer += 2 * work.rows * work.length**2 if work.padded else 0  # the mask as bfloat16
+    working = tokens * (12 * hidden + 2 * inner + (0 if is_quantised(settings) else 8 * inner))
+    logits = _logits(shape, work)
+    models = 2 if work.kind == PPO else 1  # policy and value model pass forward together
+    if not training.gradient_checkpointing:
+        in_loss = models * layer * shape.layers + 4 * hidden * tokens
+        in_layer = models * layer * shape.layers + working
+    else:
+        border = 2 * hidden * tokens * (shape.layers * models - 1)  # a layer keeps its input
+        if settings.quantization.load_in_8bit:  # bitsandbytes keeps inputs outside of autograd
+            border += tokens * shape.layers * (4 * hidden + 2 * shape.query + 2 * inner)
+        in_loss, in_layer = border + 10 * hidden * tokens, border + layer + working
+    if in_loss + logits >= in_layer:
+        return max(in_loss, _generation(shape, work) - logits), logits
+    return max(in_layer, _generation(shape, work)), 0.0
+
+
+def _logits(shape: ModelShape, work: Workload) -> float:
+    """Bytes that the loss takes: none for a reward's single number."""
+    if work.kind == REWARD:
+        return 0.0
+    if work.kind == SUPERVISED:  # the head as float32 and as bfloat16, and one chunk
+        return 6.0 * shape.vocabulary * shape.hidden + 2 * LOSS_CHUNK * shape.vocabulary
+    if work.kind == ONLINE:
+        return 12.0 * shape.vocabulary * work.rows * work.answer
+    plain = 12.0 * shape.vocabulary * work.tokens  # bfloat16, float32 and the gradients of both
+    kept = 4.0 * shape.vocabulary * work.rollouts * work.answer if work.kind == PPO else 0
+    return plain + kept
+
+
+def _generation(shape: ModelShape, work: Workload) -> float:
+    """Bytes of the keys, values and scores while answers are generated."""
+    if not work.rollouts:
+        return 0.0
+    cache = 4.0 * shape.keys * shape.layers * work.rollouts * work.length
+    scores = 4.0 * shape.vocabulary * work.rollouts
+    return cache + scores * (3 * work.answer if work.kind == PPO else 3)

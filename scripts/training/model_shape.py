@@ -1,0 +1,113 @@
+"""The sizes of a model that decide memory and time, read from config.json by a bare Python.
+
+Configurations name the same size differently (hidden_size, n_embd, d_model …) and multimodal ones
+keep the language model's in text_config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from kit import console
+
+HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
+INNER = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+GATED = ("gpt2", "opt", "gpt_neox", "bloom", "falcon", "starcoder2", "phi", "gptj", "mpt")  # not
+STATE_SPACE = ("mamba",)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a decoder, in elements. Linear layers: {name: (inputs, outputs, how many)}."""
+
+    model_type: str
+    hidden: int
+    layers: int
+    vocabulary: int
+    heads: int
+    query: int  # width of all query heads
+    keys: int  # width of all key heads
+    inner: int
+    tied: bool
+    linear: dict[str, tuple[int, int, int]]
+    expert_parameters: int = 0  # fused experts, which 4 bits leave in full precision
+    active_inner: int = 0  # width of the feed-forward that one token passes
+
+    @property
+    def linear_parameters(self) -> int:
+        return sum(i * o * n for i, o, n in self.linear.values())
+
+    @property
+    def other_parameters(self) -> int:
+        """Embeddings, head and norms: never quantised."""
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return embeddings + self.hidden * (2 * self.layers + 1)
+
+    @property
+    def parameters(self) -> int:
+        return self.linear_parameters + self.other_parameters + self.expert_parameters
+
+
+def of_config(config: dict[str, Any]) -> ModelShape:
+    """The shape that a config.json describes. Problem where it names no sizes that we know."""
+    text = config.get("text_config")
+    section = {**config, **text} if isinstance(text, dict) else config
+    hidden, layers = _size(section, HIDDEN), _size(section, LAYERS)
+    kind = str(section.get("model_type", ""))
+    tied = section.get("tie_word_embeddings", config.get("tie_word_embeddings", kind == "mamba"))
+    vocabulary = _size(section, ("vocab_size",))
+    if kind in STATE_SPACE:
+        return _state_space(section, kind, hidden, layers, vocabulary, bool(tied))
+    heads = _size(section, HEADS)
+    head = section.get("head_dim") or hidden // heads
+    groups = section.get("num_key_value_heads") or section.get("n_head_kv")
+    groups = 1 if section.get("multi_query") else groups or heads
+    inner = next((section[k] for k in INNER if section.get(k)), 4 * hidden)
+    gated = kind not in GATED
+    query, keys = heads * head, groups * head
+    linear = {
+        "q_proj": (hidden, query, layers), "k_proj": (hidden, keys, layers),
+        "v_proj": (hidden, keys, layers), "o_proj": (query, hidden, layers),
+    }  # fmt: skip
+    experts = next((section[k] for k in EXPERTS if section.get(k)), 0)
+    expert_parameters, active = 0, inner
+    dense_layers = layers
+    if experts:
+        width = section.get("moe_intermediate_size") or inner
+        dense_layers = int(section.get("first_k_dense_replace") or 0)
+        expert_parameters = 3 * hidden * width * experts * (layers - dense_layers)
+        active = width * (section.get("num_experts_per_tok") or section.get("top_k_experts") or 2)
+    if dense_layers:
+        linear |= {"gate_proj": (hidden, inner, dense_layers)} if gated else {}
+        linear |= {"up_proj": (hidden, inner, dense_layers),
+                   "down_proj": (inner, hidden, dense_layers)}  # fmt: skip
+    return ModelShape(kind, hidden, layers, vocabulary, heads, query, keys, inner, bool(tied),
+                      linear, expert_parameters, active)  # fmt: skip
+
+
+def _state_space(section, kind, hidden, layers, vocabulary, tied) -> ModelShape:
+    inner = section.get("intermediate_size") or section.get("expand", 2) * hidden
+    state = section.get("state_size", 16)
+    rank = section.get("time_step_rank", "auto")
+    rank = -(-hidden // 16) if rank == "auto" else rank
+    linear = {
+        "in_proj": (hidden, 2 * inner, layers), "x_proj": (inner, rank + 2 * state, layers),
+        "dt_proj": (rank, inner, layers), "out_proj": (inner, hidden, layers),
+    }  # fmt: skip
+    return ModelShape(kind, hidden, layers, vocabulary, 1, inner, inner, inner, tied, linear,
+                      active_inner=inner)  # fmt: skip
+
+
+def _size(section: dict[str, Any], names: tuple[str, ...]) -> int:
+    for name in names:
+        value = section.get(name)
+        if type(value) is int and value > 0:
+            return value
+    raise console.Problem(
+        f"config.json names no {names[0]}, so memory and time cannot be estimated",
+        "correct config.json, or download the model again",
+    )
