@@ -6,22 +6,24 @@ Needs the tokenizer and config.json, not torch: a laptop can plan for its host.
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
-from base_model import description, readiness
+from base_model import readiness
 from kit import console
 from kit.report import Check, failed
-from rlhf import algorithms, policies, preference_recipe
+from rlhf import algorithms, policies, preference_memory, preference_recipe
 from rlhf.algorithms import PreferenceTask
-from training import memory
+from training import memory_checks, setting_checks
 from training import plan as sft
+from training.cards import Card
 
-COPIES = {"reward": 1, "dpo": 1, "grpo": 1, "rloo": 1, "ppo": 2}  # of the base, less the scorer's
 
+def make(kind: str, settings, cards: Sequence[Card] | None = None) -> sft.TrainingPlan:
+    """The plan of one kind of run. What is missing becomes a failed check.
 
-def make(kind: str, settings) -> sft.TrainingPlan:
-    """The plan of one kind of run. What is missing becomes a failed check."""
+    cards: the GPUs to compare with.
+    """
     checks: list[Check] = []
     facts: dict[str, Any] = {"kind": kind}
     try:
@@ -35,8 +37,8 @@ def make(kind: str, settings) -> sft.TrainingPlan:
         facts["start"] = task.start.name if task.start else None
         facts["reward_model"] = task.reward_run.name if task.reward_run else None
         _data(task, facts, checks)
-        _memory(task, facts, checks)
-    checks += [sft.disk(settings), *sft.tracker(settings.training.report_to)]
+        _memory(task, facts, checks, cards)
+    checks += [setting_checks.disk(settings), *setting_checks.tracker(settings.training.report_to)]
     return sft.TrainingPlan(facts, checks)
 
 
@@ -107,38 +109,21 @@ def _data(task: PreferenceTask, facts: dict[str, Any], checks: list[Check]) -> N
         checks.append(Check("validation data", "warn", "none", fix))
 
 
-def _memory(task: PreferenceTask, facts: dict[str, Any], checks: list[Check]) -> None:
-    """An estimate: the trainer's, with twice the rows for pairs, and every copy of the base."""
-    from config.schemas.training import TrainingSection
-
-    settings = task.settings
-    config = description.config(settings.model.model_name_or_path)
-    pairs = 1 if task.generates else 2
-    longest = (
-        settings.data.max_prompt_length + task.longest_answer
-        if task.generates
-        else task.section.max_length
-    )
-    t = settings.training
-    training = TrainingSection(
-        per_device_train_batch_size=t.per_device_train_batch_size * pairs,
-        max_length=longest,
-        gradient_checkpointing=t.gradient_checkpointing,
-        optim=t.optim,
-        bf16=t.bf16,
-        fp16=t.fp16,
-    )
-    parts = {"model": settings.model, "lora": settings.lora, "quantization": settings.quantization}
-    one = memory.estimate(config, SimpleNamespace(training=training, **parts))
-    copies = COPIES[task.kind] + (task.reward_run is not None)
-    total = one.total + (copies - 1) * one.weights * 1.1
-    if task.kind == "reward":  # its head gives one number, not one for each word
-        total -= one.logits * 1.1
-    facts["estimate"] = {
-        "total": total,
-        "copies": copies,
-        "fits": {name: total < size * memory.GB * 0.95 for name, (size, _) in memory.GPUS.items()},
-    }
+def _memory(task: PreferenceTask, facts: dict[str, Any], checks: list[Check], cards) -> None:
+    """The peak on one GPU, with every copy of the base, against the cards."""
+    case = preference_memory.case_of(task)
+    estimate = sft.attempt(checks, "memory", lambda: memory_checks.estimate_facts(case, cards))
+    if estimate is None:
+        return
+    copies = 1 + case.work.scorer + (task.kind == "ppo")
+    facts["estimate"] = estimate | {"copies": copies}
+    checks += memory_checks.memory_checks(case, cards)
+    checks += setting_checks.on_card(task.settings, cards)
+    config = case.config
+    checks += setting_checks.before_data(config, task.settings)
+    if "steps" in facts:
+        checks += setting_checks.warm_up(task.settings.training, facts["steps"])
+        checks += setting_checks.checkpoint_space(config, task.settings, facts["steps"])
 
 
 def lines(plan: sft.TrainingPlan) -> list[str]:
@@ -152,11 +137,7 @@ def lines(plan: sft.TrainingPlan) -> list[str]:
             f"{f['steps']:,} steps of {f['prompts_a_step']} rows, {f['world_size']} process(es)"
         )
     if "estimate" in f:
-        e = f["estimate"]
-        fits = ", ".join(f"{n}: {'fits' if ok else 'does not fit'}" for n, ok in e["fits"].items())
-        copies = "copy" if e["copies"] == 1 else "copies"
-        out.append(
-            f"memory, roughly: {console.size(e['total'])} with {e['copies']} {copies} of the base; "
-            f"{fits}"
-        )
+        copies = f["estimate"]["copies"]
+        out.append(f"{copies} {'copy' if copies == 1 else 'copies'} of the base on each GPU")
+        out += memory_checks.estimate_lines(f["estimate"])
     return out

@@ -8,20 +8,15 @@ from typing import Any
 
 from base_model import readiness
 from kit import console, paths
-from rlhf import algorithms, measure, policies, preference_rows
+from rlhf import algorithms, measure, policies, preference_memory, preference_rows
 from rlhf.algorithms import PreferenceTask
 from training import plan, run_folder, session, stopping
+from training.memory_advice import MemoryCase
 
 DANGERS = (
     "RLHF optimises a reward, not quality: the reward can rise while the answers get worse.",
     "It can undo what fine-tuning taught, break formats and tool calls, and lengthen every answer.",
     "Compare the result with the adapter you started from (eval.py) before you use it.",
-)
-REMEDIES = (
-    "per_device_train_batch_size (and gradient_accumulation_steps the other way)",
-    "max_length, max_completion_length or response_length",
-    "load_in_4bit: true, gradient_checkpointing: true",
-    "algorithm: dpo needs one copy of the base, grpo and rloo two, ppo three",
 )
 
 
@@ -95,9 +90,8 @@ class PreferenceRecipe(session.TrainingRecipe):
             return "; the objective was not measured (no val_file)"
         return f"; {name} {before[name]:.3f} -> {after[name]:.3f} on the validation rows"
 
-    def out_of_memory(self, error: Exception) -> console.Problem:
-        order = "; ".join(f"{i}. {text}" for i, text in enumerate(REMEDIES, 1))
-        return console.Problem("out of GPU memory", f"lower, in this order: {order}")
+    def memory_case(self) -> MemoryCase:
+        return preference_memory.case_of(self.task)
 
 
 def read_rows(task: PreferenceTask) -> None:

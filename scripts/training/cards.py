@@ -11,7 +11,9 @@ import re
 from kit import console
 
 GB = 1 << 30
-FULL_ABOVE = 1.05  # share of a card's memory above which an estimate does not fit (it is off by 9 %)
+FULL_ABOVE = (
+    1.05  # share of a card's memory above which an estimate does not fit (it is off by 9 %)
+)
 TIGHT_ABOVE = 0.92
 
 
@@ -28,14 +30,17 @@ class Card:
     def verdict(self, needed: float) -> str:
         """'fits', 'tight' or 'does not fit' for a need in bytes."""
         share = needed / max(self.gigabytes * GB - self.used, 1)
-        return "fits" if share <= TIGHT_ABOVE else "tight" if share <= FULL_ABOVE else "does not fit"
+        return (
+            "fits" if share <= TIGHT_ABOVE else "tight" if share <= FULL_ABOVE else "does not fit"
+        )
 
 
 KNOWN = (
     Card("T4 16 GB", 16, 20, bf16=False), Card("V100 16 GB", 16, 40, bf16=False),
     Card("V100 32 GB", 32, 40, bf16=False), Card("L4 24 GB", 24, 40), Card("A10 24 GB", 24, 45),
     Card("A10G 24 GB", 24, 28), Card("RTX 3060 12 GB", 12, 10), Card("RTX 3080 10 GB", 10, 24),
-    Card("RTX 3090 24 GB", 24, 28), Card("RTX 4060 Ti 16 GB", 16, 18), Card("RTX 4070 12 GB", 12, 23),
+    Card("RTX 3090 24 GB", 24, 28), Card("RTX 4060 Ti 16 GB", 16, 18),
+    Card("RTX 4070 12 GB", 12, 23),
     Card("RTX 4080 16 GB", 16, 39), Card("RTX 4090 24 GB", 24, 66), Card("RTX 5080 16 GB", 16, 45),
     Card("RTX 5090 32 GB", 32, 84), Card("RTX A6000 48 GB", 48, 62), Card("A40 48 GB", 48, 60),
     Card("RTX 6000 Ada 48 GB", 48, 120), Card("L40S 48 GB", 48, 120), Card("A100 40 GB", 40, 125),
@@ -56,9 +61,10 @@ def named(text: str) -> Card:
     """
     words = _words(text)
     size = re.fullmatch(r"(\d+(?:\.\d+)?)(?:gb)?", "".join(words))
-    if size and float(size[1]) >= 4:
+    if size and 4 <= float(size[1]) <= 400:
         return Card(f"{size[1]} GB", float(size[1]), None)
-    fitting = [card for card in KNOWN if words and words <= _words(card.name)]
+    numbered = any(word[-1].isdigit() or word[0].isdigit() for word in words)
+    fitting = [card for card in KNOWN if numbered and words <= _words(card.name)]
     if not fitting:
         close = ", ".join(card.name for card in KNOWN)
         raise console.Misuse(f"--gpu {text!r}: no such card is known", f"give a size or: {close}")
@@ -73,8 +79,12 @@ def _words(text: str) -> frozenset[str]:
 def of_driver(name: str, memory_mib: int, used_mib: int | None = None) -> Card:
     """A card that nvidia-smi reports, with the rate of the known one that its name resembles."""
     words = _words(name)
-    alike = [card for card in KNOWN if _words(card.name.rpartition(" ")[0]) & words
-             and {w for w in _words(card.name.rsplit(" ", 2)[0]) if any(map(str.isdigit, w))} <= words]
+    alike = [
+        card
+        for card in KNOWN
+        if _words(card.name.rpartition(" ")[0]) & words
+        and {w for w in _words(card.name.rsplit(" ", 2)[0]) if any(map(str.isdigit, w))} <= words
+    ]
     best = max(alike, key=lambda card: len(_words(card.name) & words), default=None)
     used = (used_mib or 0) * (1 << 20)
     return Card(name, memory_mib / 1024, best and best.tflops, best is None or best.bf16, used)

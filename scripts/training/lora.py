@@ -7,22 +7,30 @@ from typing import Any
 
 from base_model import description, loading, readiness
 from base_model import tokenizer as base_tokenizer
-from kit import console
-from training import memory, plan, session
+from training import plan, session
+from training.memory import plain_loss_is_cheaper
+from training.memory_advice import MemoryCase
 
 # Keys of the training section that the kit handles itself; the others are SFTConfig's.
 OWN_KEYS = ("early_stopping_patience", "assistant_only_loss", "completion_only_loss")
 
 
-def sft_config(settings, run: Path) -> Any:
-    """The SFTConfig for a run. Rows come encoded, so TRL masks and cuts nothing itself."""
+def sft_config(settings, run: Path, validated: bool = True, hidden: int = 0) -> Any:
+    """The SFTConfig for a run. Rows come encoded, so TRL masks and cuts nothing itself.
+
+    validated: whether there are validation rows; hidden: the model's width, 0 where not known.
+    """
     from trl import SFTConfig
 
     values = {k: v for k, v in settings.training.model_dump().items() if k not in OWN_KEYS}
     if values["fsdp_config"]:
         values["fsdp_config"] = {k: v for k, v in values["fsdp_config"].items() if v is not None}
-    if not settings.data.val_file:
+    if not settings.data.val_file or not validated:
         values |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    t = settings.training
+    tokens = max(t.per_device_train_batch_size, t.per_device_eval_batch_size) * t.max_length
+    if hidden and plain_loss_is_cheaper(hidden, tokens):
+        values["loss_type"] = "nll"
     masks = {"completion_only_loss": False, "assistant_only_loss": False}
     return SFTConfig(**trainer_arguments(values, run), **masks)
 
@@ -76,9 +84,10 @@ def build_trainer(settings, run: Path, model, tokenizer, data, recorders: list) 
     callbacks = list(recorders)
     if settings.training.early_stopping_patience and data.get("validation"):
         callbacks.append(EarlyStoppingCallback(settings.training.early_stopping_patience))
+    hidden = getattr(model.config.get_text_config(), "hidden_size", 0)
     trainer = session.session_trainer(SFTTrainer)(
         model,
-        args=sft_config(settings, run),
+        args=sft_config(settings, run, data.get("validation") is not None, hidden),
         train_dataset=data["train"],
         eval_dataset=data.get("validation"),
         processing_class=tokenizer,
@@ -119,12 +128,7 @@ class SupervisedRecipe(session.TrainingRecipe):
         losses = [row["train_loss"] for row in trainer.state.log_history if "train_loss" in row]
         return f", loss {losses[-1]:.4f}" if losses else ""
 
-    def out_of_memory(self, error: Exception) -> console.Problem:
+    def memory_case(self) -> MemoryCase:
+        """What the memory of this training depends on."""
         config = description.config(self.settings.model.model_name_or_path)
-        needed = console.size(memory.estimate(config, self.settings).total)
-        order = "; ".join(
-            f"{i}. {text}" for i, text in enumerate(memory.remedies(self.settings), 1)
-        )
-        return console.Problem(
-            f"out of GPU memory (estimated need {needed})", f"lower, in this order: {order}"
-        )
+        return plan.supervised_case(config, self.settings)

@@ -16,6 +16,8 @@ GB = 1 << 30
 CUDA_CONTEXT = GB // 2
 CUBLAS_WORKSPACES = 64 << 20
 FRAGMENTS = 1.1  # reserved over allocated: 1.01 to 1.15 in the traces
+SCAN_BYTES = 30  # that Mamba's plain scan keeps for a channel, a state and a token
+SCAN_FRAGMENTS = 1.23
 LOSS_CHUNK = 256  # tokens whose logits TRL's chunked loss holds at once
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 NF4_DOUBLE = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits and quantised constants
@@ -54,6 +56,7 @@ class MemoryEstimate:
     logits: float
     parameters: int
     trained: int
+    fragments: float = FRAGMENTS
 
     @property
     def allocated(self) -> float:
@@ -64,11 +67,7 @@ class MemoryEstimate:
     @property
     def total(self) -> float:
         """Bytes that the card must have: allocated, fragments, and CUDA's own context."""
-        return self.allocated * FRAGMENTS + CUDA_CONTEXT
-
-    def fits(self, gigabytes: float) -> bool:
-        """Whether a card of this size has room for the total."""
-        return self.total <= gigabytes * GB
+        return self.allocated * self.fragments + CUDA_CONTEXT
 
 
 def adapter_parameters(shape: ModelShape, lora) -> int:
@@ -120,6 +119,7 @@ def estimate(config: dict[str, Any], settings, work: Workload | None = None) -> 
         logits=logits,
         parameters=shape.parameters,
         trained=trained,
+        fragments=SCAN_FRAGMENTS if shape.state else FRAGMENTS,
     )
 
 
@@ -139,6 +139,8 @@ def _models(shape: ModelShape, settings, work: Workload, adapter: float) -> tupl
 def layer_bytes(shape: ModelShape, settings, padded: bool) -> float:
     """Bytes a token that one layer keeps for its backward pass."""
     lora, quantised = settings.lora, is_quantised(settings)
+    if shape.state:
+        return SCAN_BYTES * shape.inner * shape.state + 8 * (shape.inner + shape.hidden)
     hidden, inner = shape.hidden, shape.active_inner or shape.inner
     adapted = sum(i for i, _, _ in adapted_layers(shape, lora).values())
     # Norms in float32; gate, up and silu; query, keys, values and attention's output. With a mask
@@ -157,7 +159,9 @@ def _peak(shape: ModelShape, settings, work: Workload) -> tuple[float, float]:
     training, tokens, hidden = settings.training, work.tokens, shape.hidden
     inner = shape.active_inner or shape.inner
     layer = tokens * layer_bytes(shape, settings, work.padded)
-    layer += 2 * work.rows * work.length**2 if work.padded else 0  # the mask as bfloat16
+    layer += (
+        2 * work.rows * work.length**2 if work.padded and not shape.state else 0
+    )  # the mask as bfloat16
     working = tokens * (12 * hidden + 2 * inner + (0 if is_quantised(settings) else 8 * inner))
     logits = _logits(shape, work)
     models = 2 if work.kind == PPO else 1  # policy and value model pass forward together
@@ -178,13 +182,23 @@ def _logits(shape: ModelShape, work: Workload) -> float:
     """Bytes that the loss takes: none for a reward's single number."""
     if work.kind == REWARD:
         return 0.0
-    if work.kind == SUPERVISED:  # the head as float32 and as bfloat16, and one chunk
+    if work.kind == SUPERVISED and not plain_loss_is_cheaper(shape.hidden, work.tokens):
+        # The head as float32 and as bfloat16, and one chunk of logits.
         return 6.0 * shape.vocabulary * shape.hidden + 2 * LOSS_CHUNK * shape.vocabulary
     if work.kind == ONLINE:
         return 12.0 * shape.vocabulary * work.rows * work.answer
     plain = 12.0 * shape.vocabulary * work.tokens  # bfloat16, float32 and the gradients of both
     kept = 4.0 * shape.vocabulary * work.rollouts * work.answer if work.kind == PPO else 0
     return plain + kept
+
+
+def plain_loss_is_cheaper(hidden: int, tokens: int) -> bool:
+    """Whether all logits of a micro-batch are smaller than the copies of the head.
+
+    TRL's chunked loss copies the head twice (6 bytes an element) to keep few logits; the plain one
+    keeps 12 bytes a token and word.
+    """
+    return tokens < hidden // 2
 
 
 def _generation(shape: ModelShape, work: Workload) -> float:

@@ -47,9 +47,9 @@ def changes(case: MemoryCase) -> Iterator[tuple[str, MemoryCase]]:
     batch = case.work.rows // per_row
     if batch > 1:
         half = batch // 2
-        steps = f"with gradient_accumulation_steps x {batch / half:g}: the same result"
-        yield (f"training.per_device_train_batch_size={half} ({steps})",
-               case.with_work(rows=half * per_row))  # fmt: skip
+        steps = t.gradient_accumulation_steps * t.per_device_train_batch_size // half
+        words = f"training.per_device_train_batch_size={half} with gradient_accumulation_steps"
+        yield f"{words}={steps} (the same result)", case.with_work(rows=half * per_row)
     if not t.gradient_checkpointing and not getattr(t, "fsdp", False):
         yield ("training.gradient_checkpointing=true (about 30 % slower)",
                case.with_section("training", gradient_checkpointing=True))  # fmt: skip
@@ -59,8 +59,8 @@ def changes(case: MemoryCase) -> Iterator[tuple[str, MemoryCase]]:
     if lora.lora_dropout:
         yield "lora.lora_dropout=0", case.with_section("lora", lora_dropout=0.0)
     if not q.load_in_4bit:
-        yield ("quantization.load_in_4bit=true (a third slower)",
-               case.with_section("quantization", load_in_4bit=True, load_in_8bit=False))  # fmt: skip
+        four_bits = case.with_section("quantization", load_in_4bit=True, load_in_8bit=False)
+        yield "quantization.load_in_4bit=true (a third slower)", four_bits
     if case.work.length >= 512:
         half = case.work.length // 2
         answer = min(case.work.answer, half // 2)
@@ -97,9 +97,7 @@ def smallest_change(case: MemoryCase, card: Card) -> str:
 
 def _last_of_each(words: list[str]) -> list[str]:
     """One change a key: halving a batch twice is one change to a quarter."""
-    by_key = {text.partition("=")[0]: text for text in words}
-    return [text.replace("x 2:", "x as much:") if len(words) > len(by_key) else text
-            for text in by_key.values()]  # fmt: skip
+    return list({text.partition("=")[0]: text for text in words}.values())
 
 
 def card_check(case: MemoryCase, card: Card) -> Check:

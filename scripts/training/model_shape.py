@@ -36,6 +36,7 @@ class ModelShape:
     linear: dict[str, tuple[int, int, int]]
     expert_parameters: int = 0  # fused experts, which 4 bits leave in full precision
     active_inner: int = 0  # width of the feed-forward that one token passes
+    state: int = 0  # of a state-space model: numbers that each channel carries along
 
     @property
     def linear_parameters(self) -> int:
@@ -99,7 +100,7 @@ def _state_space(section, kind, hidden, layers, vocabulary, tied) -> ModelShape:
         "dt_proj": (rank, inner, layers), "out_proj": (inner, hidden, layers),
     }  # fmt: skip
     return ModelShape(kind, hidden, layers, vocabulary, 1, inner, inner, inner, tied, linear,
-                      active_inner=inner)  # fmt: skip
+                      active_inner=inner, state=state)  # fmt: skip
 
 
 def _size(section: dict[str, Any], names: tuple[str, ...]) -> int:

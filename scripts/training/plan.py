@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import importlib.util
 import math
 import os
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,16 @@ from base_model import readiness
 from base_model import tokenizer as base_tokenizer
 from kit import console, paths
 from kit.report import Check, failed
-from training import encoding, memory
+from training import encoding, setting_checks, step_time
+from training.cards import Card
+from training.memory import Workload
+from training.memory_advice import MemoryCase
+from training.memory_checks import (
+    cards_or_usual,
+    estimate_facts,
+    estimate_lines,
+    memory_checks,
+)
 
 
 @dataclasses.dataclass
@@ -54,20 +62,24 @@ def trained_rows(encoded: encoding.EncodedRows, training) -> int:
 
 
 def check(settings) -> None:
-    """Problem or Misuse for what would end a training later: no base, other layers, a full disk."""
-    readiness.require(settings)
+    """Problem or Misuse for what would end a training later: base, layers, settings, packages."""
+    model = readiness.require(settings)
     check_disk(settings)
+    readiness.refuse(setting_checks.before_data(model.config, settings))
 
 
 def check_disk(settings) -> None:
     """Problem where less space is free than safety.min_free_disk_gb."""
-    found = disk(settings)
+    found = setting_checks.disk(settings)
     if found.status == "fail":
         raise console.Problem(f"disk: {found.found}", found.fix)
 
 
 def encode_all(settings, tokenizer) -> dict[str, encoding.EncodedRows]:
-    """{'train': …, 'validation': …} of the configured files, checked."""
+    """{'train': …, 'validation': …} of the configured files, checked.
+
+    A validation file without rows (split.val_fraction=0) is no validation.
+    """
     training, data = settings.training, settings.data
     assistant_only = training.assistant_only_loss and training.completion_only_loss is not False
     result = {}
@@ -79,6 +91,8 @@ def encode_all(settings, tokenizer) -> dict[str, encoding.EncodedRows]:
             continue
         if not file.is_file():
             raise console.Problem(f"{paths.show(file)}: no such data file", "make data writes it")
+        if name == "validation" and not file.read_bytes()[: 1 << 16].strip():
+            continue
         limit = data.max_samples if name == "train" else None
         coded = encoding.encode_file(file, tokenizer, training.max_length, assistant_only, limit)
         encoding.check(coded, file, training.max_length)
@@ -86,8 +100,13 @@ def encode_all(settings, tokenizer) -> dict[str, encoding.EncodedRows]:
     return result
 
 
-def make(settings, world_size: int | None = None) -> TrainingPlan:
-    """The TrainingPlan of a TrainingConfig. A missing model or file becomes a failed check."""
+def make(
+    settings, world_size: int | None = None, cards: Sequence[Card] | None = None
+) -> TrainingPlan:
+    """The TrainingPlan of a TrainingConfig. A missing model or file becomes a failed check.
+
+    cards: the GPUs to compare with; None: those of this machine, if it is one that trains.
+    """
     world_size = world_size or int(os.environ.get("WORLD_SIZE", "1"))
     checks: list[Check] = []
     facts: dict[str, Any] = {"method": method(settings), "model": settings.model.model_name_or_path}
@@ -95,7 +114,12 @@ def make(settings, world_size: int | None = None) -> TrainingPlan:
     if model:
         config = model.config
         checks += readiness.checks(model, settings)
-        facts["estimate"] = estimate_facts(config, settings)
+        checks += setting_checks.before_data(config, settings)
+        case = attempt(checks, "memory", lambda: supervised_case(config, settings))
+        if case:
+            facts["estimate"] = estimate_facts(case, cards)
+            checks += memory_checks(case, cards)
+        checks += setting_checks.on_card(settings, cards)
         tokenizer = attempt(checks, "tokenizer", lambda: base_tokenizer.configured(settings.model))
         if tokenizer:
             checks += readiness.of_tokenizer(tokenizer, model)
@@ -103,8 +127,14 @@ def make(settings, world_size: int | None = None) -> TrainingPlan:
             if coded:
                 checks += _describe(coded, settings, facts, world_size)
                 checks += against_base(coded, tokenizer, model)
-                facts["estimate"]["time"] = _times(config, settings, facts)
-    checks += [disk(settings), *tracker(settings.training.report_to)]
+                total = facts["steps"]
+                checks += attempt(
+                    checks, "settings",
+                    lambda: setting_checks.after_data(config, settings, total),
+                ) or []  # fmt: skip
+                if case:
+                    _add_times(config, settings, coded["train"], facts, cards)
+    checks += [setting_checks.disk(settings), *setting_checks.tracker(settings.training.report_to)]
     return TrainingPlan(facts, checks)
 
 
@@ -118,6 +148,16 @@ def against_base(coded, tokenizer, model) -> list[Check]:
     return checks + readiness.of_faults(faults, read)
 
 
+def supervised_case(config: dict[str, Any], settings) -> MemoryCase:
+    """What the memory of a supervised training depends on."""
+    t = settings.training
+    padded = not t.packing and t.per_device_train_batch_size > 1
+    work = Workload(rows=t.per_device_train_batch_size, length=t.max_length, padded=padded)
+    case = MemoryCase(config, settings, work)
+    _ = case.estimate  # a config.json without sizes is a Problem here
+    return case
+
+
 def method(settings) -> str:
     q = settings.quantization
     if q.load_in_4bit:
@@ -126,6 +166,7 @@ def method(settings) -> str:
 
 
 def attempt(checks: list[Check], name: str, action):
+    """The action's result; None where it raised a Problem, which becomes a failed check."""
     try:
         return action()
     except console.Misuse:
@@ -136,18 +177,17 @@ def attempt(checks: list[Check], name: str, action):
 
 
 def _describe(coded, settings, facts: dict[str, Any], world_size: int) -> list[Check]:
-    train = coded["train"]
-    rows = trained_rows(train, settings.training)
-    total, epoch = steps(rows, settings.training, world_size)
     t = settings.training
+    rows = trained_rows(coded["train"], t)
+    total, epoch = steps(rows, t, world_size)
+    batch = t.per_device_train_batch_size * t.gradient_accumulation_steps * world_size
     facts |= {
         "world_size": world_size,
         "trained_rows": rows,
         "steps": total,
         "steps_per_epoch": epoch,
-        "global_batch_size": t.per_device_train_batch_size
-        * t.gradient_accumulation_steps
-        * world_size,
+        "global_batch_size": batch,
+        "tokens": int(total * batch * coded["train"].tokens / rows),
         "data": {
             name: {
                 "rows": len(e.rows),
@@ -159,66 +199,46 @@ def _describe(coded, settings, facts: dict[str, Any], world_size: int) -> list[C
             for name, e in coded.items()
         },
     }
-    checks = []
-    for name, e in coded.items():
-        found = f"{len(e.rows):,} rows, {e.tokens:,} tokens, {e.supervised:,} with loss"
-        problems = {
-            f"{e.cut} cut at max_length": e.cut,
-            f"{e.unsupervised} dropped without loss": e.unsupervised,
-            f"{e.unterminated} without an end token": e.unterminated,
-        }
-        said = ", ".join(text for text, count in problems.items() if count)
-        if said:
-            fix = "raise training.max_length, or shorten those rows in data_prep"
-            checks.append(Check(f"{name} data", "warn", f"{found}; {said}", fix))
-        else:
-            checks.append(Check(f"{name} data", "ok", found))
+    checks = [_data_check(name, e) for name, e in coded.items()]
+    if settings.data.val_file and "validation" not in coded:
+        checks.append(
+            Check("validation data", "skip", f"{settings.data.val_file} has no rows: no validation")
+        )
     return checks
 
 
-def estimate_facts(config: dict[str, Any], settings) -> dict[str, Any]:
-    """Memory by kind in bytes, and whether the total fits each known card."""
-    e = memory.estimate(config, settings)
-    return dataclasses.asdict(e) | {
-        "total": e.total,
-        "fits": {name: e.fits(size) for name, (size, _) in memory.GPUS.items()},
+def _data_check(name: str, coded: encoding.EncodedRows) -> Check:
+    found = f"{len(coded.rows):,} rows, {coded.tokens:,} tokens, {coded.supervised:,} with loss"
+    problems = {
+        f"{coded.cut} cut at max_length": coded.cut,
+        f"{coded.unsupervised} dropped without loss": coded.unsupervised,
+        f"{coded.unterminated} without an end token": coded.unterminated,
     }
+    listed = ", ".join(text for text, count in problems.items() if count)
+    if not listed:
+        return Check(f"{name} data", "ok", found)
+    fix = "raise training.max_length, or shorten those rows in data_prep"
+    return Check(f"{name} data", "warn", f"{found}; {listed}", fix)
 
 
-def _times(config, settings, facts: dict[str, Any]) -> dict[str, float]:
-    per_row = facts["data"]["train"]["tokens"] / facts["trained_rows"]
-    tokens = int(facts["steps"] * facts["global_batch_size"] * per_row)
-    facts["tokens"] = tokens
-    checkpointing = settings.training.gradient_checkpointing
-    return {
-        name: memory.seconds(config, tokens, tflops, checkpointing)
-        for name, (_, tflops) in memory.GPUS.items()
-    }
-
-
-def disk(settings) -> Check:
-    folder = paths.folder("runs")
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    found = f"{console.size(free)} free at {paths.show(folder)}"
-    needed = settings.safety.min_free_disk_gb
-    if free < needed * (1 << 30):
-        fix = "free space there, or lower safety.min_free_disk_gb"
-        return Check("disk", "fail", f"{found}, {needed:g} GB wanted", fix)
-    return Check("disk", "ok", found)
-
-
-def tracker(name: str) -> list[Check]:
-    """Whether the package that `report_to` names is there. wandb is in no lock of ours."""
-    if name == "none" or importlib.util.find_spec(name):
-        return []
-    training_stack = importlib.util.find_spec("torch") is not None
-    if not training_stack and name != "wandb":
-        return []  # a laptop that plans: the host has it
-    fix = f"uv pip install --python .venv-remote/bin/python {name} there, or report_to: trackio"
-    found = f"{name} is not installed" if training_stack else f"{name} must be added on the host"
-    return [Check("report_to", "fail" if training_stack else "warn", found, fix)]
+def _add_times(config, settings, train, facts: dict[str, Any], cards) -> None:
+    """Seconds of the whole run on each card, the padding, and what would make it faster."""
+    t = settings.training
+    lengths = [len(row["input_ids"]) for row in train.rows]
+    share = train.supervised / max(train.tokens, 1)
+    epochs = facts["steps"] / facts["steps_per_epoch"] / facts["world_size"]
+    estimate, bound = facts["estimate"], 0.0
+    estimate["time"] = {}
+    for card in cards_or_usual(cards):
+        if card.tflops:
+            rate = card.tflops
+            one, bound = step_time.epoch_seconds(config, settings, lengths, share, rate)
+            estimate["time"][card.name] = one * epochs
+    waste = 0.0
+    if not t.packing:
+        waste = step_time.padding_share(lengths, t.per_device_train_batch_size, t.seed)
+    estimate["padding"] = waste
+    estimate["faster"] = step_time.advice(waste, bound, settings)
 
 
 def lines(plan: TrainingPlan) -> list[str]:
@@ -231,15 +251,4 @@ def lines(plan: TrainingPlan) -> list[str]:
             f"{f['world_size']} process(es), {f['steps_per_epoch']:,} an epoch, "
             f"{f['tokens']:,} tokens"
         )
-    if "estimate" in f:
-        e = f["estimate"]
-        parts = ", ".join(
-            f"{name} {console.size(e[name])}"
-            for name in ("weights", "adapter", "gradients", "optimizer", "activations", "logits")
-        )
-        out.append(f"memory, estimated: {console.size(e['total'])} ({parts})")
-        for name, fits in e["fits"].items():
-            time = e.get("time", {}).get(name)
-            about = f", about {console.duration(time)}" if time is not None else ""
-            out.append(f"  {name}: {'fits' + about if fits else 'does not fit'}")
-    return out
+    return out + (estimate_lines(f["estimate"]) if "estimate" in f else [])

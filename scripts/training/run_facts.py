@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from base_model import base_checks, chat_template, identity, loading, locate
 from kit import paths, publish
-from training import plan
+from training import gpu_memory, plan
 
 
 def collect(recipe, world_size: int) -> dict[str, Any]:
@@ -38,26 +39,13 @@ def hash_if_there(file: Path | None) -> str | None:
     return publish.sha256(file) if file and file.is_file() else None
 
 
-def peak_memory() -> dict[str, Any] | None:
-    """Bytes that this process's GPU took at its peak; None without CUDA."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    free, total = torch.cuda.mem_get_info()
-    return {
-        "card": torch.cuda.get_device_name(),
-        "card_bytes": total,
-        "peak_allocated": torch.cuda.max_memory_allocated(),
-        "peak_reserved": torch.cuda.max_memory_reserved(),
-    }
-
-
-def add_memory(run: Path) -> None:
-    """Write the measured peak into run.json. Nothing is written without CUDA."""
-    peak = peak_memory()
-    if peak is None:
-        return
+def add_memory(run: Path, memory_case: Callable[[], Any]) -> str:
+    """Write the measured peak and the estimate into run.json; both in words. '' without CUDA."""
+    measured = gpu_memory.peak()
+    if measured is None:
+        return ""
+    estimated = memory_case().estimate.total
     file = run / "run.json"
     facts = json.loads(file.read_text(encoding="utf-8"))
-    publish.json_file(file, facts | {"memory": (facts.get("memory") or {}) | peak})
+    publish.json_file(file, facts | {"memory": measured | {"estimated": estimated}})
+    return gpu_memory.beside_estimate(measured, estimated)

@@ -9,6 +9,7 @@ publishes the adapter after it was read back.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,18 @@ from typing import Any
 
 from base_model import loading
 from kit import console
-from training import callbacks, failures, processes, resume, run_facts, run_folder, saving, stopping
+from training import (
+    callbacks,
+    failures,
+    gpu_memory,
+    memory_advice,
+    processes,
+    resume,
+    run_facts,
+    run_folder,
+    saving,
+    stopping,
+)
 from training.run_folder import RunFolder
 
 
@@ -68,9 +80,14 @@ class TrainingRecipe:
         """What the last log line says after the number of steps."""
         return ""
 
+    def memory_case(self) -> Any:
+        """The MemoryCase of this training, for the estimate beside the measured peak."""
+        raise NotImplementedError
+
     def out_of_memory(self, error: Exception) -> console.Problem:
         """The Problem for a GPU that is full: what to lower, in order."""
-        raise NotImplementedError
+        case = self.memory_case()
+        return gpu_memory.out_of_memory(case.estimate.total, memory_advice.remedies(case))
 
 
 def train(recipe: TrainingRecipe, run: Path | None, checkpoint: Path | None) -> tuple[int, Path]:
@@ -89,6 +106,8 @@ def train(recipe: TrainingRecipe, run: Path | None, checkpoint: Path | None) -> 
     shared = [run, checkpoint]
     broadcast_object_list(shared)
     run, checkpoint = shared
+    if getattr(recipe.settings.training, "full_determinism", False):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS is loaded
     set_seed(recipe.settings.training.seed)  # before model and adapter: resume is bit-identical
     recipe.prepare()
     writer = before = None
@@ -138,7 +157,8 @@ def _train(recipe, run: Path, checkpoint, writer, world_size: int, before) -> in
     recipe.before_saving(trainer)
     saving.save_final(trainer, recipe.tokenizer, run)
     if writer:
-        run_facts.add_memory(run)
+        if measured := run_facts.add_memory(run, recipe.memory_case):
+            writer.log(measured)
         steps = trainer.state.global_step
         writer.log(f"completed: {steps} steps{recipe.summary(trainer, before, after)}")
         objective = {"objective": {"before": before, "after": after}} if recipe.measured else {}
@@ -157,6 +177,7 @@ def fit_into_session(trainer, checkpoint: Path | None = None) -> stopping.StopRe
     request = stopping.StopRequest()
     request.install()
     trainer.add_callback(stopping.callback(request))
+    trainer.add_callback(saving.checkpoint_check(trainer))
     return request
 
 

@@ -31,6 +31,9 @@ def add_options(parser, config: str) -> None:
     parser.add_argument(
         "--gpus", metavar="N", help="processes, one a GPU, under torchrun: all, or a number"
     )
+    parser.add_argument(
+        "--gpu", metavar="NAME", help="plan for this card: 'RTX 4090', 'A100 80 GB', '24 GB'"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
@@ -42,6 +45,13 @@ def missing_opt_in(args, switched_off: str) -> str:
     if args.dry_run:
         return "--dry-run was given"
     return switched_off or ("" if args.confirm_run else "--confirm-run was not given")
+
+
+def cards_of(args) -> list[Any]:
+    """The cards that a plan is held against: --gpu, or those of a machine that trains."""
+    from training import cards, memory_checks
+
+    return [cards.named(args.gpu)] if args.gpu else memory_checks.cards_here()
 
 
 def show_plan(made, lines: Sequence[str], args, why: str, closing: str = "") -> int:

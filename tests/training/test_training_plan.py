@@ -9,7 +9,7 @@ from base_model import description, family_templates, miniature
 from config import loader
 from kit import console
 from support import tiny
-from training import memory, plan
+from training import plan, setting_checks
 
 LLAMA_8B = {
     "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 128256,
@@ -100,33 +100,6 @@ def test_a_tokenizer_without_a_template_is_refused(work, command):
     assert done.returncode == 1 and "no chat template" in done.stdout
 
 
-def test_parameters_are_those_of_the_published_model():
-    linear, other = memory.parameters(LLAMA_8B)
-    assert linear + other == pytest.approx(8_030_261_248, rel=1e-4)
-    settings = loader.load("training_config.yaml")
-    assert memory.adapter_parameters(LLAMA_8B, settings.lora) == 41_943_040
-
-
-@pytest.mark.parametrize(
-    ("overrides", "fits_24", "fits_80"),
-    [
-        ([], True, True),
-        (["quantization.load_in_4bit=false"], False, True),
-        (["quantization.load_in_4bit=false", "training.per_device_train_batch_size=32"], 0, False),
-    ],
-)
-def test_the_estimate_says_what_fits(overrides, fits_24, fits_80):
-    estimate = memory.estimate(LLAMA_8B, loader.load("training_config.yaml", overrides))
-    assert (estimate.fits(24), estimate.fits(80)) == (fits_24, fits_80)
-
-
-def test_what_to_lower_is_said_in_order_and_without_what_is_low():
-    first = memory.remedies(loader.load("training_config.yaml"))
-    assert first[0].startswith("per_device_train_batch_size")
-    small = loader.load("training_config.yaml", ["training.per_device_train_batch_size=1"])
-    assert memory.remedies(small)[0].startswith("max_length")
-
-
 def test_steps_are_counted_as_the_trainer_counts_them():
     training = loader.load("training_config.yaml").training
     assert plan.steps(950, training) == (180, 60)  # 238 batches, 60 an epoch, 3 epochs
@@ -159,13 +132,15 @@ def test_a_miniature_never_replaces_a_real_model(work, command):
 
 def test_a_tracker_that_is_not_installed_is_named_before_the_run(monkeypatch):
     here = {"torch", "tensorboard"}
-    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: name in here or None)
-    assert plan.tracker("none") == plan.tracker("tensorboard") == []
-    (check,) = plan.tracker("wandb")
+    monkeypatch.setattr(
+        setting_checks.importlib.util, "find_spec", lambda name: name in here or None
+    )
+    assert setting_checks.tracker("none") == setting_checks.tracker("tensorboard") == []
+    (check,) = setting_checks.tracker("wandb")
     assert check.status == "fail" and "uv pip install" in check.fix
     here.clear()  # a laptop, which plans for its host
-    assert plan.tracker("trackio") == []
-    (check,) = plan.tracker("wandb")
+    assert setting_checks.tracker("trackio") == []
+    (check,) = setting_checks.tracker("wandb")
     assert check.status == "warn"
 
 

@@ -104,8 +104,9 @@ class TrainingSection(Section):
     save_total_limit: Positive = 3
     load_best_model_at_end: bool = True
     early_stopping_patience: Positive | None = 3
-    dataloader_num_workers: Annotated[int, Field(ge=0)] = 2
+    dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
     seed: Seed = 42
+    full_determinism: bool = False
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     fsdp: bool = False
     fsdp_config: FsdpConfig | None = None

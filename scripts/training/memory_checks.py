@@ -1,0 +1,79 @@
+"""The memory of a training in its plan: facts, lines for people, and a check for each card."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+from kit import console
+from kit.report import Check
+from training import cards as known_cards
+from training.cards import Card
+from training.memory_advice import MemoryCase, card_check, changes
+from training.model_shape import of_config
+
+PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits")
+
+
+def cards_or_usual(cards: Sequence[Card] | None) -> list[Card]:
+    """The cards to show times for: those that were named or are here, else two usual ones."""
+    return list(cards) if cards else known_cards.usual()
+
+
+def cards_here() -> list[Card]:
+    """The cards of this machine, where it is one that trains (torch is installed); else []."""
+    return known_cards.present() if importlib.util.find_spec("torch") else []
+
+
+def estimate_facts(case: MemoryCase, cards: Sequence[Card] | None) -> dict[str, Any]:
+    """Memory by kind in bytes, and whether the total fits each card."""
+    e = case.estimate
+    dropout = dict(changes(case)).get("lora.lora_dropout=0")
+    return dataclasses.asdict(e) | {
+        "total": e.total,
+        "fits": {card.name: card.verdict(e.total) != "does not fit"
+                 for card in cards_or_usual(cards)},
+        "dropout_costs": e.total - dropout.estimate.total if dropout else 0.0,
+    }  # fmt: skip
+
+
+def memory_checks(case: MemoryCase, cards: Sequence[Card] | None) -> list[Check]:
+    """A check for the smallest card, and one for what the estimate cannot say."""
+    training, quantization = case.settings.training, case.settings.quantization
+    checks: list[Check] = []
+    if getattr(training, "fsdp", False):
+        checks.append(
+            Check("memory", "skip", "fsdp spreads the model: the estimate is for one GPU")
+        )
+    elif cards:
+        checks.append(card_check(case, min(cards, key=lambda card: card.gigabytes)))
+    if quantization.load_in_8bit and training.gradient_checkpointing:
+        checks.append(Check(
+            "8-bit base", "warn",
+            "bitsandbytes keeps its inputs, so gradient_checkpointing saves little here",
+            "quantization.load_in_4bit=true, or load_in_8bit=false where bfloat16 fits",
+        ))  # fmt: skip
+    experts = of_config(case.config).expert_parameters
+    if experts and quantization.load_in_4bit:
+        checks.append(Check(
+            "experts", "warn",
+            f"{experts / 1e9:.1f} billion parameters of fused experts stay in "
+            f"{case.settings.model.dtype}: 4 bits do not reach them",
+            "count on the memory above, or take a dense model",
+        ))  # fmt: skip
+    return checks
+
+
+def estimate_lines(e: dict[str, Any]) -> list[str]:
+    """The estimate in words, for people."""
+    parts = ", ".join(f"{name} {console.size(e[name])}" for name in PARTS if name in e)
+    out = [f"memory, estimated: {console.size(e['total'])}{f' ({parts})' if parts else ''}"]
+    if e.get("dropout_costs", 0) > e["total"] / 20:
+        out.append(f"  of it for lora_dropout: {console.size(e['dropout_costs'])} (0 saves it)")
+    for name, fits in e["fits"].items():
+        time = e.get("time", {}).get(name)
+        about = f", about {console.duration(time)}" if time is not None else ""
+        out.append(f"  {name}: {'fits' + about if fits else 'does not fit'}")
+    return out + [f"  faster: {text}" for text in e.get("faster", ())]
