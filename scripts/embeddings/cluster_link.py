@@ -23,6 +23,8 @@ from embeddings.cluster_ssh import ClusterDown
 from embeddings.cluster_transfer import ClusterTransfer
 from embeddings.credentials import Cluster
 from kit import console
+from transfer.host import wait_before
+from transfer.refusals import START_FILE, is_final
 
 NO_FOLDER = {
     "closed": ("this user may not enter the folder", "ask for its permissions there"),
@@ -82,9 +84,9 @@ class ClusterLink:
             try:
                 return await self.ask(self.ssh("-o", "ControlMaster=yes"), master=True)
             except ClusterDown as problem:
-                if attempt == 2 or cluster_ssh.is_final(problem.stderr):
+                if attempt == 2 or is_final(problem.stderr):
                     raise
-            await asyncio.sleep(cluster_ssh.wait_before(attempt))
+            await asyncio.sleep(wait_before(attempt))
         raise AssertionError
 
     async def ask(self, command: list[str], master: bool = False) -> ClusterListing:
@@ -132,7 +134,7 @@ class ClusterLink:
             first = listing.banner.splitlines()[0][:80]
             console.warn(
                 f"{self.cluster.name}: its login prints text ({first}), which rsync cannot take: "
-                f"fetching without rsync, more slowly; {cluster_ssh.START_FILE}"
+                f"fetching without rsync, more slowly; {START_FILE}"
             )
         return listing
 

@@ -1,7 +1,4 @@
-"""How a cluster is reached: its ssh configuration, its password, what ssh's refusals mean.
-
-All that this room takes from the transfer room's ssh and rsync is taken here.
-"""
+"""How a cluster is reached: its ssh configuration, its password, what ssh's refusals mean."""
 
 from __future__ import annotations
 
@@ -14,9 +11,6 @@ from checks import rsync_tool
 from embeddings.credentials import Cluster
 from kit import console
 from transfer import refusals, ssh_configuration
-from transfer.host import TRIES, wait_before  # noqa: F401  (this room's)
-from transfer.refusals import NETWORK, NOISY_LOGIN, START_FILE  # noqa: F401
-from transfer.rsync_carrier import SOME_FILES  # noqa: F401
 
 HELPER = Path(__file__).with_name("askpass.py")
 
@@ -62,11 +56,6 @@ def offer_password(cluster: Cluster, helper: Path) -> dict[str, str]:
     return {"SSH_ASKPASS": str(helper), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": display}
 
 
-def is_final(stderr: str) -> bool:
-    """Whether ssh failed in a way that another try cannot change."""
-    return refusals.is_final(stderr)
-
-
 def down(cluster: Cluster, stderr: str) -> ClusterDown:
     """What ssh's last words mean, in one line with a remedy."""
     name = cluster.name
@@ -84,9 +73,8 @@ def down(cluster: Cluster, stderr: str) -> ClusterDown:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something."""
-    lines = [line.strip() for line in text.splitlines() if line.strip(" @\t")]
-    return lines[-1][:500] if lines else "it said nothing"
+    """The last line that says something, up to 500 characters of it."""
+    return refusals.last_line(text)[:500]
 
 
 def local_rsync() -> str | None:

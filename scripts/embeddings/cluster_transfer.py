@@ -18,6 +18,9 @@ from typing import Any
 from embeddings import cluster_ssh, processes
 from embeddings.cluster_listing import BANNER_BYTES, SILENCE_SECONDS, ShardFile
 from kit import console, publish
+from transfer.host import TRIES, wait_before
+from transfer.refusals import NETWORK, NOISY_LOGIN, START_FILE, is_final
+from transfer.rsync_carrier import SOME_FILES
 
 PARALLEL = 4  # more gains nothing: one connection's window is full
 
@@ -162,11 +165,11 @@ class ClusterTransfer:
             if code == 0:
                 return
             tries += 1
-            network = code in cluster_ssh.NETWORK
-            retry = network and tries <= cluster_ssh.TRIES and not cluster_ssh.is_final(stderr)
+            network = code in NETWORK
+            retry = network and tries <= TRIES and not is_final(stderr)
             if code == 11 or "No space left on device" in stderr:
                 raise console.Problem(f"{into}: no space left", "free space on that disk")
-            if code in cluster_ssh.SOME_FILES and once_more:
+            if code in SOME_FILES and once_more:
                 once_more = False
             elif retry:
                 await self.wait(tries, stderr)
@@ -175,10 +178,10 @@ class ClusterTransfer:
 
     async def wait(self, tries: int, stderr: str) -> None:
         """Say why, wait, and connect again if the connection is gone."""
-        pause = cluster_ssh.wait_before(tries)
+        pause = wait_before(tries)
         console.warn(
             f"{self.cluster.name}: connection lost ({cluster_ssh.last_line(stderr)}); again in "
-            f"{pause:.0f} s, try {tries} of {cluster_ssh.TRIES}"
+            f"{pause:.0f} s, try {tries} of {TRIES}"
         )
         await asyncio.sleep(pause)
         await self.link.alive()
@@ -186,11 +189,11 @@ class ClusterTransfer:
     def failed(self, code: int, stderr: str) -> console.Problem:
         """What the last try of a transfer said, as one line with its remedy."""
         name, said = self.cluster.name, cluster_ssh.last_line(stderr)
-        if cluster_ssh.NOISY_LOGIN.search(stderr):
+        if NOISY_LOGIN.search(stderr):
             return console.Problem(
-                f"{name}: its login prints text, so rsync cannot work", cluster_ssh.START_FILE
+                f"{name}: its login prints text, so rsync cannot work", START_FILE
             )
-        if code in cluster_ssh.NETWORK:
+        if code in NETWORK:
             return cluster_ssh.down(self.cluster, stderr)
         if "Permission denied" in stderr:
             return console.Problem(

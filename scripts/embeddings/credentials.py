@@ -25,15 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from kit import console
+from transfer.address import REMOTE_PATH, SSH_NAME
 
 SHARDS = "mapper_embeddings/embeddings"  # below the home folder on the host
 FIELDS = {"address": str, "username": str, "password": str, "key_file": str, "port": int,
           "remote_dir": str}  # fmt: skip
-HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?")
 ADDRESS = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:-]*")
 USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 SAFE = "letters, digits and . _ / + = @ ~ -, no '..', no space"
-REMOTE_PATH = re.compile(r"[A-Za-z0-9._/+=@~][A-Za-z0-9._/+=@~-]*")
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def find(name: str, folder: Path, remote_dir: str | None = None) -> Cluster:
         if not called or called.startswith("."):
             raise console.Misuse(f"--clusters: {name} has no name to go by", "name it otherwise")
         return Cluster(called, remote_dir or SHARDS, folder=Path(name))
-    if not HOST.fullmatch(name):
+    if not SSH_NAME.fullmatch(name):
         raise console.Misuse(
             f"--clusters: {name!a} is no host name", "letters, digits, dot, dash, user@host"
         )
@@ -154,6 +153,7 @@ def _malformed(values: dict[str, Any]) -> str:
 
 def unsafe(path: str) -> str:
     """Why a remote path cannot be passed on, or '': shells and rsyncs would disagree about it."""
-    if REMOTE_PATH.fullmatch(path) and ".." not in path.split("/"):
+    plain = REMOTE_PATH.fullmatch(path) and not path.startswith("-")
+    if plain and ".." not in path.split("/"):
         return ""
     return f"{path[:80]!a} cannot be passed on safely"

@@ -50,7 +50,7 @@ class Stage:
     @property
     def last_line(self) -> str:
         """What the stage's command wrote last."""
-        return self._last[-1].strip() if self._last else ""
+        return " ".join(self._last[-1].split()) if self._last else ""
 
     def run(
         self,
