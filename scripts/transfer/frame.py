@@ -20,13 +20,18 @@ class BrokenAnswer(Exception):
     """The answer is too long, or nothing came for too long; the text says which."""
 
 
+def patience() -> float:
+    """Seconds without a byte after which a host is given up: TANDEM_SILENCE, else 120."""
+    return float(os.environ.get("TANDEM_SILENCE") or 120)
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """What one answer may take: bytes on each stream, seconds without a byte."""
 
     stdout: int = 1 << 20
     stderr: int = 1 << 20
-    silence: float = 120
+    silence: float = dataclasses.field(default_factory=patience)
 
 
 @dataclasses.dataclass

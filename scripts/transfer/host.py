@@ -72,7 +72,7 @@ class RemoteScript:
         if not self.errors:
             return ""
         self.errors.seek(0)
-        return self.errors.read().decode(errors="replace")
+        return self.errors.read(1 << 20).decode(errors="replace")
 
 
 class Host:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from kit import console
 from transfer import host_shell
-from transfer.frame import Limits
+from transfer.frame import Limits, patience
 from transfer.host import Host
 
 LISTING_BYTES = 256 << 20  # about 1.5 million files
@@ -172,6 +172,7 @@ class NameCheck:
         self.below = below
         self._spelled: dict[str, str] = {}  # folded path of a file or folder -> as it was written
         self._folders: set[str] = set()
+        self._files: set[str] = set()
 
     def why_refused(self, path: str) -> str:
         """Why `path` may not be used, or ''."""
@@ -185,6 +186,8 @@ class NameCheck:
             if folder in self._folders:
                 break
             first = self._spelled.setdefault(folded(folder), folder)
+            if folder in self._files:
+                return "is below a file there"
             if first != folder:
                 return f"is the same name as {first} where case is ignored, as on a Mac"
             self._folders.add(folder)
@@ -192,7 +195,10 @@ class NameCheck:
         first = self._spelled.setdefault(folded(path), path)
         if first != path:
             return f"is the same name as {first} where case is ignored, as on a Mac"
-        return "is a file and a folder there" if path in self._folders else ""
+        if path in self._folders:
+            return "is a file and a folder there"
+        self._files.add(path)
+        return ""
 
 
 def folded(path: str) -> str:
@@ -206,7 +212,7 @@ def why_unsafe(path: str, below: tuple[str, ...] = ()) -> str:
     """Why a path that a host named may not be used here: '' for a plain relative one."""
     if below and path.partition("/")[0] not in below:
         return "is not below what was asked for"
-    if _ORDINARY.fullmatch(path) and len(path) < 1024:
+    if len(path) < 240 and _ORDINARY.fullmatch(path):
         return ""
     parts = path.split("/")
     if path.startswith("/") or any(part in ("", ".", "..") for part in parts):
@@ -250,5 +256,5 @@ def hash_limits(sizes: Iterable[int], name_bytes: int) -> Limits:
     sizes = list(sizes)
     return Limits(
         stdout=2 * name_bytes + 100 * len(sizes) + (1 << 16),
-        silence=120 + sum(sizes) / HASH_SPEED,
+        silence=patience() + sum(sizes) / HASH_SPEED,
     )

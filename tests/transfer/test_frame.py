@@ -1,0 +1,106 @@
+"""The frame around a host's answer: what is the answer, and what is not; its limits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transfer.frame import BrokenAnswer, Frame, Limits
+
+
+def read(frame: Frame, pieces: list[bytes], limits: Limits | None = None, sink=None, stderr=0):
+    """What `frame` reads from a pipe into which `pieces` are written."""
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        with open(writer, "wb", buffering=0) as f:
+            for piece in pieces:
+                try:
+                    f.write(piece)
+                except BrokenPipeError:
+                    return
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        return frame.read(reader, limits or Limits(), lambda: stderr, sink)
+    finally:
+        os.close(reader)
+        thread.join()
+
+
+def test_a_script_runs_inside_its_frame_and_its_exit_code_and_bytes_are_kept():
+    frame = Frame()
+    script = "printf 'Welcome\\n\\n'\n" + frame.wrap("printf 'a\\nb'; exit 7")
+    done = subprocess.run(["sh", "-c", script], capture_output=True, check=False)
+    framed = read(frame, [done.stdout])
+    assert (framed.banner, framed.body, framed.code) == (b"Welcome\n\n", b"a\nb", 7)
+    assert done.returncode == 7
+
+
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None)
+@given(
+    banner=st.binary(max_size=60),
+    body=st.binary(max_size=200),
+    after=st.binary(max_size=40),
+    cuts=st.lists(st.integers(0, 400), max_size=6),
+    piped=st.booleans(),
+)
+def test_the_answer_is_what_stands_between_the_marks_however_it_is_cut(
+    banner, body, after, cuts, piped
+):
+    frame = Frame()
+    whole = banner + frame.begin + body + frame.end + b"0\n" + after
+    places = sorted({min(cut, len(whole)) for cut in cuts} | {0, len(whole)})
+    pieces = [whole[a:b] for a, b in zip(places, places[1:], strict=False)]
+    passed: list[bytes] = []
+    framed = read(frame, pieces, sink=passed.append if piped else None)
+    assert framed.begun and framed.code == 0 and framed.banner == banner
+    assert (b"".join(passed) if piped else framed.body) == body
+
+
+@settings(max_examples=100, deadline=None)
+@given(garbage=st.binary(max_size=300))
+def test_garbage_is_never_an_answer(garbage):
+    framed = read(Frame(), [garbage])
+    assert not framed.begun and framed.code is None and framed.banner == garbage
+
+
+def test_an_answer_without_its_end_has_no_exit_code():
+    frame = Frame()
+    framed = read(frame, [frame.begin + b"half"])
+    assert framed.begun and framed.code is None
+
+
+@pytest.mark.parametrize("end", [b"\n", b"x\n", b"-1\n", b"1000\n", b" 0\n"])
+def test_an_end_without_a_plain_exit_code_is_no_end(end):
+    frame = Frame()
+    assert read(frame, [frame.begin + frame.end + end]).code is None
+
+
+def test_an_endless_answer_and_endless_errors_are_cut_off():
+    frame, limits = Frame(), Limits(stdout=1000, stderr=1000)
+    with pytest.raises(BrokenAnswer, match="longer than"):
+        read(frame, [frame.begin, b"x" * 2000], limits)
+    with pytest.raises(BrokenAnswer, match="error messages"):
+        read(frame, [frame.begin], limits, stderr=2000)
+    with pytest.raises(BrokenAnswer, match="prints without end"):
+        read(Frame(), [b"x" * (1 << 17)])
+    with pytest.raises(BrokenAnswer, match="longer than"):
+        read(frame, [frame.begin, frame.end + b"1" * 2000], limits, sink=lambda piece: None)
+
+
+def test_a_silent_host_is_given_up():
+    reader, writer = os.pipe()
+    try:
+        with pytest.raises(BrokenAnswer, match="no answer within"):
+            Frame().read(reader, Limits(silence=0), lambda: 0)
+    finally:
+        os.close(reader)
+        os.close(writer)
