@@ -24,6 +24,7 @@ from transfer.progress_line import ProgressLine
 from transfer.rsync_carrier import NO_RSYNC, SLACK, RsyncCarrier
 
 BLOCK = 1 << 20
+TAR_SILENCE = 600  # seconds: while files are sent, the host says nothing
 
 
 def carrier_for(host: Host, state: HostState) -> RsyncCarrier | CopyCarrier | TarCarrier:
@@ -227,7 +228,7 @@ class Answer:
 
         try:
             sink = pass_on if self.pipe is not None else None
-            self.framed = self.remote.answer(Limits(silence=600), sink)
+            self.framed = self.remote.answer(Limits(silence=TAR_SILENCE), sink)
         except BrokenAnswer as broken:
             self.broken = str(broken)
         except BrokenPipeError:
