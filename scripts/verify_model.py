@@ -5,10 +5,12 @@
     python scripts/verify_model.py Llama-3.1-8B-Instruct      by name: models/, then the HF cache
     python scripts/verify_model.py models/mine --hash         a folder; SHA-256 too (16 GB: minutes)
     python scripts/verify_model.py mistralai/Mistral-7B-Instruct-v0.3 --revision d79d1742 --json
+    python scripts/verify_model.py --closed-think configs/plain.jinja     write a chat template
 
-Looks at index, shards, sizes, safetensors headers, config.json, tokenizer, revision, and for
-Git-LFS pointers and half downloads. Downloads nothing. configs/models.yaml holds the known files
-of Llama 3.1 8B Instruct and Mistral 7B Instruct v0.3; any other model is checked by its own index.
+Looks at index, shards, sizes, safetensors headers, config.json, architecture, quantisation, custom
+code, tokenizer, revision, and for Git-LFS pointers and half downloads. Downloads and executes
+nothing. configs/models.yaml holds the known files of Llama 3.1 8B Instruct and Mistral 7B Instruct
+v0.3; any other model is checked by its own index.
 
 Exit codes: 0 good (warnings too), 1 something is missing or broken, 2 called wrongly.
 """
@@ -19,9 +21,16 @@ import contextlib
 import difflib
 from pathlib import Path
 
-from base_model import folder_checks, hashes, locate, model_folder
+from base_model import (
+    chat_template,
+    folder_checks,
+    hashes,
+    locate,
+    model_folder,
+    rendered_rows,
+)
 from base_model.model_folder import ModelFolder
-from kit import console, paths
+from kit import console, paths, publish
 from kit.report import Check, report
 
 
@@ -73,14 +82,37 @@ def hash_all(model: ModelFolder) -> list[Check]:
         return hashes.checks(model, bar.update)
 
 
+def write_closed_think(model: ModelFolder, out: Path) -> int:
+    """The model's chat template for answers without reasoning; Misuse where it opens no <think>."""
+    template = chat_template.of_folder(model.folder)
+    closed = rendered_rows.closed_think(template) if isinstance(template, str) else None
+    if closed is None:
+        raise console.Misuse(
+            f"{paths.show(model.folder)}: its chat template opens no <think> in the prompt",
+            "train with it as it is",
+        )
+    if out.exists():
+        raise console.Misuse(f"{out} exists", "name another file")
+    with publish.file(out) as f:
+        f.write(closed)
+    print(f"{out}: set model.chat_template to it in configs/training_config.yaml")
+    return console.GOOD
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = console.ArgumentParser(__doc__)
     parser.add_argument("model", nargs="?", help="a name, org/name or folder (default: configured)")
     parser.add_argument("--hash", action="store_true", help="SHA-256 of every file as well")
     parser.add_argument("--revision", metavar="COMMIT", help="fail where it is another commit")
+    parser.add_argument(
+        "--closed-think", type=Path, metavar="FILE",
+        help="write its chat template there, without the <think> that the prompt opens",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
     model, notes = named(args.model or configured(), args.revision)
+    if args.closed_think:
+        return write_closed_think(model, args.closed_think)
     checks = notes + folder_checks.checks(model, args.revision)
     if all(check.status != "fail" for check in checks):
         checks += folder_checks.tokenizer_truth(model)

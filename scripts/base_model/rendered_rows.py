@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 LONG = 32  # characters from which a text that occurs twice was not meant twice
-_THINK = re.compile(r"[<\[]\|?(?:think\w*|thought|reason\w*)\|?[>\]]", re.I)
+_OPENED = re.compile(r"[<\[]\|?(?:think\w*|thought|reason\w*)\|?[>\]]\s*$", re.I)
 
 
 class Mismatch(ValueError):
@@ -21,10 +20,9 @@ class Mismatch(ValueError):
         self.remedy = remedy
 
 
-def mismatch(prompt: str, whole: str) -> Mismatch:
-    """Why `whole` does not begin with `prompt`, and the way out."""
-    opened = prompt[len(os.path.commonprefix([prompt, whole])) :]
-    if _THINK.search(opened):
+def mismatch(prompt: str) -> Mismatch:
+    """Why an answer's text does not begin with its prompt, and the way out."""
+    if _OPENED.search(prompt):
         return Mismatch(
             "the chat template opens a <think> in the generation prompt, and this answer does not "
             "begin with it: in use the model would have to think first",

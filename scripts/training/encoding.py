@@ -71,7 +71,7 @@ def spans(tokenizer, messages, tools=None) -> tuple[str, list[tuple[int, int]]]:
         before = render(tokenizer, messages[:i], tools, prompt=True)
         after = text if i == len(messages) - 1 else render(tokenizer, messages[: i + 1], tools)
         if not (text.startswith(after) and after.startswith(before)):
-            raise rendered_rows.mismatch(before, after)
+            raise rendered_rows.mismatch(before)
         found.append((len(before), len(after)))
     return text, found
 
@@ -126,7 +126,7 @@ def encode_last(
     before = render(tokenizer, messages[:-1], tools, prompt=True)
     text = render(tokenizer, messages, tools)
     if not text.startswith(before):
-        raise rendered_rows.mismatch(before, text)
+        raise rendered_rows.mismatch(before)
     if faults is not None:
         faults.update(rendered_rows.faults(text, messages, tools, trained=len(messages) - 1))
     coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

@@ -60,6 +60,8 @@ def write_model(folder: Path, config: dict, shapes: dict | None = None, dtype="B
     (folder / "config.json").write_text(json.dumps(config))
     if shapes is None:
         shapes = shapes_of(PHI3_LAYERS if config["model_type"] == "phi3" else LLAMA_LAYERS)
+        rows = [config.get("vocab_size", 256), 64]
+        shapes |= {"model.embed_tokens.weight": rows, "lm_head.weight": rows}
     write_shard(folder / "model.safetensors", shapes, dtype=dtype)
     return folder
 
@@ -70,11 +72,17 @@ CHAT = (
 )
 
 
-def tokenizer_json(special: tuple[str, ...] = ("<s>", "</s>"), split: str | None = None) -> str:
-    """A byte-level tokenizer.json of single bytes; `split`: a regular expression before that."""
+def tokenizer_json(
+    special: tuple[str, ...] = ("<s>", "</s>"), split: str | None = None, more: int = 0
+) -> str:
+    """A byte-level tokenizer.json of single bytes; `split`: a regular expression before that.
+
+    more: tokens that no text uses, for what transformers looks for in large vocabularies alone.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    alphabet += [f"unused{i}" for i in range(more)]
     tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split is None)
     tokenizer.pre_tokenizer = bytes_

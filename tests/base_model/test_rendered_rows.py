@@ -1,0 +1,145 @@
+"""What a chat template leaves out of a row, writes twice, or opens without closing is said."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import verify_model
+from base_model import chat_template, rendered_rows, tokenizer
+from support.model_files import CHAT, LLAMA, write_model, write_tokenizer
+
+QUESTION = {"role": "user", "content": "Which city is the capital of Norway, please?"}
+ANSWER = {"role": "assistant", "content": "It is Oslo."}
+SYSTEM = {"role": "system", "content": "Answer in one short sentence."}
+TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {}}}
+FUNCTION = {"name": "get_weather", "arguments": {}}
+CALL = {"role": "assistant", "content": "",
+        "tool_calls": [{"id": "c1", "type": "function", "function": FUNCTION}]}  # fmt: skip
+REASONED = ANSWER | {"reasoning_content": "Oslo, I know."}
+THINKING = {"role": "assistant", "content": "<think>Norway: Oslo.</think>It is Oslo."}
+
+
+def write(messages, **changes):
+    """The messages as `role: content` lines; a change replaces one role's content."""
+    return "\n".join(f"{m['role']}: {changes.get(m['role'], m.get('content'))}" for m in messages)
+
+
+@pytest.mark.parametrize(
+    ("messages", "text", "faults"),
+    [
+        ([SYSTEM, QUESTION, ANSWER], None, []),
+        ([SYSTEM, QUESTION, ANSWER], write([QUESTION, ANSWER]), ["leaves out text of the system"]),
+        ([QUESTION, THINKING], "Q: " + QUESTION["content"] + " A: It is Oslo.",
+         ["leaves out what stands before </think> in answers"]),
+        ([QUESTION, REASONED], None, ["leaves out reasoning"]),
+        ([QUESTION, ANSWER | {"content": [{"type": "text", "text": "It is Oslo."}]}],
+         write([QUESTION, ANSWER]), []),
+        ([QUESTION, CALL], None, ["leaves out tool calls"]),
+        ([QUESTION, CALL], write([QUESTION]) + ' {"name": "get_weather"}', []),
+        ([QUESTION, ANSWER], write([QUESTION, QUESTION, ANSWER]),
+         ["writes text of the user twice"]),
+        ([QUESTION, ANSWER, QUESTION, ANSWER], None, []),
+        ([{"role": "tool", "content": 'a "b"\nc'}, ANSWER],
+         "tool: " + json.dumps('a "b"\nc') + write([ANSWER]), []),
+    ],
+)  # fmt: skip
+def test_a_text_is_held_against_its_row(messages, text, faults):
+    text = write(messages) if text is None else text
+    assert rendered_rows.faults(text, messages, None) == faults
+
+
+def test_tools_that_are_not_in_the_text_are_said():
+    text = write([QUESTION, ANSWER])
+    assert rendered_rows.faults(text, [QUESTION, ANSWER], [TOOL]) == ["leaves out tools"]
+    assert rendered_rows.faults(text + "get_weather", [QUESTION, ANSWER], [TOOL]) == []
+
+
+def test_earlier_answers_that_are_not_trained_may_be_shortened():
+    messages = [QUESTION, THINKING, QUESTION, ANSWER]
+    text = write(messages, assistant="It is Oslo.")
+    assert rendered_rows.faults(text, messages, None) != []
+    assert rendered_rows.faults(text, messages, None, trained=3) == []
+
+
+def test_an_opened_think_is_the_reason_that_is_given():
+    error = rendered_rows.mismatch("Q<assistant><think>\n")
+    assert "opens a <think>" in str(error) and "--closed-think" in error.remedy
+    error = rendered_rows.mismatch("Q1 <think>x</think> A1 Q2<assistant>")
+    assert "rewrites earlier turns" in str(error)
+
+
+@pytest.fixture
+def thinking(tmp_path, monkeypatch):
+    """A model folder whose template opens a <think>, as DeepSeek-R1's does."""
+    opened = CHAT.replace("'<|assistant|>' }}{% endif", "'<|assistant|><think>\\n' }}{% endif")
+    assert opened != CHAT
+    folder = write_tokenizer(write_model(tmp_path / "models" / "r1", LLAMA), chat_template=opened)
+    monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
+    return folder
+
+
+def test_the_way_out_that_is_printed_works(thinking, tmp_path, capsys):
+    from training import encoding
+
+    row = {"messages": [QUESTION, ANSWER]}
+    with pytest.raises(rendered_rows.Mismatch, match="opens a <think>"):
+        encoding.encode(tokenizer.load(thinking), row, 999)
+    out = tmp_path / "plain.jinja"
+    assert verify_model.main([str(thinking), "--closed-think", str(out)]) == 0
+    assert "model.chat_template" in capsys.readouterr().out
+    words = tokenizer.with_template(thinking, str(out))
+    coded = encoding.encode(words, row, 999)
+    trained = words.decode([i for i in coded["labels"] if i >= 0])
+    assert trained == "It is Oslo.</s>"
+    with pytest.raises(Exception, match=r"plain\.jinja exists"):
+        verify_model.main([str(thinking), "--closed-think", str(out)])
+
+
+def test_a_template_that_opens_none_is_not_rewritten(tmp_path):
+    folder = write_tokenizer(write_model(tmp_path / "plain", LLAMA))
+    with pytest.raises(Exception, match="opens no <think>"):
+        verify_model.main([str(folder), "--closed-think", str(tmp_path / "x.jinja")])
+
+
+@pytest.mark.remote_env
+def test_every_template_that_trl_ships_trains_or_has_a_way_out(tmp_path):
+    """Of the text templates, each continues its own prompt once its <think> is closed."""
+    import trl
+
+    words = tokenizer.load(write_tokenizer(tmp_path))
+    closed = []
+    for file in sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja")):
+        template = file.read_text(encoding="utf-8")
+        if "llava" in file.name:  # takes content as parts alone
+            continue
+        for text in (template, rendered_rows.closed_think(template)):
+            if text is None:
+                continue
+            words.chat_template = text
+            prompt = chat_template.render(words, [QUESTION], prompt=True)
+            whole = chat_template.render(words, [QUESTION, ANSWER])
+            if whole.startswith(prompt):
+                break
+            assert "opens a <think>" in str(rendered_rows.mismatch(prompt)), file.name
+            closed.append(file.name)
+        assert whole.startswith(prompt), file.name
+    assert len(closed) == 12
+
+
+# --- the template's hash -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ messages }}", {"default": "{{ messages }}", "tool_use": "{{ tools }}{{ messages }}"}],
+)
+def test_a_tokenizer_and_its_saved_folder_have_one_hash(tmp_path, template):
+    words = tokenizer.load(write_tokenizer(tmp_path / "base"))
+    words.chat_template = template
+    words.save_pretrained(tmp_path / "saved")
+    saved = chat_template.of_folder(tmp_path / "saved")
+    assert chat_template.sha256(saved) == chat_template.sha256(words.chat_template)
+    listed = [{"name": "default", "template": "{{ messages }}"}]
+    assert chat_template.sha256(listed) == chat_template.sha256("{{ messages }}")
+    assert chat_template.sha256(None) is None
