@@ -5,6 +5,7 @@
 #   scripts/lock_environments.sh                    after an edit of a .in file
 #   scripts/lock_environments.sh --upgrade          every package to the newest that fits
 #   scripts/lock_environments.sh --upgrade torch    that package alone
+#   scripts/lock_environments.sh --headers          only the comments that the locks begin with
 #   scripts/lock_environments.sh --check            change nothing; fail where a lock is not what
 #                                                   its .in asks for, or lacks a wheel somewhere
 #
@@ -21,6 +22,7 @@ MODE=lock UPGRADE=()
 while [ $# -gt 0 ]; do
   case $1 in
     --check) MODE=check ;;
+    --headers) MODE=headers ;;
     --upgrade) if [ -n "${2:-}" ] && [ "${2#-}" = "$2" ]; then
       UPGRADE+=(--upgrade-package "$2")
       shift
@@ -36,6 +38,38 @@ while [ $# -gt 0 ]; do
   shift
 done
 
+# header NAME: the comment that a lock begins with: what made it, how it is changed, and each exact
+# pin of its .in file with the reason that is written there.
+header() {
+  cat <<END
+# The $1 environment: exact versions with their hashes, one lock for Python 3.10 to 3.13 on
+# Linux x86-64 and macOS arm64. Made from configs/requirements-$1.in by \`make lock\` (uv $(uv_pin)).
+#
+# To install it: make setup-$1
+# To change it: edit configs/requirements-$1.in, never this file; then make lock, which keeps every
+# version that still fits (make lock ARGS="--upgrade [PACKAGE]" takes newer ones).
+#
+# Exact by intention; all other versions are the newest that fitted when the lock was made:
+END
+  awk '
+    function end() { if (pin != "") printf "#   %-26s %s\n", pin, why; pin = "" }
+    /^[A-Za-z0-9]/ { end() }
+    /^[A-Za-z0-9][^#]*(==|<|>=)[^#]*#/ {
+      pin = $1; why = $0; sub(/^[^#]*# */, "", why); next
+    }
+    /^[ \t]+#/ && pin != "" { line = $0; sub(/^[ \t]*# */, "", line); why = why "\n#" sprintf("%30s", "") line; next }
+    { end() }
+    END { end() }' "$KIT_ROOT/configs/requirements-$1.in"
+  printf '\n'
+}
+
+# with_header NAME FOLDER: put the header before FOLDER/requirements-NAME.txt, in place of an old one.
+with_header() {
+  local lock=$2/requirements-$1.txt
+  { header "$1" && awk '/^[^#]/ { on = 1 } on' "$lock"; } >"$lock.part"
+  mv -f "$lock.part" "$lock"
+}
+
 # compile NAME [OPTION...]: configs/requirements-NAME.in -> $NEW/requirements-NAME.txt, which
 # holds the old lock: uv keeps its pins where they fit.
 compile() {
@@ -43,9 +77,11 @@ compile() {
   shift
   say "configs/requirements-$name.in"
   (cd "$NEW" && "$UV" pip compile --quiet --universal --python "$PYTHON" --python-version 3.10 \
-    --generate-hashes --no-header ${UPGRADE[@]+"${UPGRADE[@]}"} "$@" \
+    --generate-hashes --no-header ${UV_OPTIONS[@]+"${UV_OPTIONS[@]}"} \
+    ${UPGRADE[@]+"${UPGRADE[@]}"} "$@" \
     --output-file "requirements-$name.txt" "configs/requirements-$name.in" >/dev/null) ||
     die "configs/requirements-$name.in has no solution, see above"
+  with_header "$name" "$NEW"
 }
 
 # installs NAME PYTHON PLATFORM: every pin has a wheel there (or is one of the known sdists).
@@ -54,17 +90,26 @@ installs() {
   "$UV" venv --quiet --clear --no-project --python "$PYTHON" "$venv"
   MACOSX_DEPLOYMENT_TARGET=14.0 "$UV" pip sync --quiet --dry-run --python "$venv/bin/python" \
     --python-version "$2" --python-platform "$3" --require-hashes --only-binary :all: \
-    --no-binary langdetect --no-binary rouge-score "$NEW/requirements-$1.txt" ||
+    --no-binary langdetect --no-binary rouge-score ${UV_OPTIONS[@]+"${UV_OPTIONS[@]}"} \
+    "$NEW/requirements-$1.txt" ||
     die "requirements-$1.txt does not install on Python $2, $3, see above"
   ok "requirements-$1.txt  Python $2, $3"
 }
 
+if [ "$MODE" = headers ]; then
+  for name in local remote; do with_header "$name" "$KIT_ROOT"; done
+  exit 0
+fi
+need_home
+forget_variables
+on_interruption
+STEP=locks
 find_python
 need_uv
 uv_settings
 mkdir -p "$ENVS"
 NEW=$(mktemp -d "$ENVS/.locks.XXXXXX") # beside them: mv is one rename
-trap 'rm -rf "$NEW"' EXIT
+UNFINISHED=$NEW
 mkdir "$NEW/configs"
 cp "$KIT_ROOT"/requirements-*.txt "$NEW/"
 cp "$KIT_ROOT"/configs/requirements-*.in "$NEW/configs/"

@@ -137,7 +137,6 @@ def main() -> int:
                 return 0  # another set-up was faster
             shutil.rmtree(str(target))
         os.rename(str(part), str(target))
-        print(f"uv {version} was here already, and has the pinned hash; nothing was fetched")
         return 0
     finally:
         shutil.rmtree(str(part), ignore_errors=True)

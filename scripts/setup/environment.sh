@@ -132,7 +132,8 @@ verify_folder() {
   local code=0
   run "$FOLDER/bin/python" -I -S "$VERIFY" "$FOLDER" --damaged "$ENVS/.damaged-$ENV_NAME" "$@" \
     >"$REPORT" || code=$?
-  DAMAGED=$(tr '\n' ' ' <"$ENVS/.damaged-$ENV_NAME" 2>/dev/null) || DAMAGED=''
+  DAMAGED=''
+  if [ -f "$ENVS/.damaged-$ENV_NAME" ]; then DAMAGED=$(tr '\n' ' ' <"$ENVS/.damaged-$ENV_NAME"); fi
   rm -f "$ENVS/.damaged-$ENV_NAME"
   return "$code"
 }

@@ -10,7 +10,7 @@ PYTHON='' LACKING=''
 # if it does not run. The base interpreter is asked for, so that an active virtual environment is
 # not built upon. A Python that was compiled without a library's headers lacks that module.
 python_facts() {
-  "$1" -I -c 'import platform, sys
+  "$1" -I -c 'import os, platform, sys
 lacking = []
 for name in ("ssl", "sqlite3", "ctypes", "lzma", "bz2", "zlib", "socket", "hashlib", "uuid", "fcntl"):
     try:
@@ -18,6 +18,10 @@ for name in ("ssl", "sqlite3", "ctypes", "lzma", "bz2", "zlib", "socket", "hashl
     except ImportError:
         lacking.append(name)
 base = getattr(sys, "_base_executable", None) or sys.executable
+if sys.prefix != sys.base_prefix and base.startswith(sys.prefix + os.sep):
+    name = "python%d.%d" % sys.version_info[:2]
+    places = os.path.join(sys.base_prefix, "bin", name), os.path.realpath(base)
+    base = next(place for place in (*places, base) if os.path.exists(place))
 print(base, platform.python_version(), platform.machine(), " ".join(lacking), sep="|")' 2>/dev/null
 }
 

@@ -56,8 +56,9 @@ find_any_uv() {
 borrow_uv() {
   local pin cache=${UV_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/uv}
   pin=$(uv_pin)
-  "$1" -I -S "$KIT_ROOT/scripts/setup/borrow_uv.py" "$KIT_ROOT" "$pin" "$cache" 2>/dev/null >&8 ||
+  "$1" -I -S "$KIT_ROOT/scripts/setup/borrow_uv.py" "$KIT_ROOT" "$pin" "$cache" 2>/dev/null ||
     return 1
+  note "uv $pin was here already, and has the pinned hash: nothing is fetched"
   UV=$ENVS/uv-$pin/bin/uv
 }
 
@@ -71,8 +72,10 @@ fetch_uv() {
   rm -rf "$part"
   mkdir -p "$part"
   awk '/^[^ #]/ { on = /^uv==/ } on' "$KIT_ROOT/requirements-local.txt" >"$part/uv.txt"
+  pip_settings
   # `download` takes no user, prefix or target of pip's configuration
   run_with_ticker "fetching uv" "$1" -m pip download --quiet --no-deps --only-binary :all: \
+    --disable-pip-version-check \
     --require-hashes --dest "$part" -r "$part/uv.txt" >&2 || return 1
   "$1" -I -S "$KIT_ROOT/scripts/setup/borrow_uv.py" "$KIT_ROOT" "$pin" "$part" >&2 || return 1
   rm -rf "$part"

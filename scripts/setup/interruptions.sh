@@ -74,7 +74,7 @@ end_ticker() {
 check_stage() {
   local table code=0
   table=$("$@" 8>&-) || code=$?
-  printf '%s\n' "$table" >&2
+  if [ -n "$table" ]; then printf '%s\n' "$table" >&2; fi
   if [ "$code" -ne 0 ]; then die "$(printf '%s\n' "$table" | first_failure)"; fi
 }
 

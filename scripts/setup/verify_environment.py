@@ -99,7 +99,9 @@ def _pass_on(process: subprocess.Popen, lines: list[str]) -> None:
 
 def why(lines: list[str]) -> str:
     """The cause in what uv wrote: its first `error:` or `×` line, and the innermost `Caused by`."""
-    first = [line.strip(" ×") for line in lines if re.match(r"error:|\s*×", line)]
+    first = [
+        line.strip(" ×").removeprefix("error: ") for line in lines if re.match(r"error:|\s*×", line)
+    ]
     inner = [re.sub(r"^\s*(Caused by:|cause:|╰─▶)\s*", "", line) for line in lines
              if re.match(r"\s*(Caused by:|cause:|╰─▶)", line)]  # fmt: skip
     return ": ".join([*first[:1], *inner[-1:]]) or "it gave no reason"

@@ -38,6 +38,22 @@ setup() {
   assert_output ''
 }
 
+@test "a lock begins with what made it, how to change it, and why each exact version" {
+  printf 'idna==3.7   # the last one\n            # that we know\npackaging\n' >configs/requirements-remote.in
+  pins=$(cat requirements-remote.txt)
+  scripts/lock_environments.sh --headers
+  run cat requirements-remote.txt
+  assert_line --index 0 --partial 'The remote environment'
+  assert_output --partial 'Made from configs/requirements-remote.in by `make lock` (uv '
+  assert_output --partial "make lock ARGS="
+  assert_line --regexp '^#   idna==3.7 +the last one$'
+  assert_line --regexp '^# +that we know$'
+  [ "$(grep -v '^#' requirements-remote.txt | sed '/^$/d')" = "$pins" ]
+  cp requirements-remote.txt "$BATS_TEST_TMPDIR/once"
+  scripts/lock_environments.sh --headers
+  cmp requirements-remote.txt "$BATS_TEST_TMPDIR/once"
+}
+
 @test "bad arguments are refused with exit 2" {
   run scripts/lock_environments.sh --upgade
   assert_failure 2

@@ -225,3 +225,65 @@ SH
   assert_success
   assert_output --partial 'this machine has an NVIDIA driver: setting it up'
 }
+
+@test "what conda's configuration adds to every environment is refused by name" {
+  stand_in_conda conda
+  sed 's/^exec \(.*\)$/\1\nsite=$(echo "$prefix"\/lib\/python3*\/site-packages)\nmkdir "$site\/ipdb-1.0.dist-info"/' \
+    bin/conda >c && mv c bin/conda && chmod +x bin/conda
+  CONDA_EXE=$PWD/bin/conda run ./setup_remote.sh --here --backend conda --allow-cpu
+  assert_failure 1
+  assert_regex "$(last_line)" '^setup_remote.sh: lock: ipdb installed, and not in the lock; .*--backend venv'
+  [ -z "$(folders remote)" ]
+}
+
+@test "mamba's reason for a failure is shown" {
+  stand_in_conda mamba
+  printf '#!/bin/sh\ncase "$*" in *--version) echo 2.0.5 ;; *--help) ;; *--quiet*) exit 1 ;;\n%s\nesac\n' \
+    '*) echo "critical libmamba: no such host" >&2; exit 1 ;;' >bin/mamba
+  CONDA_EXE=$PWD/bin/mamba run ./setup_remote.sh --here --backend conda --allow-cpu
+  assert_failure 1
+  assert_output --partial 'critical libmamba: no such host'
+  assert_regex "$(last_line)" 'made no environment, see its lines above; --backend venv needs no conda$'
+}
+
+@test "Ctrl-C while mamba links ends with 130 and leaves no half-made folder" {
+  mkdir bin
+  cat >bin/mamba <<'SH'
+#!/usr/bin/env bash
+case "$*" in *--version) echo 2.0.5; exit ;; *--help) exit ;; esac
+while [ "$1" != --prefix ]; do shift; done
+mkdir -p "$2/conda-meta"
+trap '' TERM INT # it links on, and so does what it started
+(while :; do mkdir -p "$2/pkgs"; : >"$2/pkgs/$RANDOM"; done) &
+wait
+SH
+  chmod +x bin/mamba
+  CONDA_EXE=$PWD/bin/mamba start "$BATS_TEST_TMPDIR/log" \
+    ./setup_remote.sh --here --backend conda --allow-cpu
+  within 60 linking
+  kill -INT -- "-$PID"
+  code=0 && wait "$PID" || code=$?
+  [ "$code" = 130 ]
+  [ -z "$(folders remote)" ]
+  run tail -n 1 "$BATS_TEST_TMPDIR/log"
+  assert_output --partial 'interrupted (INT) at: Packages (conda)'
+}
+
+linking() { [ -d "$(folders remote | head -n 1)/pkgs" ]; }
+
+@test "after --allow-cpu the next command that is printed has it too" {
+  run ./setup_remote.sh --here --backend venv --allow-cpu
+  assert_success
+  assert_output --partial 'next: make validate ARGS="--env remote --allow-cpu"'
+}
+
+@test "the final check is asked for the GPU, unless --allow-cpu" {
+  printf 'print("ok    gpu  (stand-in)")\n' >scripts/check_gpu.py
+  printf 'import sys\nprint("FAIL  NF4 forward  on the CPU\\n      fix: x") if "--gpu" in sys.argv else 0\n' >"$NF4"
+  printf 'sys.exit("--gpu" in sys.argv)\n' >>"$NF4"
+  run ./setup_remote.sh --here --backend venv
+  assert_failure 1
+  assert_equal "$(last_line)" 'setup_remote.sh: NF4 forward: on the CPU; x'
+  run ./setup_remote.sh --here --backend venv --allow-cpu
+  assert_success
+}

@@ -270,3 +270,17 @@ def test_every_pin_of_the_sources_is_in_its_lock_and_says_why():
             name, version = pin.strip().split("==")
             assert lock[name.lower().replace("_", "-")] == version, line
             assert why.strip(), f"{which}: {name} is pinned without a reason"
+
+
+@pytest.mark.parametrize("which", ["local", "remote"])
+def test_a_lock_begins_with_each_exact_pin_and_its_reason(which):
+    text = (ROOT / f"requirements-{which}.txt").read_text(encoding="utf-8")
+    header = text.partition("\n\n")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert "make lock" in header and f"configs/requirements-{which}.in" in header
+    source = (ROOT / f"configs/requirements-{which}.in").read_text(encoding="utf-8")
+    for line in source.splitlines():
+        pin, _, why = line.partition("#")
+        if "==" in pin:
+            row = next(row for row in header.splitlines() if row[1:].split()[:1] == [pin.strip()])
+            assert why.strip() in row
