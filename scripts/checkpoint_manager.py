@@ -76,12 +76,10 @@ def main(argv: list[str] | None = None) -> int:
         result, lines = args.run(paths.folder("adapters"), args)
     except console.Problem as problem:
         if args.json:
-            print(json.dumps({"ok": False, "error": str(problem)} | commands.details(problem)))
+            failure = {"ok": False, "error": str(problem)} | commands.details(problem)
+            console.result(json.dumps(failure))
         raise
-    if args.json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        print("\n".join(lines))
+    console.result(json.dumps(result, ensure_ascii=False) if args.json else "\n".join(lines))
     return console.GOOD
 
 

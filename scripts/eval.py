@@ -117,10 +117,10 @@ def evaluate(args) -> int:
     body, run = measured
     written = score_report.write(body, args.out_dir or paths.folder("reports"), run)
     if args.json:
-        print(json.dumps(body, ensure_ascii=False))
+        console.result(json.dumps(body, ensure_ascii=False))
     else:
-        print(score_report.table(body))
-        print("\n".join(paths.show(path) for path in written))
+        console.result(score_report.table(body))
+        console.result("\n".join(paths.show(path) for path in written))
     return console.GOOD
 
 

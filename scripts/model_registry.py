@@ -99,13 +99,13 @@ def main(argv: list[str] | None = None) -> int:
             console.note(f"  not {row['name']}: {row['why']}")
         if choice.base_folder is None:
             console.warn(f"{choice.base_model} is not on this machine: docs/MODEL_DOWNLOAD.md")
-        print(json.dumps(choice.as_json()) if args.json else choice.name)
+        console.result(json.dumps(choice.as_json()) if args.json else choice.name)
         return console.GOOD
     rows = [registry.entry(args.name)] if args.name else registry.all()
     if args.json:
-        print(json.dumps(rows[0] if args.action == "show" else {"models": rows}))
+        console.result(json.dumps(rows[0] if args.action == "show" else {"models": rows}))
     else:
-        print("\n".join(line for row in rows for line in lines_of(row)))
+        console.result("\n".join(line for row in rows for line in lines_of(row)))
     return console.GOOD
 
 

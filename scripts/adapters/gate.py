@@ -14,11 +14,10 @@ best one's bootstrap interval. Outcomes, kept in the card:
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from adapters import metrics
+from adapters import card_schema, metrics
 from adapters.card import read_json
 from adapters.version_store import Version
 from kit import console, paths
@@ -94,8 +93,7 @@ def _metrics(section: Any) -> dict[str, dict[str, float]]:
 
 def _finite(value: Any) -> float | None:
     """A number that comparisons can use; None for NaN, the infinities, and what is no number."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if number and abs(value) <= sys.float_info.max else None
+    return value if card_schema.is_number(value) else None
 
 
 def same_evaluation(a: dict[str, Any], b: dict[str, Any]) -> bool:

@@ -31,7 +31,7 @@ def copy(named: dict[str, Path], stage: Path, base_name: str) -> dict[str, dict[
 
     adapter_config.json and PEFT's README.md get the base's portable name: no path of this machine.
     """
-    trained_on = peft_config.read(named[peft_config.FILE].parent).get("base_model_name_or_path")
+    config = peft_config.read(named[peft_config.FILE].parent)
     for name, source in named.items():
         if source.is_symlink():
             fix = "replace the link by the file itself"
@@ -42,12 +42,12 @@ def copy(named: dict[str, Path], stage: Path, base_name: str) -> dict[str, dict[
         target = stage / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if name == peft_config.FILE:
-            config = json.loads(source.read_text(encoding="utf-8"))
-            config["base_model_name_or_path"] = base_name
-            target.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        elif name == "README.md" and trained_on:
-            text = source.read_text(encoding="utf-8")
-            target.write_text(text.replace(trained_on, base_name), encoding="utf-8")
+            portable = config | {"base_model_name_or_path": base_name}
+            text = json.dumps(portable, indent=2, sort_keys=True)
+            target.write_text(text + "\n", encoding="utf-8")
+        elif name == "README.md" and config.get("base_model_name_or_path"):
+            trained_on = config["base_model_name_or_path"].encode()
+            target.write_bytes(source.read_bytes().replace(trained_on, base_name.encode()))
         else:
             shutil.copyfile(source, target)
     return {name: entry(stage / name) for name in sorted(named)}

@@ -7,12 +7,11 @@ replaces is compared at that moment, under a lock.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from pathlib import Path
 
-from kit import card_files, console, paths, publish
+from kit import card_files, console, json_files, paths, publish
 from transfer import adapter_units, host_shell, local_files, record
 from transfer.adapter_units import is_version, unit_of
 from transfer.carriers import CopyCarrier, TarCarrier
@@ -131,8 +130,8 @@ class PullStage:
             console.warn(f"{unit} has no card.json; compared with the host's SHA-256 alone")
             return ""
         try:
-            listed = card_files.listed_files(json.loads(card.read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError):
+            listed = card_files.listed_files(json_files.read(card))
+        except (OSError, ValueError):
             listed = None
         if listed is None:
             return "has a card.json that does not list its files"
