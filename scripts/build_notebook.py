@@ -48,10 +48,10 @@ def cells(text: str) -> list[dict[str, Any]]:
 
 def notebook(source: Path) -> str:
     """The whole .ipynb text of a source. Problem where the source has no cells."""
-    found = cells(source.read_text(encoding="utf-8"))
-    if not found:
+    made = cells(source.read_text(encoding="utf-8"))
+    if not made:
         raise console.Problem(f"{source}: no cells", "begin each with a line `# %%`")
-    body = {"cells": found, "metadata": METADATA, "nbformat": 4, "nbformat_minor": 5}
+    body = {"cells": made, "metadata": METADATA, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(body, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 

@@ -51,7 +51,8 @@ def show_result(journey: trip.Trip, seconds: float) -> None:
     """The metrics before and after, where the adapter is, and the next command."""
     before, after = journey.result["before"], journey.result["after"]
     console.result(f"\n{'':14}{'before':>8}  {'after':>8}")
-    for name in (metric.name for metric in metrics.METRICS):
+    names = sorted((metric.name for metric in metrics.METRICS), key=lambda name: name != "loss")
+    for name in names:
         values = [trip_stages.metric_text(measured, name) for measured in (before, after)]
         console.result(f"  {name:<12}{values[0]:>8}  {values[1]:>8}")
     adapter = journey.result["adapter"]

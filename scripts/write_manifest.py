@@ -63,10 +63,10 @@ def entry(path, before):
         f.seek(max(0, now[0] - 1))
         if f.read(1) != b".":  # every pickle ends with STOP
             raise Unfinished(f"{path}: its end is missing, still being written")
-    found = {"size": now[0], "mtime_ns": now[1], "sha256": sha256(path)}
+    listed = {"size": now[0], "mtime_ns": now[1], "sha256": sha256(path)}
     if stamp(path) != now:
         raise Unfinished(f"{path}: it changed while it was read, still being written")
-    return found
+    return listed
 
 
 def write(folder, pattern):
@@ -108,7 +108,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     program = os.path.basename(sys.argv[0])
     if not os.path.isdir(args.folder):
-        print(f"{program}: {args.folder} is no folder; name one", file=sys.stderr)
+        print(f"{program}: {args.folder} is not a folder; name one", file=sys.stderr)
         return 2
     try:
         count = write(args.folder, args.pattern)
@@ -116,7 +116,7 @@ def main(argv=None):
         print(f"{program}: {reason}; run it again later", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"{program}: {error}; mend that", file=sys.stderr)
+        print(f"{program}: {error}; fix that", file=sys.stderr)
         return 1
     print(f"{os.path.join(args.folder, NAME)} lists {count} shards", file=sys.stderr)
     return 0

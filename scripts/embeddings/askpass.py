@@ -2,7 +2,7 @@
 
     python askpass.py FILE PROMPT
 
-Only ssh sees this output. The file's name is all that stands in the process list. A question that
+Only ssh sees this output. The process list shows only the name of that file. A question that
 is not about a password (a host key, a key's passphrase) is not answered.
 """
 

@@ -34,12 +34,13 @@ from kit import console, lock, publish
 
 INCOMING = ".incoming"
 LEFT = re.compile(r"\.(.+)\.[A-Za-z0-9]{6,10}")  # rsync's names for what it receives
+SLACK = 64 << 20  # bytes by which files may grow while they are fetched
 LOCK_SECONDS = 90  # a transfer without answer ends after 60
 
 
 @dataclass
 class FetchOptions:
-    """Where shards go and how they are found."""
+    """Where shards go and which names they have."""
 
     folder: Path
     pattern: str = shards.PATTERN
@@ -72,7 +73,7 @@ def sync(clusters: list[Cluster], options: FetchOptions) -> list[ClusterResult]:
     twice = {c.name for c in clusters if [d.name for d in clusters].count(c.name) > 1}
     if twice:
         raise console.Misuse(
-            f"--clusters: {', '.join(sorted(twice))} stands twice",
+            f"--clusters: {', '.join(sorted(twice))} is given twice",
             "name each once; folders go by their last part: link to one under another name",
         )
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +207,7 @@ class ClusterFetch:
         entries = shards.parse_manifest(listing.manifest, where)
         entries = shards.matching(entries, self.options.pattern)
         for name in entries.keys() - listing.files.keys():
-            raise self.problem(f"{name} stands in its manifest and is not there", "write it again")
+            raise self.problem(f"{name} is in its manifest and is missing there", "write it again")
         for name, file in listing.files.items():
             size = entries.get(name, {}).get("size")
             if size != file.size:
@@ -224,14 +225,14 @@ class ClusterFetch:
         """Room on the disk; and what an interrupted run left goes where it is of use."""
         self.incoming.mkdir(parents=True, exist_ok=True)
         partial = self.incoming / ".rsync-partial"
-        for left in self.incoming.iterdir():  # a killed rsync's: it resumes from partial
-            found = LEFT.fullmatch(left.name)
-            if found and left.is_file():
+        for leftover in self.incoming.iterdir():  # a killed rsync's: it resumes from partial
+            match = LEFT.fullmatch(leftover.name)
+            if match and leftover.is_file():
                 partial.mkdir(exist_ok=True)
-                if found[1] in new:
-                    os.replace(left, partial / found[1])
+                if match[1] in new:
+                    os.replace(leftover, partial / match[1])
                 else:
-                    left.unlink()
+                    leftover.unlink()
         for name, file in new.items():
             if not self.arrived(name, file):  # of an earlier state of the shard
                 (self.incoming / name).unlink(missing_ok=True)
@@ -255,13 +256,21 @@ class ClusterFetch:
         """Fetch, with the cluster's progress on stderr; check and flush each file as it comes."""
         total = sum(file.size for file in new.values())
         self.result.bytes = total
+        limit = total + weight(self.incoming) + SLACK
         checked: set[str] = set()
         with console.progress(total >> 20, self.cluster.name, "MB") as bar:
             transfer = asyncio.create_task(self.link.fetch(new, self.incoming))
             try:
                 while not transfer.done():
                     await asyncio.wait([transfer], timeout=0.3)
-                    bar.update(max(0, (min(total, weight(self.incoming)) >> 20) - bar.n))
+                    arrived = weight(self.incoming)
+                    if arrived > limit:
+                        raise self.problem(
+                            f"it sends more than the {console.size(total)} that it listed",
+                            "fetch again when its producers have ended; if it goes on, look at "
+                            "what that host runs",
+                        )
+                    bar.update(max(0, (min(total, arrived) >> 20) - bar.n))
                     for name in new.keys() - checked:
                         if not transfer.done() and self.arrived(name, new[name]):
                             await asyncio.to_thread(self.check, name, new[name], sha(entries, name))
@@ -318,7 +327,7 @@ class ClusterFetch:
             raise
 
     def keep_manifest(self, raw: bytes | None) -> None:
-        """The producer's manifest lies beside the shards, for the merge."""
+        """The producer's manifest is kept next to the shards, for the merge."""
         path = self.options.folder / f"{self.cluster.name}.{shards.MANIFEST}"
         if raw is None:
             path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """What a cluster has: its shards, its producer's manifest, and whether it has rsync.
 
 A small POSIX shell script prints the listing between two lines with a token of ours, so that what
-a login prints is no part of it. Everything in it is bounded and checked: bytes, seconds of
+a login prints is not part of it. Everything in it is bounded and checked: bytes, seconds of
 silence, the form of every line, every name.
 """
 

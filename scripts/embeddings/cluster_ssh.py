@@ -59,11 +59,11 @@ def offer_password(cluster: Cluster, helper: Path) -> dict[str, str]:
 def down(cluster: Cluster, stderr: str) -> ClusterDown:
     """What ssh's last words mean, in one line with a remedy."""
     name = cluster.name
-    if known := refusals.explain(name, 255, stderr):
-        remedy = known.remedy
-        if "it refused the login (" in known.text and cluster.address:
+    if refusal := refusals.explain(name, 255, stderr):
+        remedy = refusal.remedy
+        if "it refused the login (" in refusal.text and cluster.address:
             remedy = f"check username and password or key_file in {name}.credentials"
-        problem = ClusterDown(known.text, remedy)
+        problem = ClusterDown(refusal.text, remedy)
     else:
         problem = ClusterDown(
             f"{name}: no connection ({last_line(stderr)})", f"try: ssh {name} true"

@@ -188,7 +188,7 @@ class ClusterTransfer:
 
     def failed(self, code: int, stderr: str) -> console.Problem:
         """What the last try of a transfer said, as one line with its remedy."""
-        name, said = self.cluster.name, cluster_ssh.last_line(stderr)
+        name, last = self.cluster.name, cluster_ssh.last_line(stderr)
         if NOISY_LOGIN.search(stderr):
             return console.Problem(
                 f"{name}: its login prints text, so rsync cannot work", START_FILE
@@ -197,10 +197,10 @@ class ClusterTransfer:
             return cluster_ssh.down(self.cluster, stderr)
         if "Permission denied" in stderr:
             return console.Problem(
-                f"{name}: not readable there ({said})", "let this user read it: chmod a+r"
+                f"{name}: not readable there ({last})", "let this user read it: chmod a+r"
             )
         return console.Problem(
-            f"{name}: the transfer ended with {code} ({said})",
+            f"{name}: the transfer ended with {code} ({last})",
             "run the same command again: it goes on where it stopped",
         )
 

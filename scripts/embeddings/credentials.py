@@ -62,7 +62,7 @@ def find(name: str, folder: Path, remote_dir: str | None = None) -> Cluster:
         return Cluster(called, remote_dir or SHARDS, folder=Path(name))
     if not SSH_NAME.fullmatch(name):
         raise console.Misuse(
-            f"--clusters: {name!a} is no host name", "letters, digits, dot, dash, user@host"
+            f"--clusters: {name!a} is not a host name", "letters, digits, dot, dash, user@host"
         )
     path = folder / f"{name}.credentials"
     if not path.exists():
@@ -99,7 +99,7 @@ def load(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         reason = f"{path}: not UTF-8"
     except KeyError:
-        reason = f"{path}: a field stands twice"
+        reason = f"{path}: a field is given twice"
     except (ValueError, RecursionError):  # a number or a nesting beyond what Python reads
         reason = f"{path}: broken JSON"
     else:
@@ -122,8 +122,8 @@ def _wrong(values: Any) -> str:
         return "not a JSON object"
     for key, value in values.items():
         if key not in FIELDS:
-            near = difflib.get_close_matches(key, FIELDS, 1, 0)
-            return f"unknown field {key[:40]!a}; did you mean {near[0]}?"
+            closest = difflib.get_close_matches(key, FIELDS, 1, 0)
+            return f"unknown field {key[:40]!a}; did you mean {closest[0]}?"
         if type(value) is not FIELDS[key] or value == "":
             return f"{key} must be a {'number' if FIELDS[key] is int else 'text'}"
     missing = [key for key in ("address", "username") if key not in values]
@@ -138,9 +138,9 @@ def _wrong(values: Any) -> str:
 
 def _malformed(values: dict[str, Any]) -> str:
     if not ADDRESS.fullmatch(values["address"]):
-        return "address is no host name or IP address"
+        return "address is not a host name or IP address"
     if not USER.fullmatch(values["username"]):
-        return "username is no user name"
+        return "username is not a user name"
     if not 0 < values.get("port", 22) < 65536:
         return "port must be 1 to 65535"
     if re.search(r'["\n\r\0]|\$\{', values.get("key_file", "")):

@@ -44,15 +44,15 @@ class MergeOptions:
 
 def merge(options: MergeOptions) -> dict[str, Any]:
     """Merge, publish, and return the manifest; each warning goes to `options.warnings`."""
-    found = shards.load(options.folder, options.pattern)
-    shards.check(found, options.items, options.folder)
+    all_shards = shards.load(options.folder, options.pattern)
+    shards.check(all_shards, options.items, options.folder)
     listed = shards.manifests(options.folder)
     listed = shards.matching(listed, options.pattern)
-    shards.check_listed(found, listed)
+    shards.check_listed(all_shards, listed)
     with MergeFolder(options.output) as folder:
-        job = MergeJob(options, [s for s in found if s.start < options.items], listed, folder)
+        job = MergeJob(options, [s for s in all_shards if s.start < options.items], listed, folder)
         job.left_out = sum(
-            s.end - max(s.start, options.items) for s in found if s.end > options.items
+            s.end - max(s.start, options.items) for s in all_shards if s.end > options.items
         )
         return job.run()
 
@@ -180,10 +180,10 @@ class MergeJob:
     def accept(self, ready: dict, proofs: dict[str, Future], entry: dict[str, Any]) -> None:
         """A copied shard is whole once its SHA-256 is that of the producer."""
         name = entry["file"]
-        found = proofs[name].result()
-        if found is not None and found != self.listed[name]["sha256"]:
+        digest = proofs[name].result()
+        if digest is not None and digest != self.listed[name]["sha256"]:
             shard = next(s for s in self.used if s.name == name)
-            raise shards.damaged(shard, f"SHA-256 {found[:12]}... instead of "
+            raise shards.damaged(shard, f"SHA-256 {digest[:12]}... instead of "
                                  f"{self.listed[name]['sha256'][:12]}...")  # fmt: skip
         ready[name] = entry
         self.folder.done([ready[s.name] for s in self.used if s.name in ready])

@@ -129,7 +129,7 @@ class MergeFolder:
         for name, final in renames.items():
             if final.exists() and final.is_dir() != self.path(name).is_dir():
                 kind = "folder" if final.is_dir() else "file"
-                raise console.Problem(f"{final}: a {kind} stands in the way", "move it away")
+                raise console.Problem(f"{final}: a {kind} is in the way", "move it away")
         publish.fsync_folder(self.folder)
         publish.json_file(self.path(COMMIT), [[name, path.name] for name, path in renames.items()])
         self._roll_forward()

@@ -27,17 +27,17 @@ def manifest(output: Path) -> dict[str, Any]:
     if not path.exists():
         raise console.Problem(f"{path}: there is no manifest beside {output.name}", AGAIN)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["format"] != VERSION or output.name not in found["files"]:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if facts["format"] != VERSION or output.name not in facts["files"]:
             raise ValueError
-        shard_rows.digest(found["digest"])
-        for name, file in found["files"].items():
+        shard_rows.digest(facts["digest"])
+        for name, file in facts["files"].items():
             check_segments(file["segments"])
             if Path(name).name != name:
                 raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise console.Problem(f"{path}: not the manifest of a merged file", AGAIN) from None
-    return found
+    return facts
 
 
 def check_segments(segments: list[dict[str, Any]]) -> None:
@@ -53,10 +53,10 @@ def check_segments(segments: list[dict[str, Any]]) -> None:
 
 def verify(output: Path) -> list[Check]:
     """One check per file that the manifest names, and one per stretch that is damaged."""
-    found = manifest(output)
+    facts = manifest(output)
     checks = []
-    for name, file in found["files"].items():
-        checks += verify_file(output.with_name(name), file["segments"], found["digest"])
+    for name, file in facts["files"].items():
+        checks += verify_file(output.with_name(name), file["segments"], facts["digest"])
     return checks
 
 

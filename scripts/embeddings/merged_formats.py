@@ -1,11 +1,11 @@
-"""The four formats of a merged file: what stands before its rows, and which files there are.
+"""The four formats of a merged file: the bytes before its rows, and its files.
 
 pickle        one file: vectors, articles and metadata, as the dict that plain pickle.load gives
 npy           vectors as numpy's .npy, articles beside them as Parquet
 safetensors   the tensor `embeddings`, articles beside it as Parquet
 parquet       one table: id, title, url, embedding (list of float32 or float64 of fixed size)
 
-Beside each lies NAME.manifest.json, published last.
+NAME.manifest.json is written next to each, and published last.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ SUFFIXES = {"pickle": ".pkl", "npy": ".npy", "safetensors": ".safetensors", "par
 def choose(output: Path, name: str | None) -> str:
     """The format: `name`, or what the output's suffix says; a Misuse if the two differ."""
     by_suffix = {suffix: format_ for format_, suffix in SUFFIXES.items()} | {".pickle": "pickle"}
-    told = by_suffix.get(output.suffix)
-    if told is None or (name is not None and name != told):
+    chosen = by_suffix.get(output.suffix)
+    if chosen is None or (name is not None and name != chosen):
         wanted = SUFFIXES[name] if name else ", ".join(SUFFIXES.values())
         raise console.Misuse(f"--output {output}: its name must end in {wanted}", "rename it")
-    return told
+    return chosen
 
 
 def manifest_of(output: Path) -> Path:
@@ -39,7 +39,7 @@ def articles_of(output: Path) -> Path:
 
 
 def header(name: str, shape: tuple[int, int], dtype: str, model: str) -> bytes:
-    """What stands before the first row, for a C-order array of `shape` and `dtype` ('<f4')."""
+    """The bytes before the first row, for a C-order array of `shape` and `dtype` ('<f4')."""
     if name == "pickle":
         return writer.before_rows(shape, dtype)
     if name == "npy":  # numpy/lib/format.py, version 1.0: the rows begin at a multiple of 64

@@ -1,4 +1,4 @@
-"""What is said about a merged file: the keys beside its vectors, its manifest, the warnings."""
+"""The metadata of a merged file: the keys beside its vectors, its manifest, the warnings."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 ERROR_BYTES = 64 << 10  # of stderr that are kept: its end
-ERROR_LIMIT = 4 << 20  # more of it is no message any more
+ERROR_LIMIT = 4 << 20  # more than that is not a message
 CHUNK = 256 << 10
 
 

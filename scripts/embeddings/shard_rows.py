@@ -67,7 +67,7 @@ def _read_into(file: IO[bytes], view: memoryview, shard: Shard) -> None:
 
 
 def _turned(file: IO[bytes], shard: Shard, rows: int) -> Iterator[Any]:
-    """Fortran order: a column lies together; take the same stretch of every column."""
+    """Fortran order, column after column: take the same stretch of every column."""
     import numpy as np
 
     size, all_rows = int(shard.dtype[2:]), shard.end - shard.start
@@ -82,7 +82,7 @@ def _turned(file: IO[bytes], shard: Shard, rows: int) -> Iterator[Any]:
 
 
 def _escaped(file: IO[bytes], shard: Shard, rows: int) -> Iterator[Any]:
-    """Protocol 2: each byte stands as a Latin-1 character in UTF-8."""
+    """Protocol 2: each byte is a Latin-1 character in UTF-8."""
     import codecs
 
     import numpy as np

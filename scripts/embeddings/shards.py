@@ -1,7 +1,7 @@
 """The shards in the embeddings folder: what each holds, and whether together they are complete.
 
-    found = load(Path("data/embeddings"), "cluster*_gpu*.pkl")
-    check(found, items=250_000)              # a Problem names both files and their ranges
+    shards = load(Path("data/embeddings"), "cluster*_gpu*.pkl")
+    check(shards, items=250_000)              # a Problem names both files and their ranges
 
 A range `items 0-15626` begins at 0 and ends before 15626, as in Python.
 """
@@ -60,25 +60,25 @@ def load(folder: Path, pattern: str = PATTERN) -> list[Shard]:
 def read(path: Path) -> Shard:
     """The checkpoint at `path`; a Problem names what is missing or of the wrong kind."""
     stat = path.stat()
-    found = reader.read(path)
-    array = found.get("embeddings")
+    fields = reader.read(path)
+    array = fields.get("embeddings")
     if not isinstance(array, values.PickleArray):
-        raise bad(path, f"its 'embeddings' {absent(found, 'embeddings')}")
+        raise bad(path, f"its 'embeddings' {absent(fields, 'embeddings')}")
     code, order = array.dtype.code, array.dtype.order
     if len(array.shape) != 2 or 0 in array.shape:
         raise bad(path, f"its embeddings have the shape {array.shape}")
     if code not in FLOATS or order != "<":
         raise bad(path, f"its embeddings have the type {order}{code}")
-    numbers = [found.get(key) for key in ("start_index", "end_index")]
+    numbers = [fields.get(key) for key in ("start_index", "end_index")]
     for key, number in zip(("start_index", "end_index"), numbers, strict=True):
         if type(number) is not int or number < 0:
-            raise bad(path, f"its {key!r} {absent(found, key)}")
+            raise bad(path, f"its {key!r} {absent(fields, key)}")
     if numbers[1] - numbers[0] != array.shape[0]:
         raise bad(path, f"it holds {array.shape[0]} rows for items {numbers[0]}-{numbers[1]}")
-    model = found.get("model")
+    model = fields.get("model")
     if not (model is None or isinstance(model, str)):
-        raise bad(path, f"its 'model' {absent(found, 'model')}")
-    about = {key: found.get(key) for key in ("cluster", "gpu", "timestamp")}
+        raise bad(path, f"its 'model' {absent(fields, 'model')}")
+    about = {key: fields.get(key) for key in ("cluster", "gpu", "timestamp")}
     return Shard(
         path, *numbers, array.shape[1], order + code, model, array.data, array.fortran,
         {k: v for k, v in about.items() if type(v) is str or fits_json(v)},
@@ -91,8 +91,8 @@ def fits_json(value: Any) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
-def absent(found: dict[str, Any], key: str) -> str:
-    return f"is a {values.kind_name(found[key])}" if key in found else "is missing"
+def absent(fields: dict[str, Any], key: str) -> str:
+    return f"is a {values.kind_name(fields[key])}" if key in fields else "is missing"
 
 
 def bad(path: Path, what: str) -> console.Problem:
@@ -155,7 +155,7 @@ def same_kind(one: Shard, other: Shard) -> None:
 
 
 def around(shards: list[Shard], gap: tuple[int, int]) -> str:
-    """The two files between which a gap lies."""
+    """The two files between which a gap is."""
     before = [s for s in shards if s.end <= gap[0]]
     after = [s for s in shards if s.start >= gap[1]]
     if before and after:

@@ -84,10 +84,10 @@ def join(data: Path, manifest: dict[str, Any], articles: Path, target: Path) -> 
     """Write `target` from the staged rows and the staged table of articles; flush it."""
     import pyarrow.parquet as pq
 
-    found, shape = manifest["vectors"], tuple(manifest["shape"])
+    layout, shape = manifest["vectors"], tuple(manifest["shape"])
     table = pq.read_table(articles)
-    blocks = vectors(data, found["offset"], found["dtype"], shape, ROW_GROUP)
-    write(target, table, blocks, schema(table.schema, shape[1], found["dtype"]))
+    blocks = vectors(data, layout["offset"], layout["dtype"], shape, ROW_GROUP)
+    write(target, table, blocks, schema(table.schema, shape[1], layout["dtype"]))
 
 
 def write(

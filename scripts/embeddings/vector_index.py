@@ -24,22 +24,22 @@ PART = re.compile(r"part-\d{5}\.parquet")
 
 def load(kind: str, output: Path, manifest: dict[str, Any], options: Any, where: Path | None):
     """Load the merged vectors and their articles into `kind`; the folder they are in."""
-    found = articles.load(options.articles, options.items, options.any_order)
+    loaded = articles.load(options.articles, options.items, options.any_order)
     if kind == "parquet-shards":
-        return to_parquet_shards(output, manifest, found, where)
+        return to_parquet_shards(output, manifest, loaded, where)
     from embeddings import chroma_index
 
-    return chroma_index.load(output, manifest, found, where)
+    return chroma_index.load(output, manifest, loaded, where)
 
 
 def to_parquet_shards(
-    output: Path, manifest: dict[str, Any], found: articles.Articles, where: Path | None
+    output: Path, manifest: dict[str, Any], loaded: articles.Articles, where: Path | None
 ) -> Path:
     """One folder of Parquet files; it takes the place of an earlier one when it is whole."""
     target = Path(os.path.realpath(where or output.with_name(f"{output.name}.shards")))
     if target.exists() and not is_ours(target):
         raise console.Misuse(f"--index-dir {target} is not ours to replace", "name another folder")
-    table = worker.table(found)
+    table = worker.table(loaded)
     whole = tables.schema(table.schema, manifest["shape"][1], manifest["vectors"]["dtype"])
     with merge_folder.MergeFolder(target) as stage:
         parts = stage.path("parts")

@@ -2,7 +2,7 @@
 
     worker = Worker({"articles": ..., "items": ..., "target": ..., "offset": ...})
     worker.check()              # raises early if it has failed
-    told = worker.result()      # {"count", "total", "length", "digest"}
+    reply = worker.result()      # {"count", "total", "length", "digest"}
 
 Reading 250,000 articles is pure Python and would hold up the copying if it shared the interpreter.
 """
@@ -44,18 +44,18 @@ class Worker:
             self.result()
 
     def result(self) -> dict[str, Any]:
-        """Wait for the end; what it found, or its Problem."""
+        """Wait for the end; its reply, or its Problem."""
         try:
-            told = json.loads(self.answer.recv_bytes())
+            reply = json.loads(self.answer.recv_bytes())
         except EOFError:
             self.process.join()
             raise console.Problem(
                 f"the process that reads the articles ended with {self.process.exitcode}",
                 "run it again; if it was killed, free memory",
             ) from None
-        if "problem" in told:
-            raise console.Problem(told["problem"], told.get("remedy", ""), told["code"])
-        return told
+        if "problem" in reply:
+            raise console.Problem(reply["problem"], reply.get("remedy", ""), reply["code"])
+        return reply
 
     def __enter__(self) -> Worker:
         return self
@@ -71,27 +71,27 @@ def main(answer: Any, plan: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=end_with, args=(plan["parent"],), daemon=True).start()
-    told: dict[str, Any] = {}
+    reply: dict[str, Any] = {}
     try:
-        told = work(plan)
+        reply = work(plan)
     except console.Problem as problem:
-        told = {"problem": problem.text, "remedy": problem.remedy, "code": problem.code}
+        reply = {"problem": problem.text, "remedy": problem.remedy, "code": problem.code}
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())[:200]
-        told = {"problem": f"{error.filename or plan['articles']}: {reason}", "code": 1}
+        reply = {"problem": f"{error.filename or plan['articles']}: {reason}", "code": 1}
     except (ValueError, OverflowError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        told = {
+        reply = {
             "problem": f"{plan['articles']}: not readable ({reason})",
             "remedy": "write it again",
             "code": 1,
         }
     except ModuleNotFoundError as error:
-        told = {"problem": f"the package {error.name} is missing", "remedy": "make setup-local"}
-        told["code"] = 1
-    answer.send_bytes(json.dumps(told).encode())
+        reply = {"problem": f"the package {error.name} is missing", "remedy": "make setup-local"}
+        reply["code"] = 1
+    answer.send_bytes(json.dumps(reply).encode())
     answer.close()
-    if "problem" in told:
+    if "problem" in reply:
         os._exit(1)
 
 
@@ -107,51 +107,51 @@ def work(plan: dict[str, Any]) -> dict[str, Any]:
     import gc
 
     gc.disable()  # a quarter of the time, and nothing here is cyclic
-    found = articles.load(plan["articles"], plan["items"], plan["any_order"])
-    told = {"count": len(found.ids), "total": found.total}
+    loaded = articles.load(plan["articles"], plan["items"], plan["any_order"])
+    reply = {"count": len(loaded.ids), "total": loaded.total}
     target = Path(plan["target"])
     if plan["offset"] is None:
-        write_parquet(found, target)
-        return told
-    return told | write_pickle(found, target, plan["offset"], plan["digest"])
+        write_parquet(loaded, target)
+        return reply
+    return reply | write_pickle(loaded, target, plan["offset"], plan["digest"])
 
 
-def write_pickle(found: articles.Articles, target: Path, offset: int, name: str) -> dict[str, Any]:
+def write_pickle(loaded: articles.Articles, target: Path, offset: int, name: str) -> dict[str, Any]:
     """Write the articles' part of the pickle into the file at `offset`."""
     digest, begin = shard_rows.digest(name), offset
     with open(target, "r+b", buffering=0) as f:
-        for batch in pickle_batches(found):
+        for batch in pickle_batches(loaded):
             digest.update(batch)
             shard_rows.write(f, batch, offset)
             offset += len(batch)
     return {"length": offset - begin, "digest": digest.hexdigest()}
 
 
-def pickle_batches(found: articles.Articles):
+def pickle_batches(loaded: articles.Articles):
     """The opcodes from the last row to the last article, 16 batches of articles at a time."""
     size = writer.BATCH
     yield writer.after_rows()
-    for begin in range(0, len(found.ids), size):
-        part = [column[begin : begin + size] for column in found.columns()]
+    for begin in range(0, len(loaded.ids), size):
+        part = [column[begin : begin + size] for column in loaded.columns()]
         yield writer.article_batch(part[0], part[1], part[2], first=begin == 0)
 
 
-def write_parquet(found: articles.Articles, target: Path) -> None:
+def write_parquet(loaded: articles.Articles, target: Path) -> None:
     """Write the articles as a Parquet table: id, title, url."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        pq.write_table(table(found), target)
+        pq.write_table(table(loaded), target)
     except pa.ArrowInvalid as error:
         raise console.Problem(
-            f"the articles do not fit Parquet: {error}", "mend their text"
+            f"the articles do not fit Parquet: {error}", "correct their text"
         ) from None
     with open(target, "rb") as f:
         os.fsync(f.fileno())
 
 
-def table(found: articles.Articles):
+def table(loaded: articles.Articles):
     """A pyarrow table of the articles; text as string, ids as string or int64."""
     import pyarrow as pa
 
@@ -161,5 +161,5 @@ def table(found: articles.Articles):
         return pa.array(values, pa.binary()).cast(pa.string())
 
     return pa.table(
-        {key: column(c) for key, c in zip(record_scan.KEYS, found.columns(), strict=True)}
+        {key: column(c) for key, c in zip(record_scan.KEYS, loaded.columns(), strict=True)}
     )

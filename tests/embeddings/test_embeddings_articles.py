@@ -129,20 +129,20 @@ def test_count_and_order_are_checked(tmp_path):
     assert "article 2 has the id 8 after 11" in message and "--articles-order any" in message
     assert len(articles.load(path, 3, any_order=True).ids) == 3
     twice = dump(path, rows_with({"id": "9"}, {"id": "7"}, {"id": "9"}))
-    assert "the id '9' stands at articles 0 and 2" in refused(twice, any_order=True)
+    assert "the id '9' is that of articles 0 and 2" in refused(twice, any_order=True)
     names = rows_with({"id": "Q7"}, {"id": "Q3"}, {"id": "Q5"})
     assert as_dicts(articles.load(dump(path, names), 3)) == without_text(names)
     names[2]["id"] = "Q7"
-    assert "the id 'Q7' stands at articles 0 and 2" in refused(dump(path, names))
+    assert "the id 'Q7' is that of articles 0 and 2" in refused(dump(path, names))
 
 
 def test_articles_with_wrong_or_missing_fields_are_named(tmp_path):
     path = tmp_path / "wikipedia.pkl"
-    assert "the title of article 1 is no text" in refused(dump(path, rows_with({}, {"title": 3})))
+    assert "the title of article 1 is not text" in refused(dump(path, rows_with({}, {"title": 3})))
     assert "some ids are text and some are numbers" in refused(dump(path, rows_with({}, {"id": 8})))
     lacking = rows_with()
     del lacking[2]["url"]
-    assert "the url of article 2 is no text" in refused(dump(path, lacking))
+    assert "the url of article 2 is not text" in refused(dump(path, lacking))
     assert "the title of article 0 is longer" in refused(
         dump(path, rows_with({"title": "x" * 5000}))
     )

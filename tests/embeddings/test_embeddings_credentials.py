@@ -70,7 +70,7 @@ def test_a_file_that_others_can_read_is_refused_with_the_command_that_mends_it(f
         (f'{{"password": "{SECRET}" "address"}}', "broken JSON"),
         ("", "broken JSON"),
         ("[1]", "not a JSON object"),
-        ('{"password": "a", "password": "b"}', "a field stands twice"),
+        ('{"password": "a", "password": "b"}', "a field is given twice"),
         ("[" * 100_000, "broken JSON"),
         ("\ud800".encode("utf-16", "surrogatepass").hex(), "broken JSON"),
         ({**GOOD, "adress": "x"}, "unknown field 'adress'; did you mean address?"),
@@ -83,9 +83,9 @@ def test_a_file_that_others_can_read_is_refused_with_the_command_that_mends_it(f
         ({**GOOD, "port": "22"}, "port must be a number"),
         ({**GOOD, "port": 70000}, "port must be 1 to 65535"),
         ({**GOOD, "port": True}, "port must be a number"),
-        ({**GOOD, "address": "-oProxyCommand=x"}, "address is no host name"),
-        ({**GOOD, "address": f"a {SECRET}"}, "address is no host name"),
-        ({**GOOD, "username": "me; id"}, "username is no user name"),
+        ({**GOOD, "address": "-oProxyCommand=x"}, "address is not a host name"),
+        ({**GOOD, "address": f"a {SECRET}"}, "address is not a host name"),
+        ({**GOOD, "username": "me; id"}, "username is not a user name"),
         ({**GOOD, "remote_dir": "/a b"}, "cannot be passed on safely"),
         ({**GOOD, "remote_dir": "/a/../b"}, "cannot be passed on safely"),
         ({**GOOD, "remote_dir": "$(id)"}, "cannot be passed on safely"),
@@ -107,7 +107,7 @@ def test_a_wrong_file_is_a_misuse_that_names_the_file_and_not_the_secret(folder,
 
 @pytest.mark.parametrize("name", ["-oProxyCommand=id", "a b", "$(id)", "a;b", "tensor01:x", ""])
 def test_a_name_that_is_no_host_is_refused(folder, name):
-    with pytest.raises(console.Misuse, match="is no host name"):
+    with pytest.raises(console.Misuse, match="is not a host name"):
         credentials.find(name, folder)
 
 

@@ -254,7 +254,7 @@ def test_what_the_producer_listed_is_compared_byte_for_byte(cluster, here):  # n
         one(here, find("tensor01")).problem
     )
     paths[0].unlink()
-    assert "stands in its manifest and is not there" in str(one(here, find("tensor01")).problem)
+    assert "is in its manifest and is missing there" in str(one(here, find("tensor01")).problem)
 
 
 def test_a_manifest_that_changed_brings_the_file_again_whatever_its_time_says(cluster, here):  # noqa: F811
@@ -515,3 +515,32 @@ def test_a_broken_state_file_only_means_fetching_again(tmp_path, here):
     for broken in ("{", "[]", "", json.dumps({"cluster1_gpu0.pkl": 3})):
         (here / sync_record.RECORD).write_text(broken)
         assert len(good(one(here, names)).fetched) >= 1
+
+
+@pytest.mark.parametrize("tool", ["rsync", "tail"])
+def test_a_cluster_that_sends_without_end_is_cut_off(cluster, here, monkeypatch, tool):  # noqa: F811
+    there = cluster("tensor01")
+    (path,) = shards(there.folder, vectors(1000, 256), 1)
+    monkeypatch.setattr(cluster_fetch, "SLACK", 1 << 20)
+    if tool == "tail":
+        there.tools(without="rsync", tail=f"while cat {path}; do :; done")
+        problem = str(one(here, find("tensor01")).problem)
+        assert "is still being written, or was cut short" in problem
+    else:
+        grows = (
+            f"for i in 1 2 3 4; do cat {path} {path} >>{path}.more; done; cat {path}.more >{path}"
+        )
+        there.tools(rsync=f'{grows}; exec {shutil.which("rsync")} "$@"')
+        problem = str(one(here, find("tensor01")).problem)
+        assert "sends more than" in problem or "is still being written" in problem
+    assert not list(here.glob("*.pkl"))
+
+
+def test_endless_messages_of_a_cluster_fill_neither_memory_nor_disk(cluster, here):  # noqa: F811
+    there = cluster("tensor01")
+    shards(there.folder, vectors(40), 1)
+    there.tools()
+    with open(there.root / "env", "a") as f:
+        f.write("while echo 0123456789012345678901234567890123456789 >&2; do :; done\n")
+    problem = str(one(here, find("tensor01")).problem)
+    assert problem.startswith("tensor01: ") and len(problem) < 1000

@@ -149,7 +149,7 @@ def test_a_key_that_stands_twice_is_refused_in_an_otherwise_good_checkpoint(tmp_
     path = shard(tmp_path / "cluster1_gpu0.pkl", vectors(3, 4), 0, protocol=3)
     twice = hostile.text("model") + hostile.text("another")
     path.write_bytes(path.read_bytes()[:-2] + twice + b"u.")
-    with pytest.raises(console.Problem, match="the key 'model' stands twice"):
+    with pytest.raises(console.Problem, match="the key 'model' is given twice"):
         shards.read(path)
 
 

@@ -287,7 +287,7 @@ def test_what_stands_in_the_way_of_a_publication_is_said_before_it_begins(option
     manifest.unlink()
     manifest.mkdir()
     shards(options.folder, vectors(ITEMS + 10, seed=3))
-    with pytest.raises(console.Problem, match="a folder stands in the way; move it away"):
+    with pytest.raises(console.Problem, match="a folder is in the way; move it away"):
         merge.merge(options)
     assert options.output.read_bytes() == before and left_behind(options) == []
 

@@ -134,8 +134,8 @@ def test_index_loads_the_merged_vectors_into_sharded_parquet(work, capsys):
         (["--output", "data/embeddings/cluster_1_gpu1.pkl"], "has the name of a shard"),
         (["--index-dir", "x"], "--index-dir without --index"),
         (["--sync-only", "--merge-only"], "not allowed with argument"),
-        (["--clusters", "a;b"], "is no host name"),
-        (["--clusters", "./one ../one/../one"], "one stands twice"),
+        (["--clusters", "a;b"], "is not a host name"),
+        (["--clusters", "./one ../one/../one"], "one is given twice"),
         (["--clusters", "./one", "--remote-dir", "/a b"], "cannot be passed on safely"),
         (["--clusters", "./one", "--pattern", "$(id)"], "cannot be passed on safely"),
         (["--merge-only", "--pattern", ""], "cannot be passed on safely"),
@@ -307,7 +307,7 @@ def test_a_folder_without_shards_or_no_folder_is_said(tmp_path, capsys):
     assert write_manifest.main([str(tmp_path)]) == 1
     assert write_manifest.main([str(tmp_path / "none")]) == 2
     err = capsys.readouterr().err
-    assert "no file matches" in err and "is no folder" in err
+    assert "no file matches" in err and "is not a folder" in err
 
 
 def test_the_producers_script_needs_nothing_but_an_old_python(tmp_path):

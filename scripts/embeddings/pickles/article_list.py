@@ -28,12 +28,12 @@ def read(path: Path, keep: int) -> tuple[tuple[list, list, list], int]:
 
 
 class _Mark:
-    """What stands for the one list and for each open dict on the machine's stack."""
+    """Marks the one list and for each open dict on the machine's stack."""
 
 
 @dataclass
 class _Rows:
-    """What stands there for whole records: their values are in the columns already."""
+    """Marks whole records: their values are in the columns already."""
 
     count: int
 
@@ -102,7 +102,7 @@ class ListMachine(PickleMachine):
             raise PickleRefused(f"it recalls value {index} of {self.count}")
         value = self.values[index] if index in self.values else self.look_up(index)
         if isinstance(value, (_Mark, _Rows)):
-            raise PickleRefused("an article stands in it twice")
+            raise PickleRefused("an article is in it twice")
         self.stack.append(value)
 
     def look_up(self, index: int) -> Any:
@@ -121,7 +121,7 @@ class ListMachine(PickleMachine):
         keys = [self.decode(key, "a key") for key in items[::2]]
         row = dict(zip(keys, items[1::2], strict=True))
         if len(row) != len(keys):
-            raise PickleRefused("a key stands twice in an article")
+            raise PickleRefused("an article has a key twice")
         for key, column in zip(KEYS, self.columns, strict=True):
             column.append(self.value(row, key))
         self.stack.append(_Rows(1))

@@ -82,7 +82,7 @@ class PickleMachine:
         if isinstance(value, str):
             return value
         if not isinstance(value, PickleText):
-            raise PickleRefused(f"{what} is no text")
+            raise PickleRefused(f"{what} is not text")
         self.decoded += value.length
         if value.length > MAX_TEXT or self.decoded > MAX_DECODED:
             raise PickleRefused(f"{what} is longer than any that is needed")
@@ -154,7 +154,7 @@ class PickleMachine:
         value = self.pop()
         self.stack.append(value)
         if not isinstance(value, kind):
-            raise PickleRefused(f"a {kind_name(value)} stands where a {kind.__name__} must")
+            raise PickleRefused(f"a {kind_name(value)} is where a {kind.__name__} must be")
         return value
 
     def remembered(self) -> int:
@@ -214,7 +214,7 @@ class PickleMachine:
             if type(key) not in (str, int):
                 raise PickleRefused(f"a {type(key).__name__} as a key")
             if key in target:
-                raise PickleRefused(f"the key {key!r} stands twice")
+                raise PickleRefused(f"the key {key!r} is given twice")
             target[key] = value
 
     def global_(self, module: str, name: str) -> None:

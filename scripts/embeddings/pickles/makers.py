@@ -125,7 +125,7 @@ def fill_array(array: PickleArray, data: Any, dtype: Any, shape: Any, fortran: b
     ):
         raise PickleRefused("an array whose elements or type are not given plainly")
     if type(shape) is not tuple or len(shape) > 8 or any(type(n) is not int for n in shape):
-        raise PickleRefused("an array with a shape that is no tuple of numbers")
+        raise PickleRefused("an array with a shape that is not a tuple of numbers")
     need = int(dtype.code[1:])
     for n in shape:
         need *= n

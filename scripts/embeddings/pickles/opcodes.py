@@ -50,7 +50,7 @@ HANDLERS = {
 
 
 def opcode_name(op: int) -> str:
-    """'NEWOBJ' for 0x81; the number for a byte that is no opcode."""
+    """'NEWOBJ' for 0x81; the number for a byte that is not an opcode."""
     import pickletools
 
     known = pickletools.code2op.get(chr(op))

@@ -1,4 +1,4 @@
-"""All article records of a buffer at once: where their values are, found with numpy."""
+"""All article records of a buffer at once: numpy tells where their values are."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class RecordScan:
 
     def candidates(self) -> list[int]:
         """Where a record could begin: at every brace, unless the texts are full of them."""
-        found, find, at = [], self.buf.find, -1
+        braces, find, at = [], self.buf.find, -1
         while (at := find(b"}", at + 1)) >= 0:  # memchr: three times as fast as the regex
-            found.append(at)
-            if len(found) > len(self.buf) >> 7:
+            braces.append(at)
+            if len(braces) > len(self.buf) >> 7:
                 break
         else:
-            return found
+            return braces
         number = b"." * (self.width - 1)  # LONG_BINPUT says which, MEMOIZE counts
         begin = re.escape(b"}%c" % self.memo) + number + re.escape(b"(" + self.gets[0][0])
         return [m.start() for m in re.compile(begin, re.DOTALL).finditer(self.buf)]
@@ -121,14 +121,14 @@ class RecordScan:
 
     def columns(self, first: int, last: int) -> list[list]:
         """The values of some records, by column in the order of KEYS."""
-        found: list[list] = [[], [], []]
+        columns_of: list[list] = [[], [], []]
         for columns, (_, place) in zip(self.values, self.gets, strict=True):
             if place < 3:
                 text, begin, end = (column[first:last] for column in columns)
                 if text.all():
                     cuts = zip(begin.tolist(), end.tolist(), strict=True)
-                    found[place] = [self.buf[b:e] for b, e in cuts]
+                    columns_of[place] = [self.buf[b:e] for b, e in cuts]
                 else:
                     parts = zip(text.tolist(), begin.tolist(), end.tolist(), strict=True)
-                    found[place] = [self.buf[b:e] if t else b for t, b, e in parts]
-        return found
+                    columns_of[place] = [self.buf[b:e] if t else b for t, b, e in parts]
+        return columns_of

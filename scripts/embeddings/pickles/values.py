@@ -29,7 +29,7 @@ class PickleText:
 
 @dataclass(frozen=True)
 class PickleBytes:
-    """Bytes that are not read. `escaped`: each stands as a Latin-1 character in UTF-8."""
+    """Bytes that are not read. `escaped`: each is a Latin-1 character in UTF-8."""
 
     offset: int
     length: int

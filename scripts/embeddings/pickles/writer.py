@@ -87,7 +87,7 @@ def article_batch(
 
 
 def opcodes(column: list[bytes] | list[int]) -> tuple[list[bytes], list[bytes]]:
-    """For each value what stands before it, and the value itself."""
+    """For each value the bytes before it, and the value itself."""
     if isinstance(column[0], int):
         return [b""] * len(column), list(map(value, column))
     lengths = list(map(len, column))
