@@ -4,8 +4,9 @@
     python scripts/build_miniature.py --data data/processed/train_sft.jsonl --out models/miniature
     python scripts/build_miniature.py --like mistral --data rows.jsonl --out models/mini --steps 300
 
-The architecture is the real one (Llama, Mistral, Mamba) with two layers of 64; the tokenizer is
-trained on the rows; the base is trained on the rows with few and shuffled answers, so that it knows
+The architecture is that of the model's config.json with layers of 64, and the chat template is the
+model's own; of a model that is not here, its name tells the architecture. The tokenizer is trained
+on the rows; the base is trained on the rows with few and shuffled answers, so that it knows
 the language and the format and leaves the task to LoRA (on a random base LoRA hardly learns: its
 lm_head is frozen).
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from base_model import miniature
+from base_model import likeness, miniature
 from config import loader
 from corpus.row_files import RowFile
 from kit import console
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = console.ArgumentParser(__doc__)
     parser.add_argument("--data", required=True, type=Path, help="JSONL rows to learn from")
     parser.add_argument("--out", required=True, type=Path, help="the model folder to write")
-    parser.add_argument("--like", help=f"a model folder, or one of {', '.join(miniature.FAMILIES)}")
+    parser.add_argument("--like", help="a model folder, or an architecture: llama, phi3, qwen3 …")
     parser.add_argument(
         "--config", default="training_config.yaml", help="says which model to imitate"
     )
@@ -44,13 +45,15 @@ def main(argv: list[str] | None = None) -> int:
     rows = [(row.messages, row.tools) for row in RowFile(args.data)]
     if not rows:
         raise console.Problem(f"{args.data}: no rows", "make data writes rows")
-    family = miniature.family_of(args.like, loader.load(args.config))
-    facts = miniature.build(rows, family, args.out, args.steps, args.seed)
+    like = likeness.of(args.like, loader.load(args.config))
+    facts = miniature.build(rows, like, args.out, args.steps, args.seed)
+    if facts.get("note"):
+        console.warn(facts["note"])
     if args.json:
         print(json.dumps(facts))
     else:
         print(
-            f"{args.out}: {family}, {facts['parameters']:,} parameters, "
+            f"{args.out}: {facts['family']}, {facts['parameters']:,} parameters, "
             f"base loss {facts['loss_before']:.2f} -> {facts['loss_after']:.2f}"
         )
     return console.GOOD

@@ -56,6 +56,11 @@ def is_known(model_type: str) -> bool | None:
     return model_type in types or model_type in _causal()
 
 
+def causal_types() -> list[str]:
+    """Every architecture that writes text."""
+    return list(_causal())
+
+
 def causal_class(model_type: str) -> str | None:
     """The class that writes text, None where the architecture has none (or nothing is known)."""
     return _causal().get(model_type)

@@ -14,36 +14,25 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from base_model import chat_template, description, family_templates
+from base_model import chat_template, likeness, shrink, tokenizer_checks
+from base_model.likeness import Likeness
 from kit import console, publish
 
-FAMILIES = ("llama", "mistral", "mamba")
 VOCABULARY = 4096
 Conversation = tuple[list[dict[str, Any]], list[dict[str, Any]] | None]  # messages, tools
 ANSWERED = 0.3  # share of the base's rows that keep an (other row's) answer
 
 
-def family_of(like: str | None, settings) -> str:
-    """The family to imitate: named, or that of the configured model by its config.json or name."""
-    if like in FAMILIES:
-        return like
-    name = like or settings.model.model_name_or_path
-    try:
-        found = description.config(name).get("model_type", "")
-    except console.Problem:
-        found = name.lower()
-    return next((family for family in FAMILIES if family in found), "llama")
-
-
-def build_tokenizer(texts: list[str], family: str, tools: Iterable[str] = ()) -> Any:
-    """A byte-level BPE tokenizer trained on `texts`, with the family's tokens and chat template.
+def build_tokenizer(texts: list[str], like: str | Likeness, tools: Iterable[str] = ()) -> Any:
+    """A byte-level BPE tokenizer trained on `texts`, with the tokens and template of `like`.
 
     Each of `tools` (definitions as the template writes them) is one token: rows stay short.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    special = family_templates.SPECIAL_TOKENS[family]
+    like = likeness.named(like) if isinstance(like, str) else like
+    special = like.tokens
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -62,36 +51,19 @@ def build_tokenizer(texts: list[str], family: str, tools: Iterable[str] = ()) ->
         additional_special_tokens=list(special["all"]),
     )
     fast.add_tokens(list(tools))
-    fast.chat_template = family_templates.CHAT_TEMPLATES[family]
+    fast.chat_template = like.template
     return fast
 
 
-def build_config(family: str, tokenizer) -> Any:
-    """The family's config with small dimensions: multiples of 64, heads of 32."""
-    import transformers
-
+def build_config(like: str | Likeness, tokenizer) -> Any:
+    """The architecture's configuration with small dimensions. ValueError where none can be made."""
+    like = likeness.named(like) if isinstance(like, str) else like
     vocabulary = -(-len(tokenizer) // 64) * 64
-    ids = {
-        "vocab_size": vocabulary,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    if family == "mamba":
-        return transformers.MambaConfig(
-            hidden_size=64, state_size=16, num_hidden_layers=2, expand=2, **ids
-        )
-    kind = {"llama": transformers.LlamaConfig, "mistral": transformers.MistralConfig}[family]
-    return kind(
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=2048,
-        tie_word_embeddings=False,
-        **ids,
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "pad_token_id")}
+    ends = [tokenizer.eos_token_id, tokenizer_checks.template_end(tokenizer)]
+    ends = list(dict.fromkeys(end for end in ends if end is not None))
+    return shrink.config_like(
+        like.values, vocabulary, ids | {"eos_token_id": ends[0] if len(ends) == 1 else ends}
     )
 
 
@@ -134,9 +106,49 @@ def train_base(model, batches: list[list[list[int]]], steps: int, pad: int) -> t
     return losses[0], losses[-1]
 
 
+def _untrained(like: Likeness, texts: list[str], tools: list[str]) -> tuple[Any, Any, Likeness]:
+    """(tokenizer, random model, what it is like): Llama where the architecture cannot be small."""
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = build_tokenizer(texts, like, tools)
+    try:
+        config = build_config(like, tokenizer)
+        return tokenizer, AutoModelForCausalLM.from_config(config, trust_remote_code=False), like
+    except Exception as error:  # any architecture's own complaint about its numbers
+        if like.model_type == likeness.FALLBACK and not like.values.get("hidden_size"):
+            raise
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        plain = likeness.named(likeness.FALLBACK, f"no miniature of {like.model_type} ({why})")
+        return _untrained(plain, texts, tools)
+
+
+def _encode(tokenizer, conversations, length: int, seed: int) -> list[list[int]]:
+    """Token ids of the conversations in random order; a long one gives one window of `length`.
+
+    Problem where the chat template refuses all of them.
+    """
+    coded, refusal, dice = [], None, random.Random(seed)
+    for messages, tools in conversations:
+        try:
+            text = chat_template.render(tokenizer, messages, tools)
+        except Exception as error:  # the template's own: another order of roles, no tools
+            refusal = error
+            continue
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        start = dice.randint(0, max(0, len(ids) - length))
+        coded.append(ids[start : start + length])
+    if not coded:
+        raise console.Problem(
+            f"the chat template refuses every row ({refusal})",
+            "python scripts/lora_trainer.py names the rows and the reason",
+        )
+    dice.shuffle(coded)
+    return coded
+
+
 def build(
     conversations: list[Conversation],
-    family: str,
+    like: str | Likeness,
     out: Path,
     steps: int,
     seed: int,
@@ -146,7 +158,7 @@ def build(
     import shutil
 
     import torch
-    from transformers import AutoModelForCausalLM, set_seed
+    from transformers import set_seed
 
     set_seed(seed)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -154,25 +166,20 @@ def build(
     for messages, offered in conversations:
         texts += [str(m.get("content") or "") + str(m.get("tool_calls") or "") for m in messages]
         tools.update(json.dumps(tool, ensure_ascii=False) for tool in offered or ())
-    tokenizer = build_tokenizer(texts, family, [t for t, _ in tools.most_common(50)])
-    model = AutoModelForCausalLM.from_config(build_config(family, tokenizer))
-    coded, dice = [], random.Random(seed)
-    for messages, offered in with_shuffled_answers(conversations, seed):
-        text = chat_template.render(tokenizer, messages, offered)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        start = dice.randint(0, max(0, len(ids) - length))  # a long row gives one window of it
-        coded.append(ids[start : start + length])
-    dice.shuffle(coded)
+    like = likeness.named(like) if isinstance(like, str) else like
+    common = [text for text, _ in tools.most_common(50)]
+    tokenizer, model, like = _untrained(like, texts, common)
+    coded = _encode(tokenizer, with_shuffled_answers(conversations, seed), length, seed)
     batches = [coded[i : i + 8] for i in range(0, len(coded), 8)]
     before, after = train_base(model, batches, steps, tokenizer.pad_token_id)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     facts = {
-        "family": family,
+        "family": model.config.model_type,
         "parameters": sum(p.numel() for p in model.parameters()),
         "vocabulary": len(tokenizer),
         "loss_before": before,
         "loss_after": after,
-    }
+    } | ({"note": like.note} if like.note else {})
     if out.exists():
         shutil.rmtree(out)
     with publish.folder(out) as stage:

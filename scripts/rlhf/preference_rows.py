@@ -11,7 +11,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from base_model import chat_template
+from base_model import chat_template, rendered_rows
 from corpus.row_files import RowFile, sound_rows
 from corpus.rows import BadRow, Row
 from kit import console
@@ -92,10 +92,8 @@ def _texts(tokenizer, row: Row) -> tuple[str, list[str]]:
             "mend or delete that row; python scripts/data_prep.py checks rows",
         ) from None
     if not all(text.startswith(before) for text in whole):
-        raise console.Problem(
-            f"{row.where}: the chat template rewrites earlier turns",
-            "use a template that only appends (model.chat_template)",
-        )
+        error = rendered_rows.mismatch(before)
+        raise console.Problem(f"{row.where}: {error}", error.remedy)
     return before, [text[len(before) :] for text in whole]
 
 

@@ -49,12 +49,16 @@ def _row_counts(folder: Path) -> str:
 
 
 def make_miniature(trip: Trip, stage: Stage) -> None:
-    """A tiny model of the configured family, trained on the rows' language."""
+    """A tiny model of the configured one's architecture, trained on the rows' language.
+
+    The configured model is looked for in this checkout: a rehearsal's own folder has none.
+    """
     rows = trip.laptop / "data" / "processed" / "train_sft.jsonl"
     out = trip.laptop / MINIATURE
     command = trip.local("remote", "build_miniature.py", "--data", rows, "--out", out, "--json")
-    facts = stage.json(command, env=trip.env)
-    stage.set_fact(f"{facts['family']}, {facts['parameters']:,} parameters")
+    facts = stage.json(command, env=trip.env | {"TANDEM_WORKDIR": str(paths.workdir())})
+    note = f"; {facts['note']}" if "note" in facts else ""
+    stage.set_fact(f"{facts['family']}, {facts['parameters']:,} parameters{note}")
 
 
 def sync_up(trip: Trip, stage: Stage) -> None:

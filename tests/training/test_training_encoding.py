@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from base_model import miniature
+from base_model import family_templates, miniature
 from kit import console, jsonl
 from support import tiny
 from training import encoding
@@ -31,7 +31,7 @@ DIALOGUE = {
 }
 
 
-@pytest.fixture(scope="module", params=miniature.FAMILIES)
+@pytest.fixture(scope="module", params=family_templates.CHAT_TEMPLATES)
 def tokenizer(request):
     texts = [json.dumps(DIALOGUE)] + [json.dumps(row) for row in tiny.rows(50)]
     return miniature.build_tokenizer(texts, request.param)

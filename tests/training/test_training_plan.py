@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from base_model import description, family_templates, miniature
+from base_model import description, miniature
 from config import loader
 from kit import console
 from support import tiny
@@ -104,23 +104,6 @@ def test_steps_are_counted_as_the_trainer_counts_them():
     training = loader.load("training_config.yaml").training
     assert plan.steps(950, training) == (180, 60)  # 238 batches, 60 an epoch, 3 epochs
     assert plan.steps(950, training, world_size=2) == (90, 30)
-
-
-@pytest.mark.parametrize("family", miniature.FAMILIES)
-def test_every_family_has_a_template_and_tokens(family):
-    tokens = family_templates.SPECIAL_TOKENS[family]
-    assert tokens["eos"] in tokens["all"] and tokens["pad"] in tokens["all"]
-    assert "add_generation_prompt" in family_templates.CHAT_TEMPLATES[family] or family == "mistral"
-
-
-def test_the_miniature_imitates_the_configured_model(work):
-    settings = loader.load("training_config.yaml")
-    assert miniature.family_of(None, settings) == "llama"
-    assert miniature.family_of("mistral", settings) == "mistral"
-    named = loader.load(
-        "training_config.yaml", ["model.model_name_or_path=models/Mistral-7B-Instruct-v0.3"]
-    )
-    assert miniature.family_of(None, named) == "mistral"
 
 
 def test_a_miniature_never_replaces_a_real_model(work, command):
