@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             failure = {"ok": False, "error": str(problem)} | commands.details(problem)
             console.result(json.dumps(failure))
         raise
-    console.result(json.dumps(result, ensure_ascii=False) if args.json else "\n".join(lines))
+    console.result(json.dumps(result) if args.json else "\n".join(lines))
     return console.GOOD
 
 

@@ -7,7 +7,7 @@
     python scripts/eval.py --model adapters/runs/ID --dataset FILE --rag pdf_docs --top-k 3
     python scripts/eval.py --predictions FILE        scores texts that exist; needs no model
 
-An adapter is measured beside its base: loaded once, the adapter switched on and off. Rows are
+An adapter is measured beside its base, which is loaded once where possible. Rows are
 {"messages"}, {"prompt","completion"} or {"question","answers"}. Settings: configs/eval.yaml.
 Reports: reports/eval_NAME_TIME.json and .html, and report.json, report.html in the run's folder.
 
@@ -117,7 +117,7 @@ def evaluate(args) -> int:
     body, run = measured
     written = score_report.write(body, args.out_dir or paths.folder("reports"), run)
     if args.json:
-        console.result(json.dumps(body, ensure_ascii=False))
+        console.result(json.dumps(body))
     else:
         console.result(score_report.table(body))
         console.result("\n".join(paths.show(path) for path in written))

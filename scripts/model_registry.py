@@ -55,8 +55,8 @@ class ModelRegistry:
         """Misuse with the nearest name unless `name` is an entry."""
         if name not in self.config.entries:
             known = [*self.config.entries, *self.config.base_models]
-            near = difflib.get_close_matches(name, known, 1, 0.4)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+            close = difflib.get_close_matches(name, known, 1, 0.4)
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
             raise console.Misuse(f"models.yaml has no {name}", hint)
 
     def all(self) -> list[dict[str, Any]]:

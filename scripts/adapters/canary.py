@@ -1,7 +1,7 @@
-"""Does the adapter change anything? Base and adapter answer the same fixed prompts.
+"""Check that an adapter changes something: base and adapter answer the same fixed prompts.
 
-An adapter can be sound by every hash and still do nothing: B·A is zero though B is not, or its
-names match no module of the base, which PEFT only warns about. Here the logits decide.
+An adapter can have every hash right and still do nothing: B·A is zero though B is not, or its
+names match no module of the base, which PEFT only warns about. The logits decide.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def prompts_of(file: str | None) -> list[str]:
     """The prompts of a text file, one a line, or the fixed ones."""
     if file is None:
         return list(PROMPTS)
-    found = [line.strip() for line in Path(file).read_text(encoding="utf-8").split("\n")]
-    found = [line for line in found if line]
-    if not found:
+    lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").split("\n")]
+    lines = [line for line in lines if line]
+    if not lines:
         raise console.Misuse(f"{file}: no prompts in it", "write one prompt a line")
-    return found
+    return lines
 
 
 def canary(
     version: Version, prompts: list[str], tokens: int = 32, **loading: Any
 ) -> dict[str, Any]:
-    """Compare base and adapter, keep the result beside the version, and return it.
+    """Compare base and adapter, write the result next to the version, and return it.
 
     Difference if the adapter changes nothing, or gives NaN. Answers are greedy, at most `tokens`.
     """
@@ -63,14 +63,14 @@ def canary(
         "when": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "prompts": rows,
     }
-    publish.json_file(version.beside("canary"), result)
+    publish.json_file(version.fact_file("canary"), result)
     if not finite:
         raise Difference(
             FILE, f"{version.reference} gives NaN or Inf", "train again, lower the rate"
         )
     if not result["ok"]:
-        found = f"{version.reference} changes nothing: same logits as the base on every prompt"
-        raise Difference(FILE, found, "look at the run's metrics.jsonl and target_modules")
+        text = f"{version.reference} changes nothing: same logits as the base on every prompt"
+        raise Difference(FILE, text, "look at the run's metrics.jsonl and target_modules")
     return result
 
 

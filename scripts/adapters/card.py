@@ -80,9 +80,9 @@ def build(run: Path, final: Path, evaluation: dict[str, Any] | None) -> dict[str
     facts, status = read_facts(run), read_json(run / "status.json")
     template = checked_template(final, facts)
     if config.get("task_type") not in (None, "CAUSAL_LM"):
-        found = f"task_type {config['task_type']}: an adapter that writes no text (a reward model?)"
+        text = f"task_type {config['task_type']}: an adapter that writes no text (a reward model?)"
         fix = "register the run that answers; ppo_trainer.py takes a reward model's run itself"
-        raise weights.Difference(peft_config.FILE, found, fix)
+        raise weights.Difference(peft_config.FILE, text, fix)
     now = datetime.datetime.now(datetime.timezone.utc)
     return {
         "format": card_schema.FORMAT,
@@ -117,9 +117,9 @@ def checked_template(final: Path, facts: dict[str, Any]) -> str | None:
 
 def run_section(run: Path, facts: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
     """Which run it was: the keys that the trainers wrote, none invented."""
-    told = {k: status[k] for k in ("state", "step", "epoch", "loss") if k in status}
+    progress = {k: status[k] for k in ("state", "step", "epoch", "loss") if k in status}
     kept = ("kind", "seed", "device", "world_size", "start")
-    return {"id": status.get("run_id") or run.name} | told | {
+    return {"id": status.get("run_id") or run.name} | progress | {
         k: facts[k] for k in kept if facts.get(k) is not None}  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def adapter_section(config: dict[str, Any], adapter: weights.Adapter) -> dict[st
 
 
 def base_section(facts: dict, config: dict, adapter: weights.Adapter) -> dict[str, Any]:
-    """Name, revision and identity of the base: as the run recorded it, and as it lies here."""
+    """Name, revision and identity of the base: as the run recorded it, or as found here."""
     name = facts.get("base_model") or config.get("base_model_name_or_path")
     if not name:
         fix = "write the base model's name into base_model_name_or_path"

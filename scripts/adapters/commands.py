@@ -90,8 +90,8 @@ def register(root: Path, args) -> CommandResult:
     outcome, bump = card["gate"], card["bump"]
     against = f" against {outcome['compared_with']}" if "compared_with" in outcome else ""
     console.note(f"gate: {outcome['status']}{against}; {bump['kind']} version: {bump['why']}")
-    found = {"ok": True, "reference": version.reference, "folder": str(version.folder)}
-    return found | {"gate": outcome, "bump": bump}, [version.reference]
+    result = {"ok": True, "reference": version.reference, "folder": str(version.folder)}
+    return result | {"gate": outcome, "bump": bump}, [version.reference]
 
 
 def facts(version) -> dict[str, Any]:
@@ -177,12 +177,12 @@ def verify(root: Path, args) -> CommandResult:
     from adapters import verification
 
     version = version_store.resolve(root, args.reference)
-    found = verification.verify(version, Path(args.base) if args.base else None)
+    sound = verification.verify(version, Path(args.base) if args.base else None)
     line = (
-        f"ok    {found['reference']}  {found['files']} files, {console.size(found['bytes'])}, "
-        f"r {found['r']}, base: {found['base']}"
+        f"ok    {sound['reference']}  {sound['files']} files, {console.size(sound['bytes'])}, "
+        f"r {sound['r']}, base: {sound['base']}"
     )
-    return {"ok": True} | found, [line]
+    return {"ok": True} | sound, [line]
 
 
 def pack(root: Path, args) -> CommandResult:
@@ -192,12 +192,12 @@ def pack(root: Path, args) -> CommandResult:
     version = version_store.resolve(root, args.reference)
     digest = packing.pack(version, args.output)
     size = Path(args.output).stat().st_size
-    found = {"reference": version.reference, "file": args.output, "sha256": digest, "bytes": size}
-    return {"ok": True} | found, [f"{digest}  {args.output}"]
+    result = {"reference": version.reference, "file": args.output, "sha256": digest, "bytes": size}
+    return {"ok": True} | result, [f"{digest}  {args.output}"]
 
 
 def unpack(root: Path, args) -> CommandResult:
-    """Verify a zip and publish the version in it; nothing is left if anything is wrong."""
+    """Verify a zip and publish the version in it; publish nothing if anything is wrong."""
     from adapters import pack as packing
 
     version, new = packing.unpack(root, args.archive)
@@ -210,17 +210,17 @@ def diff(root: Path, args) -> CommandResult:
     from adapters import diff as difference
 
     old, new = (version_store.resolve(root, r) for r in (args.reference, args.other))
-    found = difference.diff(old, new)
-    lines = [f"{found['old']} -> {found['new']}"]
-    for key, (before, after) in found["card"].items():
+    differences = difference.diff(old, new)
+    lines = [f"{differences['old']} -> {differences['new']}"]
+    for key, (before, after) in differences["card"].items():
         lines.append(f"  {key:<40} {_short(before)} -> {_short(after)}")
-    lines += [f"  file {name} differs" for name in found["files"]]
-    for row in found["weights"][:5]:
+    lines += [f"  file {name} differs" for name in differences["files"]]
+    for row in differences["weights"][:5]:
         lines.append(
             f"  update of {row['module']}: norm {row['old']:.4g} -> {row['new']:.4g}, "
             f"apart by {row['difference']:.4g}"
         )
-    return found, lines if len(lines) > 1 else [*lines, "  no difference"]
+    return differences, lines if len(lines) > 1 else [*lines, "  no difference"]
 
 
 def _short(value: Any) -> str:
@@ -240,8 +240,8 @@ def retire(root: Path, args) -> CommandResult:
         )
     retirement.restore(version) if args.undo else retirement.retire(version, args.reason)
     state = "back" if args.undo else "retired"
-    found = {"ok": True, "reference": version.reference, "retired": version.retired}
-    return found, [f"{version.reference} {state}"]
+    result = {"ok": True, "reference": version.reference, "retired": version.retired}
+    return result, [f"{version.reference} {state}"]
 
 
 def _loading(args) -> dict[str, Any]:
@@ -256,12 +256,12 @@ def load(root: Path, args) -> CommandResult:
 
     version = version_store.resolve(root, args.reference)
     model, _, _ = load.load(version, **_loading(args))
-    found = load.describe(model)
+    facts = load.describe(model)
     line = (
-        f"ok    {version.reference}  {found['parameters']:,} parameters "
-        f"({found['adapter_parameters']:,} of the adapter), {found['dtype']} on {found['device']}"
+        f"ok    {version.reference}  {facts['parameters']:,} parameters "
+        f"({facts['adapter_parameters']:,} of the adapter), {facts['dtype']} on {facts['device']}"
     )
-    return {"ok": True, "reference": version.reference} | found, [line]
+    return {"ok": True, "reference": version.reference} | facts, [line]
 
 
 def export(root: Path, args) -> CommandResult:
@@ -291,12 +291,12 @@ def canary(root: Path, args) -> CommandResult:
 
     version = version_store.resolve(root, args.reference)
     prompts = canaries.prompts_of(args.prompts)
-    found = canaries.canary(version, prompts, args.max_new_tokens, **_loading(args))
+    outcome = canaries.canary(version, prompts, args.max_new_tokens, **_loading(args))
     lines = []
-    for row in found["prompts"]:
+    for row in outcome["prompts"]:
         lines += [row["prompt"], f"  base     {row['base']!r}", f"  adapter  {row['adapter']!r}"]
     lines.append(
-        f"ok    {version.reference}  logits change by {found['change']:.3g}, "
-        f"{found['different_answers']} of {len(found['prompts'])} answers differ"
+        f"ok    {version.reference}  logits change by {outcome['change']:.3g}, "
+        f"{outcome['different_answers']} of {len(outcome['prompts'])} answers differ"
     )
-    return found, lines
+    return outcome, lines

@@ -8,7 +8,7 @@ best one's bootstrap interval. Outcomes, kept in the card:
     first        evaluated, and there is nothing to compare with
     below_base   no version is better, but the base model itself is: registered, never selected
     unevaluated  the run has no report.json
-    forced       it is worse, and somebody said why it is registered all the same
+    forced       it is worse, and was registered with --force REASON
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def evaluation(file: Path) -> dict[str, Any] | None:
     """What a report.json measured: dataset, settings, metrics, base; None where there is none.
 
     metrics and base: {name: {"value", "low", "high"}}; a bare number is its own interval, and a
-    value that is not known (null, NaN) is no measurement. Problem for a damaged report.
+    value that is not known (null, NaN) is not a measurement. Problem for a damaged report.
     """
     report = read_json(file)
     sections = {key: report.get(key) for key in ("metrics", "base", "difference")}
@@ -59,7 +59,7 @@ def evaluation(file: Path) -> dict[str, Any] | None:
 
 
 def _damage(sections: dict[str, Any], dataset: Any) -> str | None:
-    """What in a report no eval.py wrote: a data set that is no object, a bound that is a text."""
+    """The first part of a report that eval.py would not have written, None if there is none."""
     if not isinstance(dataset, dict) or not isinstance(dataset.get("path", ""), str):
         return "its dataset is damaged"
     for section, entries in sections.items():
@@ -79,20 +79,20 @@ def _entries(section: Any) -> list[tuple[str, dict[str, Any]]]:
 
 def _metrics(section: Any) -> dict[str, dict[str, float]]:
     """The metrics whose value is known; a bound that is not known is the value itself."""
-    found = {}
+    known = {}
     for name, entry in _entries(section):
         value, low, high = (_finite(entry.get(key)) for key in ("value", "low", "high"))
         if value is not None:
-            found[name] = {
+            known[name] = {
                 "value": value,
                 "low": value if low is None else low,
                 "high": value if high is None else high,
             }
-    return found
+    return known
 
 
 def _finite(value: Any) -> float | None:
-    """A number that comparisons can use; None for NaN, the infinities, and what is no number."""
+    """A number that comparisons can use; None for NaN, the infinities, and other values."""
     return value if card_schema.is_number(value) else None
 
 
@@ -113,29 +113,29 @@ def score(measured: dict[str, dict[str, float]]) -> tuple[str, float] | None:
 
 def best(evaluated: dict[str, Any], versions: list[Version]) -> tuple[str, dict] | None:
     """(reference, metrics) of the best version on the same evaluation, None where there is none."""
-    found = []
+    measured = []
     for version in versions:
         other = version.card.get("evaluation")
         if other and same_evaluation(evaluated, other):
-            found.append((version.reference, _metrics(other["metrics"])))
+            measured.append((version.reference, _metrics(other["metrics"])))
     ours = evaluated["metrics"]
-    shared = (m for m in metrics.RANKED if m in ours and any(m in theirs for _, theirs in found))
+    shared = (m for m in metrics.RANKED if m in ours and any(m in theirs for _, theirs in measured))
     decisive = next(shared, None)
-    known = [pair for pair in found if decisive in pair[1]]
+    known = [pair for pair in measured if decisive in pair[1]]
     return max(known, key=lambda p: metrics.merit(decisive, p[1][decisive]["value"]), default=None)
 
 
 def drops(new: dict[str, dict], old: dict[str, dict]) -> list[dict[str, Any]]:
     """The metrics whose new value lies beyond the worse end of the old one's interval."""
-    found = []
+    worse = []
     for name in sorted(set(new) & set(old)):
         bound = old[name]["low" if metrics.higher_is_better(name) else "high"]
         value = new[name]["value"]
         if metrics.worse(name, value, bound):
-            found.append(
+            worse.append(
                 {"metric": name, "value": value, "best": old[name]["value"], "bound": bound}
             )
-    return found
+    return worse
 
 
 def below_base(evaluated: dict[str, Any]) -> list[str]:
@@ -154,11 +154,11 @@ def decide(
     if evaluated is None:
         console.warn("not evaluated: python scripts/eval.py measures it; never selected like this")
         return {"status": "unevaluated"}
-    found, below = best(evaluated, versions), below_base(evaluated)
-    outcome: dict[str, Any] = {"below_base": below} if evaluated["base"] else {}
+    champion, weaker = best(evaluated, versions), below_base(evaluated)
+    outcome: dict[str, Any] = {"below_base": weaker} if evaluated["base"] else {}
     worse = []
-    if found:
-        reference, best_metrics = found
+    if champion:
+        reference, best_metrics = champion
         worse = drops(evaluated["metrics"], best_metrics)
         outcome |= {"compared_with": reference, "drops": worse}
         if worse and force is None:
@@ -166,12 +166,12 @@ def decide(
                 f"worse than {reference} on the same evaluation: {drops_in_words(worse)}",
                 'train again, or register it with --force "REASON"; the reason is kept',
             )
-    if force is not None and (worse or below):
+    if force is not None and (worse or weaker):
         return {"status": "forced", "reason": force} | outcome
-    if below:
-        console.warn(f"worse than its own base model ({', '.join(below)}): never selected")
+    if weaker:
+        console.warn(f"worse than its own base model ({', '.join(weaker)}): never selected")
         return {"status": "below_base"} | outcome
-    return {"status": "passed" if found or evaluated["base"] else "first"} | outcome
+    return {"status": "passed" if champion or evaluated["base"] else "first"} | outcome
 
 
 def drops_in_words(worse: list[dict[str, Any]]) -> str:

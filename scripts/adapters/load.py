@@ -1,4 +1,4 @@
-"""Base + adapter as a model that answers. Needs the training stack (.venv-remote)."""
+"""Load a version: base and adapter as one model. Needs the training stack (.venv-remote)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from kit import console
 def base_of(
     version: Version, given: str | os.PathLike | None = None, any_base: bool = False
 ) -> Path:
-    """The folder of the version's base: `given`, or where its card's name lies on this machine.
+    """The folder of the version's base: `given`, or the place of its card's base on this machine.
 
-    Difference if another model lies there; with `any_base` that is a warning.
+    Difference if another model is there; with `any_base` that is a warning.
     """
     wanted = version.card["base"]
     folder = locate.of_card(wanted, given)

@@ -1,7 +1,7 @@
 """The metrics of an evaluation: METRICS is the one table of their names, ranges and directions.
 
 Reports, pages, the gate and the dashboard ask this table, so a new metric is one entry in it and
-the function that scores a row. It lies in the adapters room because the gate compares versions by
+the function that scores a row. It is in the adapters room because the gate compares versions by
 it; evaluation/ measures with it.
 
 Exact match and F1 are those of the SQuAD scripts, ROUGE-L is rouge-score's, BLEU is sacrebleu's.
@@ -191,7 +191,7 @@ def _mean(
 
 
 def _best_reference(score: Callable[[str, str], float]):
-    """The scorer that compares with each reference and keeps the best."""
+    """The scorer that compares with each reference and takes the best score."""
     return lambda references, tokenize: (
         lambda prediction, wanted: [max(score(prediction, reference) for reference in wanted)]
     )
@@ -235,7 +235,7 @@ ROWS_RANKED = tuple(name for name in RANKED if BY_NAME[name].row)  # the same fo
 
 
 def label(name: str) -> str:
-    """The name that people read; an unknown metric keeps its own."""
+    """The name that people read; the key itself for an unknown metric."""
     return BY_NAME[name].label if name in BY_NAME else name
 
 

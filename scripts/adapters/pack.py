@@ -1,7 +1,7 @@
-"""One version as one zip, the same bytes every time; and back, trusting nothing in the zip.
+"""Pack one version as one zip, the same bytes every time; unpack it, trusting nothing in the zip.
 
-The archive holds <name>/<vX.Y.Z>/card.json and then every file of the card, sorted, stored without
-compression (adapter weights do not compress, and zlibs differ), with one fixed date.
+The archive contains <name>/<vX.Y.Z>/card.json and then every file of the card, sorted, with one
+fixed date, stored without compression (adapter weights do not compress, and zlibs differ).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kit import card_files, console, json_files, paths, publish
 
 DATE = (1980, 1, 1, 0, 0, 0)
 RATIO = 200  # unpacked bytes a packed byte may become; more is a bomb
-# what zipfile raises for bytes that are no zip (a bad offset is "invalid argument")
+# what zipfile raises for bytes that are not a zip (a bad offset is "invalid argument")
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, ValueError,
            OSError)  # fmt: skip
 AGAIN = "pack the version again and copy the file anew"
@@ -49,8 +49,8 @@ def pack(version: version_store.Version, output: str | os.PathLike) -> str:
 def unpack(root: Path, archive: str | os.PathLike) -> tuple[version_store.Version, bool]:
     """(version, whether it is new) of a zip made by `pack`, verified before it is published.
 
-    Difference or Problem for anything that is not exactly one sound version; then nothing is left
-    behind. A version that is there with the same card is no error; with another card it is.
+    Difference or Problem for anything that is not exactly one sound version; then nothing is
+    published. If the version exists, the same card is fine and another card is an error.
     """
     path = Path(archive)
     if not path.is_file():
@@ -70,9 +70,9 @@ def unpack(root: Path, archive: str | os.PathLike) -> tuple[version_store.Versio
                 )
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise  # the disk's trouble, not the archive's
-        found = str(error).partition("\n")[0].rstrip(".") or "cut short"
-        raise Difference(path.name, f"a damaged archive ({found})", AGAIN) from None
+            raise  # an error of the disk, not of the archive
+        why = str(error).partition("\n")[0].rstrip(".") or "cut short"
+        raise Difference(path.name, f"a damaged archive ({why})", AGAIN) from None
 
 
 def _contents(opened: zipfile.ZipFile, path: Path):
@@ -91,13 +91,13 @@ def _contents(opened: zipfile.ZipFile, path: Path):
         kind = stat.S_IFMT(entry.external_attr >> 16)
         method = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
         if kind not in (0, stat.S_IFREG) or entry.flag_bits & 1 or not method:
-            found = f"{entry.filename} is a link, a device, encrypted or oddly compressed"
-            raise Difference(path.name, found, "do not use it")
+            text = f"{entry.filename} is a link, a device, encrypted or oddly compressed"
+            raise Difference(path.name, text, "do not use it")
         if entry.file_size > RATIO * max(entry.compress_size, 1) + (1 << 20):
             raise Difference(path.name, f"{entry.filename} unpacks to a bomb", "do not use it")
         owner = owner or parts[:2]
         member = "/".join(parts[2:])
-        if parts[:2] != owner or member.lower() in (m.lower() for m in members):
+        if parts[:2] != owner or member.casefold() in (m.casefold() for m in members):
             raise Difference(path.name, f"{entry.filename} does not belong there", AGAIN)
         members[member] = entry
     number = names.number(owner[1]) if owner else None
@@ -173,13 +173,13 @@ def _publish(opened, facts, members, staged: version_store.Version, final: versi
 def _extract(opened, entry, target: Path, wanted: dict[str, Any], member: str) -> None:
     """Write one member, never more bytes than the card says, and compare its hash on the way."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    digest, left = hashlib.sha256(), wanted["bytes"]
+    digest, remaining = hashlib.sha256(), wanted["bytes"]
     with opened.open(entry) as source, target.open("wb") as to:
         while block := source.read(1 << 20):
-            left -= len(block)
-            if left < 0:
+            remaining -= len(block)
+            if remaining < 0:
                 raise Difference(member, "longer than its card says: a bomb", "do not use it")
             digest.update(block)
             to.write(block)
-    if left or digest.hexdigest() != wanted["sha256"]:
+    if remaining or digest.hexdigest() != wanted["sha256"]:
         raise Difference(member, "its SHA-256 is not that of the card", AGAIN)

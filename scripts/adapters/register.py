@@ -1,4 +1,4 @@
-"""A finished run becomes a version."""
+"""Register a finished run as the next version of a name."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ def find_run(run: str | os.PathLike, runs: Path) -> tuple[Path, Path]:
         folder = runs / str(run)  # a bare name is a run's id first: `data` is a folder here, too
     if not folder.is_dir():
         known = sorted(p.name for p in runs.iterdir() if p.is_dir()) if runs.is_dir() else []
-        near = difflib.get_close_matches(Path(run).name, known, 1, 0.4)
-        hint = (
-            f"did you mean {near[0]}?" if near else f"the latest: {', '.join(known[-3:]) or 'none'}"
-        )
+        close = difflib.get_close_matches(Path(run).name, known, 1, 0.4)
+        latest = f"the latest: {', '.join(known[-3:]) or 'none'}"
+        hint = f"did you mean {close[0]}?" if close else latest
         raise console.Misuse(f"no run at {run}", hint)
     if (folder / "final").is_dir():
         return folder, folder / "final"
@@ -101,7 +100,7 @@ def register(
         if wrong:  # nobody could read the version, and its number would be taken
             raise console.Problem(
                 f"{paths.show(folder)}: its card.json would not be readable: {wrong}",
-                "copy the run again, or mend its report.json",
+                "copy the run again, or correct its report.json",
             )
         publish.json_file(version.folder / cards.FILE, whole)
 
@@ -109,7 +108,7 @@ def register(
 
 
 def warn_of_twin(there: list[version_store.Version], copied: dict[str, Any]) -> None:
-    """Say it when a version has the same weights already."""
+    """Warn where a version has the same weights already."""
     for version in there:
         if version.card["files"].get(weights.FILE) == copied[weights.FILE]:
             console.warn(f"{version.reference} has the same weights")

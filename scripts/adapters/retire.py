@@ -1,4 +1,4 @@
-"""Retired versions stay loadable by their number; @latest and ranges pass them over."""
+"""Retire a version: its number still loads it, @latest and ranges no longer choose it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def retire(version: Version, reason: str) -> None:
     if not reason.strip():
         raise console.Misuse("retiring needs a reason", '--reason "answers in the wrong language"')
     when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    publish.json_file(version.beside("retired"), {"reason": reason, "when": when})
+    publish.json_file(version.fact_file("retired"), {"reason": reason, "when": when})
 
 
 def restore(version: Version) -> None:
     """Take the mark away."""
     if not version.retired:
         raise console.Misuse(f"{version.reference} is not retired", "nothing to undo")
-    version.beside("retired").unlink()
+    version.fact_file("retired").unlink()

@@ -1,4 +1,4 @@
-"""Which model answers: the best fine-tuned version whose gate passed, else the base; and why.
+"""Select the model to serve: the best fine-tuned version whose gate passed, else the base.
 
 Every version that an entry of configs/models.yaml allows is a candidate. Two are compared by the
 score of the same evaluation; where they were evaluated on different data, the order of the
@@ -46,7 +46,7 @@ class Choice:
 
 
 def base_folder(config, name: str) -> Path | None:
-    """Where a base model of models.yaml (or any other) lies on this machine, None for nowhere."""
+    """The folder of a base model of models.yaml (or any other) on this machine, None if absent."""
     return locate.find(name, known=config.model_dump()["base_models"])
 
 
@@ -101,27 +101,27 @@ def select(root: Path, config, only: str | None = None) -> Choice:
     if not config.selection.prefer_rag_finetuned:
         why = "prefer_rag_finetuned is false"
         return Choice(default, base_folder(config, default), None, None, why, [])
-    found: list[tuple[str, version_store.Version]] = []
+    eligible: list[tuple[str, version_store.Version]] = []
     rejected: list[dict[str, str]] = []
     for name, entry in entries.items():
         good, refused = candidates(root, entry)
-        found += [(name, version) for version in good]
+        eligible += [(name, version) for version in good]
         rejected += refused
-    while found:
-        entry, winner = found[0]
-        for name, version in found[1:]:
+    while eligible:
+        entry, winner = eligible[0]
+        for name, version in eligible[1:]:
             if better(version, winner):
                 entry, winner = name, version
         try:
             verification.check_files(winner.folder, winner.card)
         except (weights.Difference, OSError) as difference:
             rejected.append({"name": winner.reference, "why": str(difference)})
-            found.remove((entry, winner))
+            eligible.remove((entry, winner))
             continue
         model = winner.card["base"]
         folder = locate.find(model["name"], model.get("revision"))
         folder = folder or base_folder(config, config.entries[entry].base_model)
-        why = reason(winner, len(found))
+        why = reason(winner, len(eligible))
         return Choice(model["name"], folder, winner, entry, why, rejected)
     why = "no adapter's gate passed" if rejected else "models.yaml has no entries"
     return Choice(default, base_folder(config, default), None, None, why, rejected)

@@ -19,24 +19,24 @@ def words(text: str) -> list[str]:
     ['the', 'hybrid', 'antelope', '你', '好']
     """
     text = unicodedata.normalize("NFKC", text).lower()
-    found: list[str] = []
+    result: list[str] = []
     last = "gap"  # what the character before was: gap, letter (or digit), or an unspaced one
     for character in text:
         kind = unicodedata.category(character)[0]
         if kind not in "LNM" or (kind == "M" and last == "gap"):
             last = "gap"
         elif kind == "M":
-            found[-1] += character
+            result[-1] += character
         elif UNSPACED.match(character):
-            found.append(character)
+            result.append(character)
             last = "unspaced"
         else:
             if last == "letter":
-                found[-1] += character
+                result[-1] += character
             else:
-                found.append(character)
+                result.append(character)
             last = "letter"
-    return found
+    return result
 
 
 def needs_unicode(reference: str) -> bool:

@@ -1,4 +1,4 @@
-"""Is a version still what its card says? Needs no torch, and no base model but to compare it."""
+"""Compare a version with its card. Needs no torch; the base model only for its own comparison."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from kit import card_files, console, publish
 def verify(version: Version, base_folder: Path | None = None) -> dict[str, Any]:
     """Facts of a sound version; raises the first Difference from its card.
 
-    The base is compared where it lies on this machine, or at `base_folder`.
+    The base is compared if it is on this machine, or in `base_folder`.
     """
     facts = version.card
     if (facts.get("name"), facts.get("version")) != (version.name, version.version):
-        found = f"it is of {facts.get('name')}@{facts.get('version')}, not of {version.reference}"
-        raise Difference(card.FILE, found, RESTORE)
+        text = f"it is of {facts.get('name')}@{facts.get('version')}, not of {version.reference}"
+        raise Difference(card.FILE, text, RESTORE)
     check_files(version.folder, facts)
     adapter = check_contents(version.folder, facts)
     return {
@@ -63,20 +63,20 @@ def present_files(folder: Path) -> list[str]:
 
 
 def check_contents(folder: Path, facts: dict[str, Any]) -> weights.Adapter:
-    """The PEFT folder holds together, and is the adapter that the card describes."""
+    """The weights fit their configuration, and both are what the card describes."""
     adapter = weights.inspect(folder)
     config = adapter.config
     for key in ("r", "lora_alpha", "target_modules", "modules_to_save"):
         if config.get(key) != facts["adapter"].get(key):
-            found = f"{key} is {config.get(key)}, the card says {facts['adapter'].get(key)}"
-            raise Difference(peft_config.FILE, found, RESTORE)
+            text = f"{key} is {config.get(key)}, the card says {facts['adapter'].get(key)}"
+            raise Difference(peft_config.FILE, text, RESTORE)
     if adapter.rank != facts["adapter"]["max_rank"]:
-        found = f"rank {adapter.rank}, the card says {facts['adapter']['max_rank']}"
-        raise Difference(weights.FILE, found, RESTORE)
+        text = f"rank {adapter.rank}, the card says {facts['adapter']['max_rank']}"
+        raise Difference(weights.FILE, text, RESTORE)
     named = config.get("base_model_name_or_path")
     if named != facts["base"]["name"]:
-        found = f"its base is {named}, the card says {facts['base']['name']}"
-        raise Difference(peft_config.FILE, found, RESTORE)
+        text = f"its base is {named}, the card says {facts['base']['name']}"
+        raise Difference(peft_config.FILE, text, RESTORE)
     template = chat_template.sha256(chat_template.of_folder(folder))
     if template and template != facts["chat_template_sha256"]:
         raise Difference("chat_template.jinja", "not the template of the card", RESTORE)
@@ -84,7 +84,7 @@ def check_contents(folder: Path, facts: dict[str, Any]) -> weights.Adapter:
 
 
 def check_base(reference: str, facts, adapter, folder: Path | None) -> str:
-    """'same', or why it was not compared; Difference where another model stands in its place."""
+    """'same', or why it was not compared; Difference for another model."""
     wanted = facts["base"]
     place = locate.of_card(wanted, folder)
     if place is None:

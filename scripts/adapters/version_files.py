@@ -1,4 +1,4 @@
-"""The files of a version: which of a run belong into it, and their copies."""
+"""Choose the files of a run that a version gets, and copy them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from adapters import names, peft_config, weights
 from kit import publish
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")  # unsafe to load, and nothing needs them
-NOT_PEFT = ("runs", "checkpoints", "card.json")  # what trackers and trainers leave there
+NOT_PEFT = ("runs", "checkpoints", "card.json")  # what trackers and trainers write there
 
 
 def sources(final: Path, report: Path) -> dict[str, Path]:
     """{name in the version: file} of a PEFT folder, and of report.json and report.html if there."""
-    found = {}
+    named = {}
     for file in sorted(final.rglob("*")):
         parts = file.relative_to(final).parts
         hidden = any(part.startswith((".", "checkpoint-")) for part in parts)
         if not (file.is_dir() or hidden or file.suffix in PICKLES or parts[0] in NOT_PEFT):
-            found["/".join(parts)] = file
+            named["/".join(parts)] = file
     reports = {"report.json": report, "report.html": report.with_suffix(".html")}
-    return found | {name: file for name, file in reports.items() if file.is_file()}
+    return named | {name: file for name, file in reports.items() if file.is_file()}
 
 
 def copy(named: dict[str, Path], stage: Path, base_name: str) -> dict[str, dict[str, Any]]:
@@ -54,5 +54,5 @@ def copy(named: dict[str, Path], stage: Path, base_name: str) -> dict[str, dict[
 
 
 def entry(file: Path) -> dict[str, Any]:
-    """The card's words for one file."""
+    """One file's entry in the card."""
     return {"sha256": publish.sha256(file), "bytes": file.stat().st_size}

@@ -1,6 +1,6 @@
-"""The versions on disk: adapters/<name>/<vX.Y.Z>/, found, chosen by name@version, published.
+"""Find, resolve and publish the versions on disk: adapters/<name>/<vX.Y.Z>/.
 
-Beside a version may lie what changes after it was made: vX.Y.Z.retired.json and
+Facts that change later are files next to the version: vX.Y.Z.retired.json and
 vX.Y.Z.canary.json. A number is never given twice, not even when a version's folder is deleted
 after it was retired.
 """
@@ -28,7 +28,7 @@ STALE = 3600  # seconds after which an unfinished staging folder belongs to nobo
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """One version: `folder` holds the PEFT files and card.json."""
+    """One version: `folder` contains the PEFT files and card.json."""
 
     name: str
     number: names.Number
@@ -59,14 +59,14 @@ class Version:
             raise Difference(cards.FILE, f"damaged: {wrong} ({self.reference})", RESTORE)
         return card
 
-    def beside(self, what: str) -> Path:
-        """The file for a fact that may change: beside('retired'), beside('canary')."""
+    def fact_file(self, what: str) -> Path:
+        """The file of a fact that may change: fact_file('retired'), fact_file('canary')."""
         return self.folder.parent / f"{self.version}.{what}.json"
 
     @property
     def retired(self) -> dict[str, Any] | None:
         """{"reason", "when"} where the version was retired. A damaged mark is a mark."""
-        file = self.beside("retired")
+        file = self.fact_file("retired")
         try:
             mark = json_files.read(file)
         except FileNotFoundError:
@@ -80,7 +80,7 @@ class Version:
     @property
     def canary(self) -> dict[str, Any] | None:
         """What the canary found, None where there was none. A damaged file counts as a failure."""
-        file = self.beside("canary")
+        file = self.fact_file("canary")
         try:
             return json_files.read(file)
         except FileNotFoundError:
@@ -127,29 +127,29 @@ def versions(root: Path, name: str) -> list[Version]:
 def matching(root: Path, reference: str) -> list[Version]:
     """Every version that 'name', 'name@v1.0.0', 'name@latest' or 'name@^1.0' allows, lowest first.
 
-    Misuse with the nearest names where there is none. Ranges and latest leave retired ones out.
+    Misuse with similar names where there is none. Ranges and latest skip retired versions.
     """
     name, wanted = names.split(reference)
-    there = versions(root, name)
-    if not there:
+    present = versions(root, name)
+    if not present:
         known = all_names(root)
-        near = difflib.get_close_matches(name, known, 1, 0.4)
+        close = difflib.get_close_matches(name, known, 1, 0.4)
         listed = f"there are: {', '.join(known)}" if known else "register a run first"
-        hint = f"did you mean {near[0]}?" if near else listed
+        hint = f"did you mean {close[0]}?" if close else listed
         raise console.Misuse(f"no adapter is named {name}", hint)
     exact = names.number(wanted if wanted.startswith("v") else f"v{wanted}")
-    eligible = {v.number: v for v in there if exact or not v.retired}
-    found = names.matches(wanted, list(eligible))
-    if not found:
-        listed = ", ".join(v.version + (" (retired)" if v.retired else "") for v in there[-5:])
+    eligible = {v.number: v for v in present if exact or not v.retired}
+    allowed = names.matches(wanted, list(eligible))
+    if not allowed:
+        listed = ", ".join(v.version + (" (retired)" if v.retired else "") for v in present[-5:])
         raise console.Misuse(f"{name} has no version {wanted}", f"there are: {listed}")
-    return [eligible[n] for n in found]
+    return [eligible[n] for n in allowed]
 
 
 def readable(root: Path, name: str) -> list[Version]:
     """The versions of `name` to compare with: not retired, and with a readable card.
 
-    One damaged card must not keep a new version out: it is a warning.
+    A damaged card is only a warning: it must not prevent a new version.
     """
     sound = []
     for version in versions(root, name):
@@ -176,13 +176,13 @@ def latest_number(root: Path, name: str) -> names.Number | None:
 
 
 def sweep(folder: Path, pattern: str) -> None:
-    """Delete what a killed command left behind, once it is older than an hour."""
-    for left in folder.glob(pattern):
+    """Delete staging folders of killed commands that are older than an hour."""
+    for leftover in folder.glob(pattern):
         with contextlib.suppress(OSError):
-            newest = max(p.stat().st_mtime for p in (left, *left.rglob("*")))
+            newest = max(p.stat().st_mtime for p in (leftover, *leftover.rglob("*")))
             if time.time() - newest > STALE:
-                shutil.rmtree(left, ignore_errors=True)
-                console.note(f"removed {paths.show(left)}, left by an interrupted command")
+                shutil.rmtree(leftover, ignore_errors=True)
+                console.note(f"removed {paths.show(leftover)}, left by an interrupted command")
 
 
 def publish_version(

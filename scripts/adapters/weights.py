@@ -1,6 +1,6 @@
-"""Reads an adapter's safetensors without torch and holds it against adapter_config.json.
+"""Read an adapter's safetensors without torch and compare it with adapter_config.json.
 
-A PEFT folder of a LoRA holds, for each adapted module of the base, lora_A [r, in] and lora_B
+A PEFT folder of a LoRA contains, for each adapted module of the base, lora_A [r, in] and lora_B
 [out, r]; the update of its weight is lora_alpha / r x B A.
 """
 
@@ -105,7 +105,7 @@ def describe(folder: Path) -> Adapter:
 
 
 def inspect(folder: Path) -> Adapter:
-    """Hold the tensors of a PEFT folder against its configuration; raise the first Difference."""
+    """Compare the tensors of a PEFT folder with its configuration; raise the first Difference."""
     adapter = describe(folder)
     config = adapter.config
     for module, parts in adapter.modules.items():
@@ -126,16 +126,16 @@ def _check_module(config: dict[str, Any], module: str, parts: dict[str, Tensor])
     if peft_config.has_target_parameter(config, module):
         return  # fused experts: one pair for all of them, of r times their number
     if not peft_config.targeted(config, module):
-        found = f"{module} is not among target_modules of {peft_config.FILE}"
-        raise Difference(FILE, found, AGAIN)
+        text = f"{module} is not among target_modules of {peft_config.FILE}"
+        raise Difference(FILE, text, AGAIN)
     rank = peft_config.rank_of(config, module)
     ranks = (*a.shape[:1], *b.shape[1:2])  # a convolution's matrices have more dimensions
     if not config.get("use_bdlora") and ranks != (rank, rank):
-        found = f"{module} has rank {ranks[0] if ranks else 0}, {peft_config.FILE} says {rank}"
-        raise Difference(FILE, found, AGAIN)
+        text = f"{module} has rank {ranks[0] if ranks else 0}, {peft_config.FILE} says {rank}"
+        raise Difference(FILE, text, AGAIN)
     if bool(config.get("use_dora")) != ("lora_magnitude_vector" in parts):
-        found = f"use_dora is {bool(config.get('use_dora'))}, {module} says otherwise"
-        raise Difference(FILE, found, AGAIN)
+        text = f"use_dora is {bool(config.get('use_dora'))}, {module} says otherwise"
+        raise Difference(FILE, text, AGAIN)
 
 
 def _check_targets(config: dict[str, Any], modules: dict[str, Any]) -> None:
@@ -145,15 +145,15 @@ def _check_targets(config: dict[str, Any], modules: dict[str, Any]) -> None:
         there = any(module == name or module.endswith(f".{name}") for module in modules)
         if there or isinstance(excluded, str) or peft_config.excluded(config, name):
             continue  # which modules a pattern takes only the base could tell
-        found = f"no weights for {name}, which {peft_config.FILE} lists in target_modules"
-        raise Difference(FILE, found, AGAIN)
+        text = f"no weights for {name}, which {peft_config.FILE} lists in target_modules"
+        raise Difference(FILE, text, AGAIN)
 
 
 def _check_full(config: dict[str, Any], full: dict[str, Tensor]) -> None:
     for name in config.get("modules_to_save") or []:
         if not any(f"{name}." in tensor for tensor in full):
-            found = f"no weights for {name}, which {peft_config.FILE} lists in modules_to_save"
-            raise Difference(FILE, found, AGAIN)
+            text = f"no weights for {name}, which {peft_config.FILE} lists in modules_to_save"
+            raise Difference(FILE, text, AGAIN)
 
 
 def _check_values(file: Path, adapter: Adapter) -> None:
@@ -209,5 +209,5 @@ def check_shapes(adapter: Adapter, base: Path) -> None:
         if config.get("fan_in_fan_out"):  # GPT-2 keeps its weights transposed
             given = given[::-1]
         if given != weight:
-            found = f"{module} is {given[0]} x {given[1]}, the base's {weight[0]} x {weight[1]}"
-            raise Difference(FILE, found, "give the base model that it was trained on (--base)")
+            text = f"{module} is {given[0]} x {given[1]}, the base's {weight[0]} x {weight[1]}"
+            raise Difference(FILE, text, "give the base model that it was trained on (--base)")

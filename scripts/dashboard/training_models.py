@@ -61,7 +61,7 @@ def _described(version: version_store.Version) -> dict[str, Any]:
         "base_metrics": _metrics(evaluated.get("base")),
         "rows": rows if run_schema.is_count(rows) else None,
         "gate": card["gate"]["status"],
-        "canary": _canary(version.beside("canary")),
+        "canary": _canary(version.fact_file("canary")),
         "vllm": vllm.command(version),
     }
 

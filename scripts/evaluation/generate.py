@@ -14,7 +14,7 @@ from training import encoding
 
 
 @contextlib.contextmanager
-def _templated(example: example_rows.Example, remedy: str = "mend or delete that row"):
+def _templated(example: example_rows.Example, remedy: str = "correct or delete that row"):
     """A template's own refusal (order of roles, tool calls) as a Problem with file and line."""
     try:
         yield
@@ -26,12 +26,12 @@ def _templated(example: example_rows.Example, remedy: str = "mend or delete that
 
 def prompts(tokenizer, examples: Sequence[example_rows.Example]) -> list[list[int]]:
     """Token ids of each prompt with the opening of the answer, by the chat template."""
-    found = []
+    encoded = []
     for example in examples:
         with _templated(example):
             text = chat_template.render(tokenizer, example.prompt, example.tools, prompt=True)
-        found.append(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return found
+        encoded.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return encoded
 
 
 def fill_references(tokenizer, examples: Sequence[example_rows.Example]) -> None:
@@ -110,12 +110,12 @@ def encode_losses(
     tokenizer, examples: Sequence[example_rows.Example], max_length: int
 ) -> list[list[dict[str, list[int]]]]:
     """The samples of each row as training sees them: the same turns, loss tokens and cut."""
-    found = []
+    encoded = []
     for example in examples:
-        with _templated(example, "mend or delete that row, or leave the loss out: --no-loss"):
+        with _templated(example, "correct or delete that row, or measure no loss: --no-loss"):
             samples = encoding.encode_turns(tokenizer, example.conversation, max_length)
-        found.append([{k: ids[:max_length] for k, ids in s.items()} for s in samples])
-    return found
+        encoded.append([{k: ids[:max_length] for k, ids in s.items()} for s in samples])
+    return encoded
 
 
 def _pad(sequences: list[list[int]], filler: int, device, left: bool = False):
@@ -146,7 +146,7 @@ def _in_batches(items: list, length, work, size: int, advance) -> list[Any]:
         chosen = order[done : done + size]
         try:
             with torch.inference_mode():
-                found = work([items[i] for i in chosen])
+                outputs = work([items[i] for i in chosen])
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             if size == 1:
@@ -157,7 +157,7 @@ def _in_batches(items: list, length, work, size: int, advance) -> list[Any]:
             size = max(1, size // 2)
             console.warn(f"out of memory: going on with batches of {size}")
             continue
-        for i, result in zip(chosen, found, strict=True):
+        for i, result in zip(chosen, outputs, strict=True):
             results[i] = result
         done += len(chosen)
         advance(len(chosen))

@@ -79,5 +79,5 @@ def _interval(value: float, drawn, settings: Settings) -> Interval:
     tail = (1 - settings.confidence) / 2 * 100
     known = [n for n in drawn if not math.isnan(n)]
     low, high = np.percentile(known, [tail, 100 - tail]) if known else (math.nan, math.nan)
-    found = {"value": value, "low": low, "high": high}
-    return {name: None if math.isnan(n) else float(n) for name, n in found.items()}
+    bounds = {"value": value, "low": low, "high": high}
+    return {name: None if math.isnan(n) else float(n) for name, n in bounds.items()}

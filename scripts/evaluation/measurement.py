@@ -23,7 +23,7 @@ class Column:
 
 
 def predictions(args, settings) -> tuple[dict[str, Any], Path | None]:
-    """(report, run folder) for rows that hold their prediction; no model, no torch."""
+    """(report, run folder) for rows with their prediction; no model, no torch."""
     examples = example_rows.read(args.predictions, settings.data.max_samples, True, True)
     column = _scored([example.prediction for example in examples], examples, settings)
     name = args.name or args.predictions.stem
@@ -56,7 +56,7 @@ def model(args, settings) -> tuple[dict[str, Any], Path | None]:
         raise _out_of_memory(error, target) from None
     facts = {
         "model": target.adapter or target.model.model_name_or_path,
-        "base_model": (target.beside or target.model).model_name_or_path,
+        "base_model": (target.compared_base or target.model).model_name_or_path,
         "left_out": read - len(examples),
         "retrieval": retrieval,
         "quantization": target.quantization.model_dump(),
@@ -105,11 +105,13 @@ def measure(target, tokenizer, examples, settings) -> list[Column]:
         return _adapter_and_base(target, tokenizer, examples, settings)
     model = loading.load_base(target.model, target.quantization)
     columns = [_column("model", model, tokenizer, examples, settings)]
-    if target.beside:
+    if target.compared_base:
         del model
         _free_memory()
-        model = loading.load_base(target.beside, target.quantization)
-        tokenizer = targets.tokenizer(targets.Target("base", target.beside, target.quantization))
+        model = loading.load_base(target.compared_base, target.quantization)
+        tokenizer = targets.tokenizer(
+            targets.Target("base", target.compared_base, target.quantization)
+        )
         columns.append(_column("base", model, tokenizer, examples, settings))
     return columns
 
@@ -199,7 +201,7 @@ def checked_losses(losses: dict[str, list[float]], what: str) -> dict[str, list[
     bad = sum(not math.isfinite(total) for total in totals)
     if bad:
         raise console.Problem(
-            f"the loss of the {what} is no number for {bad} of {len(totals)} rows",
+            f"the loss of the {what} is not a number for {bad} of {len(totals)} rows",
             "its training diverged (look at metrics.jsonl), or its base needs bfloat16",
         )
     if not any(tokens):

@@ -74,7 +74,7 @@ def render(body: dict[str, Any], run: Path | None) -> str:
 
 
 def verdict(name: str, cell: dict[str, float | None] | None) -> str:
-    """'better', 'worse', or 'no clear difference' where the interval of the difference holds 0."""
+    """'better', 'worse', or 'no clear difference' where the difference's interval contains 0."""
     if cell is None or None in cell.values():
         return "not known"
     if cell["low"] <= 0 <= cell["high"]:
@@ -108,10 +108,10 @@ def _facts(body: dict[str, Any]) -> str:
 
 def _retrieval(settings: dict[str, Any]) -> str:
     """How many passages prompts got, and in how many rows these hold a right answer."""
-    rag, found = settings["rag"], settings.get("retrieval") or {}
+    rag, retrieval = settings["rag"], settings.get("retrieval") or {}
     text = f"{rag['top_k']} passages from {rag['collection']}" if rag["collection"] else ""
-    if found.get("answer_found") is not None:
-        text += f"; an answer stands in those of {found['answer_found']:.0%} of the rows"
+    if retrieval.get("answer_found") is not None:
+        text += f"; an answer stands in those of {retrieval['answer_found']:.0%} of the rows"
     return text
 
 

@@ -21,10 +21,11 @@ def augment(
     from corpus.documents import passage_store, questions
 
     documents = loader.load("data_config.yaml").documents
-    found = passage_store.PassageStore(documents.model_copy(update={"collection": collection}))
+    chosen = documents.model_copy(update={"collection": collection})
+    passage_database = passage_store.PassageStore(chosen)
     plain = [e for e in examples if questions.RAG not in e.question]
     hits = 0
-    passages = found.search([e.question for e in plain], top_k) if plain else []
+    passages = passage_database.search([e.question for e in plain], top_k) if plain else []
     for example, nearest in zip(plain, passages, strict=True):
         before = f"{questions.numbered(nearest)}\n\n{questions.RAG}\n"
         example.prompt = _before_question(example.prompt, before)

@@ -16,14 +16,14 @@ SHOWN = 2000  # characters of a prompt or answer that a report keeps
 
 def row_facts(example: example_rows.Example, columns: Sequence[Any], i: int) -> dict[str, Any]:
     """Row `i` as reports show it; `columns` are (model) or (model, base)."""
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "row": example.number,
         "prompt": example.question[:SHOWN],
         "reference": example.references[0][:SHOWN],
     }
     for name, column in zip(("model", "base"), columns, strict=False):
-        found[name] = {"prediction": column.predictions[i][:SHOWN]} | column.scores.row(i)
-    return found
+        facts[name] = {"prediction": column.predictions[i][:SHOWN]} | column.scores.row(i)
+    return facts
 
 
 def regressions(examples, columns: Sequence[Any], most: int) -> list[dict[str, Any]]:

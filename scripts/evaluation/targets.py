@@ -1,16 +1,15 @@
-"""What --model names: a run, an adapter folder, name@version, a model folder, a registry entry."""
+"""Resolve --model: a run, an adapter folder, name@version, a model folder, a registry entry."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from config import yaml_reader
-from kit import console, paths
+from kit import console, json_files, paths
 
 
 @dataclasses.dataclass
@@ -22,7 +21,7 @@ class Target:
     quantization: Any
     adapter: Path | None = None
     run: Path | None = None
-    beside: Any = None  # the `model` section of the base that a whole model is compared with
+    compared_base: Any = None  # the `model` section of the base that a whole model is compared with
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the adapter's base
 
 
@@ -51,7 +50,7 @@ def resolve(named: str, base: str | None, settings) -> Target:
         )
     whole = folder if folder.is_dir() else _base_folder(named)
     target = Target(_short(whole), _section(str(whole), settings), settings.quantization)
-    target.beside = _section(str(_base_folder(base)), settings) if base else None
+    target.compared_base = _section(str(_base_folder(base)), settings) if base else None
     return target
 
 
@@ -72,10 +71,11 @@ def _is_version(named: str) -> bool:
 
 
 def _version(reference: str) -> tuple[str, Path]:
-    """(name@vX.Y.Z, its folder) of name@version, name@latest, name@^1.0."""
-    from adapters import version_store
+    """(name@vX.Y.Z, its folder) of name@version, name@latest, name@^1.0; its files are verified."""
+    from adapters import verification, version_store
 
     version = version_store.resolve(paths.folder("adapters"), reference)
+    verification.check_files(version.folder, version.card)
     return version.reference, version.folder
 
 
@@ -91,10 +91,10 @@ def _base_folder(name: str) -> Path:
         raise console.Problem(
             f"the base model {name} is not on this machine", "docs/MODEL_DOWNLOAD.md gets it"
         )
-    near = difflib.get_close_matches(name, known, 1, 0.4)
+    close = difflib.get_close_matches(name, known, 1, 0.4)
     raise console.Misuse(
         f"{name}: no such folder, and no model of configs/models.yaml",
-        f"did you mean {near[0]}?" if near else "give a run, a model folder, or name@version",
+        f"did you mean {close[0]}?" if close else "give a run, a model folder, or name@version",
     )
 
 
@@ -110,13 +110,13 @@ def _adapter(name: str, folder: Path, base: str | None, settings) -> Target:
         where, revision = _base_folder(base), None
     else:
         where, revision = model.model_name_or_path, model.model_revision
-    found = locate.find(str(where), revision)
-    if not found:
+    base_folder = locate.find(str(where), revision)
+    if not base_folder:
         raise console.Problem(
             f"the base model of {name} is not on this machine ({where})",
             "download it (docs/MODEL_DOWNLOAD.md), or say where it lies with --base",
         )
-    update = {"model_name_or_path": str(found), "model_revision": None}
+    update = {"model_name_or_path": str(base_folder), "model_revision": None}
     model = model.model_copy(update=update)
     quantization = began.quantization if began else settings.quantization
     target = Target(name, model, quantization, folder, identity=_identity(folder, run, config))
@@ -157,7 +157,7 @@ def _training_config(folder: Path, run: Path | None):
 
 
 def _identity(folder: Path, run: Path | None, config: dict[str, Any]) -> dict[str, Any]:
-    """{"name", hashes} of the base that the adapter was trained on, {} where nothing tells."""
+    """{"name", hashes} of the base that the adapter was trained on, {} where it is not recorded."""
     from base_model import identity, locate
 
     if run and (run / "run.json").is_file():
@@ -220,12 +220,9 @@ def _damaged(path: Path, what: str) -> console.Problem:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json_files.read(path)
     except ValueError as error:
-        raise _damaged(path, f"not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise _damaged(path, "not a JSON object")
-    return value
+        raise _damaged(path, str(error)) from None
 
 
 def _object(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
@@ -237,7 +234,7 @@ def _object(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _yaml(path: Path) -> Any:
-    """What a YAML file holds; {} for an empty one."""
+    """The content of a YAML file; {} for an empty one."""
     import yaml
 
     try:

@@ -228,7 +228,7 @@ def test_an_odd_card_is_shown_or_named_and_the_others_stay(client, version, key,
 @pytest.mark.parametrize("text", ["", "[]", DEEP, "{", "null", f'{{"format": {LONG}}}'])
 @pytest.mark.parametrize("file", ["card", "canary", "retired"])
 def test_a_damaged_file_of_a_version_takes_nothing_down(client, version, file, text):
-    path = version.folder / "card.json" if file == "card" else version.beside(file)
+    path = version.folder / "card.json" if file == "card" else version.fact_file(file)
     if path.exists():
         path.chmod(0o644)
     path.write_text(text)

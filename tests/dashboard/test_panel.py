@@ -48,7 +48,7 @@ def work(tmp_path_factory):
             (run / "report.html").write_text("<style>p{color:red}</style><p>measured</p>")
             version = manager.register(run, "mapper-lora")
         canary = {"ok": True, "change": 0.21, "different_answers": 4, "prompts": [{}] * 5}
-        version.beside("canary").write_text(json.dumps(canary))
+        version.fact_file("canary").write_text(json.dumps(canary))
         retire.retire(manager.resolve("mapper-lora@v1.0.0"), "the newer one is better")
     panel_runs.make(folder, "20261119-070000-dead", pid=4194300, age=8e4)
     panel_runs.make(folder, "20261120-070000-fa11", "failed", pid=4194300, age=4e4, error=HOSTILE)

@@ -244,7 +244,7 @@ def test_versions_come_with_metrics_and_canary(client, work):
     assert client.get("/api/v1/models").json() == {"models": []}
     run = adapter_runs.run(work, "r1", report=adapter_runs.report(0.5, base=0.2))
     version = CheckpointManager().register(run, "mapper-lora")
-    version.beside("canary").write_text('{"ok": true, "change": 0.2, "prompts": []}')
+    version.fact_file("canary").write_text('{"ok": true, "change": 0.2, "prompts": []}')
     damaged = work / "adapters" / "other-lora" / "v1.0.0"
     damaged.mkdir(parents=True)
     found = client.get("/api/v1/models").json()["models"]

@@ -251,7 +251,7 @@ def test_a_loss_that_is_no_number_ends_the_evaluation_and_a_missing_one_is_left_
     from evaluation import measurement
     from kit import console
 
-    with pytest.raises(console.Problem, match="the loss of the adapter is no number for 1 of 2"):
+    with pytest.raises(console.Problem, match="the loss of the adapter is not a number for 1 of 2"):
         measurement.checked_losses(
             {"loss_total": [1.0, math.nan], "loss_tokens": [2, 2]}, "adapter"
         )

@@ -1,8 +1,8 @@
-"""A chat template's format, found by rendering it: the texts before and after each message.
+"""Derive a chat template's format by rendering it: the texts before and after each message.
 
 Most templates only put fixed texts around the messages of each role. Those texts are cut out of a
-few rendered conversations, put together again for others, and compared: what comes out equal is
-exactly the training format, whatever the Jinja looks like; what does not is refused.
+few rendered conversations, assembled again for others, and compared. Equal texts mean that this
+is exactly the training format; a template that does more is refused.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Format:
 def find(render: Render) -> Format:
     """The Format of a template. Problem where it has none, with the conversation that differs."""
     try:
-        found = _with_system(render, _without_system(render))
+        layout = _with_system(render, _without_system(render))
     except (ValueError, IndexError):
         raise _refusal("it does not put fixed texts around messages") from None
-    for name, messages in probes(found.place != "none").items():
-        if found.render(messages) != render(messages, True):
+    for name, messages in probes(layout.place != "none").items():
+        if layout.render(messages) != render(messages, True):
             raise _refusal(f"it treats {name} in its own way")
-    return found
+    return layout
 
 
 def probes(system: bool) -> dict[str, Messages]:

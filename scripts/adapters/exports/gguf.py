@@ -69,9 +69,9 @@ def _convert(converter: Path, folder: Path, file: Path, outtype: str) -> None:
     console.say(shlex.join(words[1:]))
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not _is_gguf(file):
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["no output"]
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no output"]
         fix = "its family or tokenizer may be unknown to llama.cpp; --format merged works for all"
-        if "ModuleNotFoundError" in said[-1]:
+        if "ModuleNotFoundError" in lines[-1]:
             needed = converter.parent / "requirements" / "requirements-convert_hf_to_gguf.txt"
             fix = f"make {own.parent.parent} and install {needed} there"
-        raise console.Problem(f"{CONVERTER} failed ({said[-1]})", fix)
+        raise console.Problem(f"{CONVERTER} failed ({lines[-1]})", fix)

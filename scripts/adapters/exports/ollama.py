@@ -52,7 +52,7 @@ def modelfile_of(tokenizer) -> str:
             messages, tokenize=False, add_generation_prompt=opening
         )
 
-    found = chat_format.find(render)
+    layout = chat_format.find(render)
     bos = tokenizer.bos_token
     adds = bool(bos) and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     notes = []
@@ -60,24 +60,24 @@ def modelfile_of(tokenizer) -> str:
         notes.append("tool calls of the training template are not translated")
     if "strftime_now" in jinja:
         notes.append("the date in the template is that of this export")
-    if adds and not found.start.startswith(bos):
+    if adds and not layout.start.startswith(bos):
         notes.append(f"Ollama puts {bos} first, which the training template does not")
     for note in notes:
         console.warn(note)
     stop = [tokenizer.eos_token] if tokenizer.eos_token else []
-    end = next((t for t in tokenizer.get_added_vocab() if found.assistant[1].startswith(t)), None)
+    end = next((t for t in tokenizer.get_added_vocab() if layout.assistant[1].startswith(t)), None)
     return modelfile(
-        found, ".", sorted({*stop, *([end] if end else [])}), bos if adds else None, notes
+        layout, ".", sorted({*stop, *([end] if end else [])}), bos if adds else None, notes
     )
 
 
 def modelfile(
-    found: Format, source: str, stop: list[str], bos: str | None, notes: list[str]
+    layout: Format, source: str, stop: list[str], bos: str | None, notes: list[str]
 ) -> str:
     """The Modelfile's text. `source`: after FROM; `bos`: a token that Ollama will add by itself."""
-    text = template(without_bos(found, bos) if bos else found)
+    text = template(without_bos(layout, bos) if bos else layout)
     if '"""' in text:
-        raise console.Problem('the chat template holds """', "write the Modelfile by hand")
+        raise console.Problem('the chat template contains """', "write the Modelfile by hand")
     lines = ["# The chat template below renders exactly what the adapter was trained on."]
     lines += [f"# Note: {note}" for note in notes]
     lines += [f"FROM {source}", f'TEMPLATE """{text}"""']
@@ -88,7 +88,7 @@ def modelfile(
 def template(f: Format) -> str:
     """`f` as a Go template over .System and .Messages.
 
-    A last message of the assistant is left open, for Ollama to go on with.
+    A last message of the assistant is left open, so that Ollama continues it.
     """
     system = f"{emit(f.system[0])}{{{{ $.System }}}}{emit(f.system[1])}"
     if f.place == "block":
