@@ -74,7 +74,7 @@ class Fields:
         raise BadRow("not text", f"{self.name}{key} is {kind_of(value)}")
 
     def _part(self, part: Fields, key: str) -> str:
-        kind = part.take("type") or "text"
+        kind = part.take("type") or ("text" if "text" in part.names else "none")
         if kind not in _TEXT_PARTS:
             raise BadRow("not text", f"a part of {self.name}{key} is of type {str(kind)[:40]}")
         text = part.take("text")

@@ -110,7 +110,8 @@ def _mark(message: Message, turn: Fields, place: int) -> None:
             text = turn.text(key)
             if not assistant:
                 raise BadRow("reasoning of another", f"turn {place} ({message['role']}) has {key}")
-            message[key] = text
+            if text.strip():
+                message[key] = text
 
 
 def _json(text: str, place: int) -> Any:

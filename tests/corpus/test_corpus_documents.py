@@ -120,6 +120,32 @@ def test_a_page_without_article_gives_its_text_without_menu_and_script(tmp_path)
     assert page.text == "Hi."
 
 
+CODE = "def f(x):\n    for i in range(x):\n        print(i)\n\n\n    return x"
+
+
+def test_the_white_space_of_preformatted_text_in_a_page_stays(tmp_path):
+    told = "This page explains how a loop is written, with an example that everybody can follow. "
+    path = tmp_path / "page.html"
+    path.write_text(
+        f"<html><body><article><h1>Loops</h1><p>{told * 2}</p><pre><code>{CODE}</code></pre>"
+        f"<p>{told * 2}</p></article></body></html>"
+    )
+    (page,) = read(path, "html")
+    assert f"```\n{CODE}\n```" in page.text
+    assert CODE in passages.passages(page.text, 1200)[0]
+    assert questions.ask(page.text, "Loops", questions.Terms([page.text])) is not None
+
+
+def test_lines_of_code_and_verse_stay_lines_and_wrapped_prose_becomes_one():
+    text = f"A paragraph\nthat is wrapped.\n\n{CODE.split(chr(10) * 2)[0]}\n\nThe end."
+    lines = ["A paragraph that is wrapped.", *CODE.split("\n")[:3], "The end."]
+    assert passages.passages(text, 1200) == ["\n".join(lines)]
+    long = "\n".join(f"    line {n} of the code" for n in range(40))
+    cut = passages.passages(f"```\n{long}\n```", 300)
+    assert max(map(len, cut)) <= 300
+    assert "\n".join(cut) == f"```\n{long}\n```"
+
+
 def test_a_page_without_any_text_is_reported(tmp_path):
     path = tmp_path / "page.html"
     path.write_text("<html><body><script>render()</script></body></html>")

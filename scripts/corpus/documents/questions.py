@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from corpus.cleaning import without_blank_ends
 from corpus.documents import passages
 from corpus.documents.embedders import COMMON
 from corpus.rows import Row
@@ -91,7 +92,8 @@ def _terms(text: str) -> Iterator[str]:
 
 def ask(text: str, title: str, terms: Terms) -> Asked | None:
     """A question on a passage, or None where no sentence of it can answer one."""
-    sentences = [s for s in passages.sentences(text.replace("\n", " ")) if _whole(s)]
+    runs = passages.prose(text)
+    sentences = [s for run in runs for s in passages.sentences(run) if _whole(s)]
     topic = terms.best("\n".join(sentences), title)
     if topic is None:
         return None
@@ -156,7 +158,7 @@ def halves(passage: str) -> tuple[str, str] | None:
     if not ends:
         return None
     cut = min(ends, key=lambda end: abs(end - len(passage) / 2))
-    return passage[:cut].strip(), passage[cut:].strip()
+    return without_blank_ends(passage[:cut]), without_blank_ends(passage[cut:])
 
 
 def continuation(title: str, begin: str, end: str) -> Row:
