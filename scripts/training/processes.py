@@ -6,16 +6,20 @@ visible GPU for its DataParallel, which multiplies the batch, the loss and every
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from base_model import loading
 from kit import console
 
 GPUS_HERE = "/proc/driver/nvidia/gpus"
+NOTES = "TANDEM_LAUNCH_NOTES"  # the folder where launched processes note how they ended
 
 
 def prepare_environment() -> None:
@@ -109,17 +113,47 @@ def launch(gpus: str, script: str, arguments: list[str]) -> int:
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     words += ["--nproc_per_node", str(count), script, *arguments]
     console.note(f"{count} process(es), one a GPU")
-    received: list[int] = []
-    with subprocess.Popen(words, start_new_session=True) as torchrun:
+    with tempfile.TemporaryDirectory(prefix="tandem-launch-") as notes:
+        env = os.environ | {NOTES: notes}
+        # A session of its own: Ctrl-C of the terminal reaches the trainers through `forward` alone.
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            words, start_new_session=True, env=env, stdout=pipe, text=True
+        ) as torchrun:
 
-        def forward(signum, frame):
-            received.append(signum)
-            signal_children(torchrun.pid, signum)
+            def forward(signum, frame):
+                signal_children(torchrun.pid, signum)
 
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-            signal.signal(signum, forward)
-        code = torchrun.wait()
-    return 128 + received[0] if received and code else code
+            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+                signal.signal(signum, forward)
+            for line in torchrun.stdout:  # stdout is for the result; gloo writes there too
+                print(line, end="", file=sys.stderr if line.startswith("[Gloo]") else sys.stdout)
+            code = torchrun.wait()
+        return noted(Path(notes), code)
+
+
+def note_end(code: int, text: str = "") -> bool:
+    """Tell the launcher how this process ended; False where no launcher of ours started it.
+
+    torchrun turns every exit code but 0 into a traceback and 1, so a stop by signal ends with 0
+    and a note of its code.
+    """
+    folder = os.environ.get(NOTES)
+    if not folder:
+        return False
+    note = {"code": code, "text": text}
+    with contextlib.suppress(OSError):
+        Path(folder, os.environ.get("RANK", "0")).write_text(json.dumps(note), encoding="utf-8")
+    return True
+
+
+def noted(folder: Path, code: int) -> int:
+    """The exit code that the processes noted, else torchrun's; the cause is printed last."""
+    notes = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.iterdir())]
+    if texts := [note["text"] for note in notes if note["text"]]:
+        console.note(f"{console.program()}: {texts[0]}")
+    codes = [note["code"] for note in notes if note["code"]]
+    return codes[0] if codes else code
 
 
 def parse_count(gpus: str) -> int:
@@ -133,12 +167,7 @@ def signal_children(parent: int, signum: int) -> None:
     """Send a signal to every child process of `parent`."""
     import psutil
 
-    try:
-        children = psutil.Process(parent).children()
-    except psutil.Error:
-        return
-    for child in children:
-        try:
-            child.send_signal(signum)
-        except psutil.Error:
-            continue
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(parent).children():
+            with contextlib.suppress(psutil.Error):
+                child.send_signal(signum)

@@ -116,7 +116,9 @@ def train(recipe: TrainingRecipe, run: Path | None, checkpoint: Path | None) -> 
         writer = open_run(recipe, run, checkpoint, state.num_processes)
     prints_to_stderr = contextlib.redirect_stdout(sys.stderr)  # PPOTrainer prints
     with failures.recorded(writer, recipe.out_of_memory), prints_to_stderr:
-        return _train(recipe, run, checkpoint, writer, state.num_processes, before), run
+        code = _train(recipe, run, checkpoint, writer, state.num_processes, before)
+        state.wait_for_everyone()  # a process that leaves early breaks the others' last exchange
+        return code, run
 
 
 def open_run(
@@ -217,6 +219,14 @@ def resumable(trainer_class: type) -> type:
 
         def _load_from_checkpoint(self, *arguments, **keywords):
             self._keeping_dtypes(super()._load_from_checkpoint, *arguments, **keywords)
+
+        def _run_epoch(self, *arguments, **keywords):
+            # Resumed at its last step, transformers would take one step more.
+            finished = self.state.global_step >= self.state.max_steps
+            if finished or self.control.should_training_stop:
+                self.control.should_training_stop = True
+                return
+            super()._run_epoch(*arguments, **keywords)
 
         def _load_best_model(self):
             self._keeping_dtypes(super()._load_best_model)

@@ -101,6 +101,9 @@ def train(args, recipe, kinds: tuple[str, ...]) -> tuple[int, Any]:
         run, checkpoint = resume.choose_run(args.resume, args.run_id, recipe.settings, kinds)
     try:
         return session.train(recipe, run, checkpoint)
+    except console.Problem as problem:
+        processes.note_end(problem.code, str(problem))
+        raise
     finally:
         run_lock.release_unused(run)
 
@@ -109,4 +112,6 @@ def print_result(args, code: int, run, result: dict[str, Any]) -> int:
     """The one result on stdout of a completed run; returns the exit code."""
     if is_rank_zero() and code == console.GOOD:
         print(json.dumps(result) if args.json else run)
+    if code > 128 and processes.note_end(code):
+        return console.GOOD  # the launcher gives the noted code
     return code

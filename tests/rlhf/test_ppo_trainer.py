@@ -124,7 +124,8 @@ def test_it_improves_its_own_objective_from_an_adapter(
 ):
     began = publish.sha256_tree(final(work, "sft"))
     words = ("--confirm-run", "--algorithm", algorithm, "--run-id", algorithm, "--json")
-    changes = {"dpo": {}, "ppo": ONLINE | {"training__max_steps": 8}}.get(algorithm, ONLINE)
+    more = {"ppo": {"training__max_steps": 8}, "rloo": {"training__max_steps": 24}}
+    changes = {} if algorithm == "dpo" else ONLINE | more.get(algorithm, {})
     code = run(*words, **changes)
     out, err = capsys.readouterr()
     assert code == 0 and "the reward can rise while the answers get worse" in err

@@ -1,0 +1,212 @@
+"""What every training's session holds to: one GPU, an adapter that is read back, full memory."""
+
+import collections
+import json
+import os
+import types
+
+import pytest
+
+from kit import console
+from training import failures, processes, saving, setting_checks
+
+
+@pytest.mark.parametrize(
+    ("before", "here", "after", "said"),
+    [
+        (None, 1, "0", ""),
+        (None, 4, "0", "one GPU of 4 is used"),
+        ("2,3", 4, "2", "one GPU of 2 is used (CUDA_VISIBLE_DEVICES=2)"),
+        ("GPU-8f3,GPU-77a", 2, "GPU-8f3", "--gpus all"),
+        ("1", 4, "1", ""),
+        ("", 4, "", ""),
+    ],
+)
+def test_without_a_launcher_one_gpu_is_visible_and_that_is_said(
+    monkeypatch, capsys, tmp_path, before, here, after, said
+):
+    for card in range(here):
+        (tmp_path / f"card{card}").mkdir()
+    monkeypatch.setattr(processes, "GPUS_HERE", str(tmp_path))
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before or "")
+    if before is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    processes.keep_one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == after
+    err = capsys.readouterr().err
+    assert said in err and bool(said) == bool(err)
+
+
+def test_a_launched_process_keeps_the_gpus_that_its_launcher_gave_it(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    processes.keep_one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+def test_data_parallel_is_refused_with_what_it_would_do():
+    with pytest.raises(console.Problem, match="2 times as large as configured; start with --gpus"):
+        processes.refuse_data_parallel(types.SimpleNamespace(args=types.SimpleNamespace(n_gpu=2)))
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "", "1000"])
+def test_a_number_of_gpus_is_a_number(text):
+    with pytest.raises(console.Misuse, match="not a number of GPUs"):
+        processes.parse_count(text)
+
+
+def test_the_launcher_gives_the_noted_code_and_prints_the_cause_last(tmp_path, capsys):
+    (tmp_path / "0").write_text(json.dumps({"code": 2, "text": "no such rows; make data"}))
+    (tmp_path / "1").write_text(json.dumps({"code": 2, "text": ""}))
+    assert processes.noted(tmp_path, 1) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("no such rows; make data")
+
+
+# --- settings against base and machine ------------------------------------------------------------
+
+
+def settings(*overrides):
+    from config import loader
+
+    return loader.load("training_config.yaml", [*overrides], kind="training_config")
+
+
+LLAMA = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32,
+         "num_attention_heads": 32, "intermediate_size": 14336, "vocab_size": 128256}  # fmt: skip
+FSDP = ("training.fsdp=true", "training.gradient_checkpointing=false")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "config", "name", "status"),
+    [
+        (("model.attn_implementation=flash_attention_2",), {}, "flash attention", ("fail", "warn")),
+        (FSDP, {}, "fsdp optimizer", ("fail",)),
+        ((*FSDP, "training.optim=adamw_torch"), {}, "fsdp base", ("fail",)),
+        (("lora.modules_to_save=[lm_head]",), {"tie_word_embeddings": True}, "tied embeddings",
+         ("warn",)),
+        (("lora.r=1024",), {}, "vLLM", ("warn",)),
+        (("lora.use_dora=true",), {}, "vLLM", ("warn",)),
+        (("training.dataloader_num_workers=2",), {}, "dataloader_num_workers", ("skip",)),
+    ],
+)  # fmt: skip
+def test_settings_that_spoil_a_training_later_are_named_before_it(overrides, config, name, status):
+    checks = setting_checks.before_data(LLAMA | config, settings(*overrides))
+    found = {check.name: check.status for check in checks}
+    assert found[name] in status
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "gemma2", "phi3"])
+def test_ordinary_settings_give_no_line(model_type):
+    config = LLAMA | {"model_type": model_type, "tie_word_embeddings": model_type == "gemma2"}
+    assert setting_checks.before_data(config, settings()) == []
+    assert setting_checks.after_data(config, settings(), 300) == []
+
+
+def test_a_warm_up_longer_than_half_the_run_is_named():
+    (check,) = setting_checks.warm_up(settings("training.warmup_steps=100").training, 120)
+    assert check.status == "warn" and "100 of 120 steps" in check.found
+
+
+def test_checkpoints_that_the_disk_cannot_hold_are_named(monkeypatch):
+    monkeypatch.setattr(setting_checks, "free_space", lambda: 1 << 28)
+    (check,) = setting_checks.checkpoint_space(LLAMA, settings(), 1000)
+    assert check.status == "fail" and "save_total_limit" in check.fix
+
+
+def test_a_card_without_bfloat16_needs_float16_and_says_nothing_once_it_has_it():
+    from training import cards
+
+    t4 = [cards.named("T4")]
+    (check,) = setting_checks.on_card(settings(), t4)
+    assert check.status == "fail" and "model.dtype=float16" in check.fix
+    words = [word for word in check.fix.split() if word != "--set"]
+    assert setting_checks.on_card(settings(*words), t4) == []
+
+
+# --- with the training stack ----------------------------------------------------------------------
+
+
+@pytest.mark.remote_env
+@pytest.mark.parametrize(
+    "error",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+    ],
+)
+def test_full_memory_is_known_in_every_librarys_words(error):
+    assert failures.memory_is_full(RuntimeError(error))
+    assert not failures.memory_is_full(ValueError(error))
+    assert not failures.memory_is_full(RuntimeError("shape mismatch"))
+
+
+@pytest.fixture
+def adapted():
+    """A small model with LoRA on its two linear layers, and lora_B not zero."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    layers = {"up": torch.nn.Linear(8, 8), "down": torch.nn.Linear(8, 8)}
+    block = torch.nn.Sequential(collections.OrderedDict(layers))
+    names = LoraConfig(target_modules=["up", "down"], r=2)
+    model = get_peft_model(torch.nn.Sequential(block), names)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.5
+    return model
+
+
+@pytest.mark.remote_env
+def test_an_adapter_of_wrapped_layers_is_saved_whole(adapted, tmp_path):
+    """FSDP's activation checkpointing wraps layers: PEFT alone saves an adapter without tensors."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+        apply_activation_checkpointing,
+    )
+
+    layers = saving.adapted_layers(adapted)
+    assert layers == 2
+    block = adapted.base_model.model[0]
+    apply_activation_checkpointing(adapted, check_fn=lambda module: module is block)
+    state = {k.replace(f"{saving.WRAPPER}.", ""): v for k, v in adapted.state_dict().items()}
+    adapted.save_pretrained(tmp_path / "bare", state_dict=state)
+    with pytest.raises(console.Problem, match="0 LoRA tensors were saved, 4 were expected"):
+        saving.check_names(tmp_path / "bare", layers)
+    with saving.plain_module_names(adapted):
+        adapted.save_pretrained(tmp_path / "plain", state_dict=state)
+    saving.check_adapter(tmp_path / "plain", layers)
+
+
+@pytest.mark.remote_env
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda name, value: value * float("nan") if "lora_A" in name else value, "NaN or Inf"),
+        (lambda name, value: value * 0 if "lora_B" in name else value, "lora_B is zero in every"),
+        (lambda name, value: None if "down.lora_A" in name else value, "3 LoRA tensors were saved"),
+    ],
+)
+def test_a_saved_adapter_is_read_back_before_it_counts(adapted, tmp_path, spoil, said):
+    from safetensors.torch import load_file, save_file
+
+    adapted.save_pretrained(tmp_path)
+    saving.check_adapter(tmp_path, 2)
+    tensors = load_file(tmp_path / saving.WEIGHTS)
+    spoiled = {name: spoil(name, value) for name, value in tensors.items()}
+    kept = {name: value for name, value in spoiled.items() if value is not None}
+    save_file(kept, tmp_path / saving.WEIGHTS)
+    with pytest.raises(console.Problem, match=said):
+        saving.check_adapter(tmp_path, 2)
+
+
+@pytest.mark.remote_env
+def test_a_truncated_adapter_is_one_line(adapted, tmp_path):
+    adapted.save_pretrained(tmp_path)
+    whole = (tmp_path / saving.WEIGHTS).read_bytes()
+    (tmp_path / saving.WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(console.Problem, match="cannot be read back"):
+        saving.check_adapter(tmp_path, 2)
