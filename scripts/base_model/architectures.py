@@ -86,14 +86,26 @@ def _causal() -> dict[str, str]:
 
 
 @functools.cache
-def linear_names(model_type: str) -> frozenset[str] | None:
-    """The attributes that its source makes as linear layers (routers and experts are not)."""
+def _source(model_type: str) -> str:
+    """The source of an architecture, '' where it is not found."""
     folder = root()
     if folder is None:
-        return None
+        return ""
     special = _mapping("auto_mappings.py", "SPECIAL_MODEL_TYPE_TO_MODULE_NAME")
     module = special.get(model_type, model_type.replace("-", "_"))
-    sources = sorted((folder / "models" / module).glob("modeling_*.py"))
-    text = "".join(path.read_text(encoding="utf-8") for path in sources)
-    names = frozenset(_LINEAR.findall(text))
-    return names or None
+    files = sorted((folder / "models" / module).glob("modeling_*.py"))
+    return "".join(path.read_text(encoding="utf-8") for path in files)
+
+
+def linear_names(model_type: str) -> frozenset[str] | None:
+    """The attributes that its source makes as linear layers (routers and experts are not)."""
+    return frozenset(_LINEAR.findall(_source(model_type))) or None
+
+
+def attention(model_type: str, wanted: str) -> str | None:
+    """`wanted` where the architecture has that attention, None for its own default."""
+    flag = {"sdpa": "_supports_sdpa", "flash_attention_2": "_supports_flash_attn"}.get(wanted)
+    source = _source(model_type)
+    if flag and source and not re.search(rf"{flag}(?:_2)?\s*=\s*True", source):
+        return None
+    return wanted

@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from base_model import description, locate
+from base_model import architectures, description, locate
 from kit import console, paths
 
 ADAPTER = "adapter_model.safetensors"
@@ -77,13 +77,13 @@ def load_base(model, quantization, scores: bool = False, sharded: bool = False) 
     place: Any = device()
     if place == "cuda":
         place = int(os.environ.get("LOCAL_RANK", "0"))
-    has_attention = description.config(folder).get("model_type") != "mamba"
+    kind = str(description.read_config(folder).get("model_type", ""))
     return load(
         folder,
         dtype=model.dtype,
         device_map=None if sharded else {"": place},
         quantization=quantization,
-        attention=model.attn_implementation if has_attention else None,
+        attention=architectures.attention(kind, model.attn_implementation),
         scores=scores,
     )
 

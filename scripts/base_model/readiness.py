@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from base_model import base_checks, description, lora_modules, tokenizer_checks
+from base_model import architectures, base_checks, description, lora_modules, tokenizer_checks
 from base_model.description import Description
 from kit import console
 from kit.report import Check
@@ -21,9 +21,18 @@ def checks(model: Description, settings) -> list[Check]:
     lora_modules.check(model, settings.lora)
     made = base_checks.checks(model, settings.model.model_revision, settings.quantization)
     made += lora_modules.checks(model, settings.lora)
+    made += attention(model, settings.model.attn_implementation)
     text = f"{settings.model.model_name_or_path} ({model.model_type}"
     text += f", {base_checks.amount(model)})" if model.tensors else ")"
     return [Check("base model", "ok", text), *(c for c in made if c.status in ("warn", "fail"))]
+
+
+def attention(model: Description, wanted: str) -> list[Check]:
+    """flash_attention_2 in an architecture that has none; sdpa falls back by itself."""
+    if wanted != "flash_attention_2" or architectures.attention(model.model_type, wanted):
+        return []
+    text, fix = f"{model.model_type} has no {wanted}", "set model.attn_implementation: sdpa"
+    return [Check("attention", "fail", text, fix)]
 
 
 def require(settings) -> Description:
