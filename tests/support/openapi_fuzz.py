@@ -16,7 +16,7 @@ from urllib.parse import quote
 import httpx
 import jsonschema
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from support.checkout import ROOT
@@ -167,7 +167,7 @@ def drive(document: Document, method: str, path: str, operation: dict[str, Any],
     seen: set[int] = set()
 
     @settings(max_examples=examples, deadline=None, derandomize=True, database=None,
-              suppress_health_check=list(HealthCheck))  # fmt: skip
+              phases=[Phase.generate], suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(document.requests(method, path, operation))
     def run(request):
         seen.add(document.ask(method, request, operation))
