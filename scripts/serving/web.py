@@ -104,7 +104,8 @@ def uvicorn_server(app, *, busy: int, drain: float, on_exit: Callable[[], None] 
     return BoundedServer(
         uvicorn.Config(
             app, http=connections.protocol(connections.room_for(busy)), log_level="error",
-            access_log=False, server_header=False, proxy_headers=False, ws="none", lifespan=lifespan,
+            access_log=False, server_header=False, proxy_headers=False, ws="none",
+            lifespan=lifespan,
             timeout_graceful_shutdown=drain,
         )
     )  # fmt: skip
