@@ -8,8 +8,6 @@ from __future__ import annotations
 import copy
 import json
 
-import hypothesis
-import hypothesis.strategies as st
 import pytest
 
 from adapters import (
@@ -25,6 +23,8 @@ from adapters import (
 from kit import console, json_files
 from support import adapter_runs
 
+hypothesis = pytest.importorskip("hypothesis", reason="drawn values need .venv-local")
+st = hypothesis.strategies
 NUMBERS = st.one_of(st.integers(), st.integers(10**300, 10**301), st.floats(), st.booleans())
 TEXTS = st.one_of(
     st.text(max_size=20),
