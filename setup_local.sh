@@ -85,15 +85,13 @@ place_caches 3
 find_python
 ok "python  $PYTHON_VERSION ($PYTHON, $PYTHON_MACHINE)"
 step "Disk space"
-check_stage "$PYTHON" "$KIT_ROOT/scripts/setup/preflight.py" local
-check_stage "$PYTHON" "$KIT_ROOT/scripts/check_storage.py" --brief
+check_stage look_before_installing
 step "Folders"
 make_folders
 ok "folders  ${FOLDERS[*]}"
 step "Packages"
 install_environment venv
 step "Summary"
-env_state
 summary
 STEP=''
 note "next: make validate"

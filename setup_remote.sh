@@ -149,12 +149,10 @@ ok "python  $PYTHON_VERSION ($PYTHON, $PYTHON_MACHINE)"
 step "NVIDIA driver and GPU"
 check_stage check_gpu
 step "Disk space"
-check_stage "$PYTHON" "$KIT_ROOT/scripts/setup/preflight.py" remote
-check_stage "$PYTHON" "$KIT_ROOT/scripts/check_storage.py" --brief
+check_stage look_before_installing
 step "Packages ($BACKEND)"
 install_environment "$BACKEND"
 step "Summary"
-env_state
 summary
 STEP=''
 if [ "$ALLOW_CPU" = yes ]; then

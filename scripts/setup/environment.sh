@@ -288,6 +288,16 @@ fail_line() {
   FAILED=yes
 }
 
+# look_before_installing: the place, and the room on every disk that matters, side by side.
+look_before_installing() {
+  local code=0 place
+  "$PYTHON" -E -S "$KIT_ROOT/scripts/setup/preflight.py" "$ENV_NAME" &
+  place=$!
+  "$PYTHON" -E -S "$KIT_ROOT/scripts/check_storage.py" --brief || code=$?
+  wait "$place" || code=$?
+  return "$code"
+}
+
 # summary: what is there now, on stdout.
 summary() {
   local site names

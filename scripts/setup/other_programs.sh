@@ -29,37 +29,47 @@ forget_variables() {
 }
 
 # --- pip's configuration ------------------------------------------------------------------------
-# pip_conf KEY: its value in the first of pip's files that has it; further lines become spaces.
+# pip_conf: KEY=value lines of the network settings in pip's files, the first file that has a key
+# before the others; what stands on further lines of a value follows after a space.
 pip_conf() {
-  local file
+  local file files=()
   for file in "${PIP_CONFIG_FILE:-}" "${XDG_CONFIG_HOME:-$HOME/.config}/pip/pip.conf" \
     "$HOME/.pip/pip.conf" "$HOME/Library/Application Support/pip/pip.conf" \
     /etc/xdg/pip/pip.conf /etc/pip.conf; do
-    if [ -f "$file" ] && [ -r "$file" ]; then
-      awk -v wanted="$1" '
-        /^[ \t]*[#;]/ { next }
-        /^\[/ { here = /^\[(global|install|download)\]/; key = ""; next }
-        /^[ \t]/ { if (key == wanted) { sub(/^[ \t]+/, ""); value = value " " $0 } ; next }
-        here && /[=:]/ {
-          key = $0; sub(/[ \t]*[=:].*/, "", key); gsub(/_/, "-", key)
-          if (key == wanted) { value = $0; sub(/^[^=:]*[=:][ \t]*/, "", value) }
-        }
-        END { sub(/^ +/, "", value); if (value == "") exit 1; print value }' "$file" && return 0
-    fi
+    if [ -f "$file" ] && [ -r "$file" ]; then files+=("$file"); fi
   done
-  return 0
+  if [ "${#files[@]}" -eq 0 ]; then return 0; fi
+  awk '
+    BEGIN {
+      n = split("index-url extra-index-url find-links no-index trusted-host cert client-cert " \
+        "proxy timeout retries keyring-provider", words, " ")
+      for (i = 1; i <= n; i++) keep[words[i]] = 1
+    }
+    FNR == 1 { here = 0; key = "" }
+    /^[ \t]*[#;]/ { next }
+    /^\[/ { here = /^\[(global|install|download)\]/; key = ""; next }
+    /^[ \t]/ { if (key != "") { sub(/^[ \t]+/, ""); value[key] = value[key] " " $0 } ; next }
+    here && /[=:]/ {
+      key = $0; sub(/[ \t]*[=:].*/, "", key); gsub(/_/, "-", key)
+      if (!(key in keep) || (key in from && from[key] != FILENAME)) { key = ""; next }
+      from[key] = FILENAME; value[key] = $0; sub(/^[^=:]*[=:][ \t]*/, "", value[key])
+    }
+    END {
+      for (key in value) {
+        name = toupper(key); gsub(/-/, "_", name); sub(/^ +/, "", value[key])
+        if (value[key] != "") print "PIP_" name "=" value[key]
+      }
+    }' "${files[@]}"
 }
 
 # pip_settings: the network settings of pip's files as variables, and no other entry of them:
 # `user`, `prefix`, `target` or `no-binary` would send uv elsewhere or refuse to fetch it.
 pip_settings() {
-  local key name value
-  for key in index-url extra-index-url find-links no-index trusted-host cert client-cert proxy \
-    timeout retries keyring-provider; do
-    name=PIP_$(printf '%s' "$key" | tr 'a-z-' 'A-Z_')
-    value=${!name:-$(pip_conf "$key")}
-    if [ -n "$value" ]; then export "$name=$value"; fi
-  done
+  local line name
+  while IFS= read -r line; do
+    name=${line%%=*}
+    if [ -z "${!name:-}" ]; then export "$name=${line#*=}"; fi
+  done < <(pip_conf)
   export PIP_CONFIG_FILE=/dev/null PIP_DISABLE_PIP_VERSION_CHECK=1
 }
 
