@@ -49,7 +49,7 @@ rlhf: ## reward model and PPO, RLOO, GRPO or DPO (off unless rlhf.yaml says enab
 adapters: ## the versions there are (ARGS="show mapper-lora@latest")
 	@$(RUN) either checkpoint_manager.py $(or $(ARGS),list)
 serve: ## an OpenAI-compatible API on loopback: make serve CHECKPOINT=mapper-lora@v1.0.0
-	@$(RUN) remote model_server.py $(if $(CHECKPOINT),--checkpoint "$$CHECKPOINT") $(ARGS)
+	@$(RUN) remote model_server.py $(if $(CHECKPOINT),--checkpoint "$$CHECKPOINT") $(if $(ENGINE),--engine "$$ENGINE") $(ARGS)
 panel: ## one page on loopback: runs, versions, a new run, base and adapter side by side
 	@$(RUN) remote panel.py $(ARGS)
 notebook: ## notebooks/tandem_colab.ipynb from its readable source (ARGS=--check compares)

@@ -55,6 +55,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--dtype", choices=("bfloat16", "float16", "float32"), help="default: that of the files")
     add("--load-in-4bit", action=argparse.BooleanOptionalAction, help="the base in 4 bits: a third"
         " of the memory; default: as the first version was trained")  # fmt: skip
+    add("--engine", choices=("own", "vllm"), default="own",
+        help="vllm: on a host with an NVIDIA GPU where vLLM is installed")  # fmt: skip
     add("--host", default="127.0.0.1", help="the address to listen on")
     add("--port", type=whole, default=8000, help="0: any free one")
     add("--token-file", type=Path, metavar="FILE", help="mode 0600; or the"
@@ -84,6 +86,10 @@ def main(argv: list[str] | None = None) -> int:
     versions = model_catalog.choose(args.checkpoint, args.base)
     options = model_catalog.BaseOptions(args.device, args.dtype, args.load_in_4bit, args.any_base)
     catalog = model_catalog.check(versions, args.base, options)
+    if args.engine == "vllm":
+        from serving import vllm_front
+
+        vllm_front.words(catalog, 0, args.rows, args.max_length)  # refuses before it listens
     sock, loopback = web.listen(args.host, args.port, token)
     from serving import server_app, service
 
@@ -93,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
 
     limits = service.Limits(args.rows, args.queue, args.timeout, args.max_body, args.max_length)
     hosts = (*web.LOOPBACK, args.host) if loopback else None
-    bounds = server_app.ServerOptions(hosts, token, limits, args.drain)
+    bounds = server_app.ServerOptions(hosts, token, limits, args.drain, args.engine)
     return server_app.run(catalog, sock, bounds, announce)
 
 

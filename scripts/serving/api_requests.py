@@ -189,13 +189,7 @@ Request = TypeVar("Request", ChatRequest, CompletionRequest)
 
 def read(body: bytes, kind: type[Request]) -> Request:
     """The request in `body`; ApiError 400 that names the first thing wrong."""
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        place = f" (line {error.lineno}, column {error.colno})" if hasattr(error, "lineno") else ""
-        raise ApiError(400, "invalid_json", f"the body is not valid JSON{place}") from None
-    if not isinstance(given, dict):
-        raise ApiError(400, "invalid_json", "the body must be a JSON object")
+    given = read_object(body)
     for name in [key for key in given if key in NOT_SUPPORTED or key in WITHOUT_EFFECT]:
         value = given.pop(name)
         if name in NOT_SUPPORTED and value is not None and value not in NOT_SUPPORTED[name]:
@@ -207,6 +201,18 @@ def read(body: bytes, kind: type[Request]) -> Request:
         raise _refusal(error.errors()[0], kind) from None
     except RecursionError:
         raise ApiError(400, "invalid_json", "the body is nested too deep") from None
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`; ApiError 400 where there is none."""
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        place = f" (line {error.lineno}, column {error.colno})" if hasattr(error, "lineno") else ""
+        raise ApiError(400, "invalid_json", f"the body is not valid JSON{place}") from None
+    if not isinstance(given, dict):
+        raise ApiError(400, "invalid_json", "the body must be a JSON object")
+    return given
 
 
 def schemas(template: str) -> dict[str, Any]:

@@ -116,6 +116,8 @@ async def _answer(request: Request, kind: type[ChatRequest] | type[CompletionReq
     service = service_of(request)
     request.state.model = ""  # what the request is counted under, once that is known
     try:
+        if service.relays:
+            return await service.relay(request)
         exchange = await _begin(request, service, kind)
     except Exception as error:
         status = 499 if isinstance(error, ClientDisconnect) else getattr(error, "status", 500)

@@ -30,6 +30,7 @@ class ServerOptions:
     token: str | None = None
     limits: Limits = Limits()
     drain: float = 30  # seconds to finish in after a signal
+    engine: str = "own"  # or "vllm"
 
 
 def create_app(service: Service, rules: web.GuardRules) -> FastAPI:
@@ -71,7 +72,11 @@ def run(
             announce({"url": url, "models": ids, "pid": os.getpid()})
 
     limits, drain = options.limits, options.drain
-    service = Service(catalog, limits, changed)
+    if options.engine == "vllm":
+        from serving.vllm_front import VllmService as service_class
+    else:
+        service_class = Service
+    service = service_class(catalog, limits, changed)
     rules = web.GuardRules(options.hosts, options.token, limits.body, PROBES)
     server = web.uvicorn_server(
         create_app(service, rules), busy=limits.rows + limits.queue + 64, drain=drain + 5,

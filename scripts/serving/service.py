@@ -40,6 +40,8 @@ class Limits:
 class Service:
     """`state` is loading, ready, failed (then `problem` says why) or draining."""
 
+    relays = False  # whether requests are handed on as they came (serving/vllm_front.py)
+
     def __init__(self, catalog: Catalog, limits: Limits | None = None,
                  changed: Callable[[Service], None] = lambda service: None):  # fmt: skip
         self.catalog, self.limits, self._changed = catalog, limits or Limits(), changed
