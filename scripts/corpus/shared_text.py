@@ -78,12 +78,14 @@ def differ(one: Row, other: Row, threshold: float, width: int) -> bool:
     rests = ["\n".join(piece for piece in side if piece not in shared) for side in sides]
     answers = [answers_of(row) for row in (one, other)]
     small, large = sorted((deduplication.normal(rest) for rest in rests), key=len)
-    if small not in large:
-        texts = [f"{rest}\n{answer}" for rest, answer in zip(rests, answers, strict=True)]
-    elif min(map(len, answers)) >= _ANSWER:
+    if small in large:
+        if min(map(len, answers)) < _ANSWER:
+            return False
         texts = answers
+    elif deduplication.normal(answers[0]) == deduplication.normal(answers[1]):
+        texts, threshold = rests, threshold / 2  # a sentence with a word changed is not another
     else:
-        return False
+        texts = [f"{rest}\n{answer}" for rest, answer in zip(rests, answers, strict=True)]
     return deduplication.jaccard(*deduplication.shingle_sets(texts, width)) < threshold
 
 

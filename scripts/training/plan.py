@@ -195,6 +195,8 @@ def _describe(coded, settings, facts: dict[str, Any], world_size: int) -> list[C
                 "supervised_tokens": e.supervised,
                 "cut": e.cut,
                 "dropped": e.unsupervised,
+                "keys_not_used": dict(e.unused),
+                "left_out": dict(e.left_out),
             }
             for name, e in coded.items()
         },
@@ -209,6 +211,9 @@ def _describe(coded, settings, facts: dict[str, Any], world_size: int) -> list[C
 
 def _data_check(name: str, coded: encoding.EncodedRows) -> Check:
     found = f"{len(coded.rows):,} rows, {coded.tokens:,} tokens, {coded.supervised:,} with loss"
+    for what, counts in (("left out", coded.left_out), ("keys not used", coded.unused)):
+        if counts:
+            found += f"; {what}: " + ", ".join(f"{name} {n:,}" for name, n in counts.most_common())
     problems = {
         f"{coded.cut} cut at max_length": coded.cut,
         f"{coded.unsupervised} dropped without loss": coded.unsupervised,

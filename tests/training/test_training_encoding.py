@@ -7,7 +7,7 @@ import pytest
 from base_model import family_templates, miniature
 from kit import console, jsonl
 from support import tiny
-from training import encoding
+from training import encoding, plan
 
 CALL = {
     "id": "abcdef123",
@@ -122,6 +122,15 @@ def test_the_real_tool_templates_rules_hold(tokenizer, request, tmp_path):
     two["messages"][2]["tool_calls"] = [CALL | {"id": "1"}]
     two["messages"][3]["tool_call_id"] = "1"
     assert encoding.encode_file(write(path, [two]), tokenizer, 4096).rows  # ids are made anew
+
+
+def test_keys_that_no_row_uses_and_rows_that_are_not_to_be_learned_are_counted(tokenizer, tmp_path):
+    rows = [row | {"score": 3} for row in tiny.rows(3)] + [tiny.rows(4)[3] | {"label": False}]
+    coded = encoding.encode_file(write(tmp_path / "rows.jsonl", rows), tokenizer, 4096)
+    assert (coded.read, len(coded.rows)) == (4, 3)
+    assert coded.unused == {"score": 3} and coded.left_out == {"labelled undesirable": 1}
+    found = plan._data_check("train", coded).found
+    assert "keys not used: score 3" in found and "left out: labelled undesirable 1" in found
 
 
 def test_a_turn_of_weight_0_is_outside_the_loss(tokenizer, tmp_path):

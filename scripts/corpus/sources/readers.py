@@ -32,6 +32,13 @@ def lfs_pointer(head: bytes) -> str:
     return "a Git LFS pointer, not the file itself" if pointer else ""
 
 
+def is_unreadable(path: Path) -> bool:
+    """Whether reading the whole file will only say why it cannot be read."""
+    with open(path, "rb") as f:
+        head = f.read(SNIFF)
+    return not head or bool(lfs_pointer(head)) or looks_binary(head)
+
+
 class Unreadable(Exception):
     """A file that is empty, binary or in another encoding; the text says which and the remedy."""
 

@@ -132,7 +132,7 @@ def _choose(path: Path, recipes: dict, by_name: bool = True) -> tuple[str | None
 
 def _misfit(path: Path, recipe) -> str:
     """'' where the recipe can read the file, or where reading it will say what is broken."""
-    if recipe.kind not in ("csv", "jsonl") or path.stat().st_size == 0:
+    if recipe.kind not in ("csv", "jsonl") or readers.is_unreadable(path):
         return ""
     head = readers.first_records(path, recipe.kind, recipe.encoding)
     if not head:
