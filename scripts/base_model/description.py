@@ -42,10 +42,9 @@ _LAYER = re.compile(r"\.(\d+)\.")
 
 
 def config(model: str | os.PathLike, revision: str | None = None) -> dict[str, Any]:
-    """config.json of a model on this machine, with the values of its text model under Llama's
-    names. Problem where there is none."""
+    """The `sizes` of a model on this machine. Problem where there is none."""
     folder = model if isinstance(model, Path) else locate.require(str(model), revision)
-    return normalised(read_config(folder))
+    return read(folder).sizes
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -189,6 +188,35 @@ class Description:
     @property
     def weight_bytes(self) -> int:
         return sum(nbytes(*tensor) for tensor in self.tensors.values())
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """`config` with what the headers count: what estimates of memory and time stand on."""
+        return self.config | {"measured": self.measured}
+
+    @property
+    def measured(self) -> dict[str, Any] | None:
+        """Parameters counted from the headers, None without weights or with packed ones.
+
+        linear: {name: (inputs, outputs, layers)} of the text model; experts: routed experts, which
+        4 bits leave in full precision; other: embeddings, head, norms, vision and audio.
+        """
+        packed = "quantization_config" in self.raw
+        if not self.tensors or packed or self.names != set(self.tensors):
+            return None
+        counts = {n: math.prod(shape) for n, (_, shape) in self.tensors.items()}
+        experts = sum(count for name, count in counts.items() if is_expert(name))
+        sizes: dict[str, collections.Counter] = {}
+        for layer in self.linears:
+            sizes.setdefault(layer.name, collections.Counter())[layer.inputs, layer.outputs] += 1
+        linear = {}
+        for name, found in sizes.items():  # where layers differ, the usual size stands for all
+            (inputs, outputs), _ = found.most_common(1)[0]
+            total = sum(i * o * n for (i, o), n in found.items())
+            linear[name] = (inputs, outputs, max(1, round(total / (inputs * outputs))))
+        rest = sum(counts.values()) - experts
+        rest -= sum(layer.inputs * layer.outputs for layer in self.linears)
+        return {"linear": linear, "experts": experts, "other": rest}
 
     def dtypes(self) -> dict[str, int]:
         """{dtype: how many values} of the tensors, the most common first."""

@@ -37,6 +37,7 @@ class ModelShape:
     expert_parameters: int = 0  # fused experts, which 4 bits leave in full precision
     active_inner: int = 0  # width of the feed-forward that one token passes
     state: int = 0  # of a state-space model: numbers that each channel carries along
+    counted_others: int = 0  # what is neither linear nor expert, where the files were counted
 
     @property
     def linear_parameters(self) -> int:
@@ -45,6 +46,8 @@ class ModelShape:
     @property
     def other_parameters(self) -> int:
         """Embeddings, head and norms: never quantised."""
+        if self.counted_others:
+            return self.counted_others
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
         return embeddings + self.hidden * (2 * self.layers + 1)
 
@@ -54,7 +57,21 @@ class ModelShape:
 
 
 def of_config(config: dict[str, Any]) -> ModelShape:
-    """The shape that a config.json describes. Problem where it names no sizes that we know."""
+    """The shape that a config.json describes. Problem where it names no sizes that we know.
+
+    `measured` in it, which base_model/description.py counts in the weights' headers, decides.
+    """
+    shape, files = _by_names(config), config.get("measured")
+    if not files:
+        return shape
+    return dataclasses.replace(
+        shape, linear=files["linear"], expert_parameters=files["experts"],
+        counted_others=files["other"],
+    )  # fmt: skip
+
+
+def _by_names(config: dict[str, Any]) -> ModelShape:
+    """The shape by the layers of Llama and Mamba, for a model whose weights are not here."""
     text = config.get("text_config")
     section = {**config, **text} if isinstance(text, dict) else config
     hidden, layers = _size(section, HIDDEN), _size(section, LAYERS)

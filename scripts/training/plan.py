@@ -112,7 +112,7 @@ def make(
     facts: dict[str, Any] = {"method": method(settings), "model": settings.model.model_name_or_path}
     model = attempt(checks, "base model", lambda: readiness.describe(settings))
     if model:
-        config = model.config
+        config = model.sizes
         checks += readiness.checks(model, settings)
         checks += setting_checks.before_data(config, settings)
         case = attempt(checks, "memory", lambda: supervised_case(config, settings))
