@@ -6,7 +6,7 @@ export HOST RAW DRY_RUN CHECKPOINT REMOTE_DIR
 RUN := scripts/kit/run.sh
 CONFIRMED = $(filter-out 0 no No NO n false False off,$(CONFIRM))
 YES = $(if $(CONFIRMED),--confirm)
-.PHONY: help setup-local setup-remote lock validate storage gpu verify-model sync-up sync-down data ingest adapters train eval rlhf serve panel notebook pipeline rehearse embeddings drill-embeddings test test-fast lint bench
+.PHONY: help setup-local setup-remote lock validate storage gpu verify-model sync-up sync-down drill-sync data ingest adapters train eval rlhf serve panel notebook pipeline rehearse embeddings drill-embeddings test test-fast lint bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^# ---/ {print "\n" substr($$0, 7)} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,8 @@ sync-up: ## kit, configs and data to HOST (DRY_RUN=1 plans)
 	@scripts/sync_to_remote.sh $(ARGS)
 sync-down: ## adapters and reports from HOST (DRY_RUN=1 plans)
 	@scripts/sync_from_remote.sh $(ARGS)
+drill-sync: ## edits, kills and full disks at random moments of both, then every byte is looked for
+	@$(RUN) local ../tests/transfer/drill_sync.py $(ARGS)
 
 # --- the work, here; plans unless CONFIRM=1
 data: ## RAW, or generated examples, to data/processed/train_sft.jsonl and val_sft.jsonl

@@ -120,29 +120,34 @@ put_over() {
 """
 
 
-def prologue(root: str, kept: str) -> list[str]:
-    """What every commit begins with: functions, the lock, and which Python can swap two names."""
+def prologue(root: str, kept: str, stage: str) -> list[str]:
+    """What every commit begins with: functions, the lock, and which Python can swap two names.
+
+    It makes the staging folder its own: a commit that goes on there after its connection is lost
+    takes nothing of what the next sync stages.
+    """
     source = Path(__file__).with_name("exchange.py").read_text(encoding="utf-8")
     return [
         "set -e", f"cd {quote(root)}", f"kept={quote(f'./{kept}')}", LOCK, PUT,
         f"exchange={quote(source)}", "swapper=$(command -v python3 || true)",
         '[ -z "$swapper" ] || "$swapper" -I -S -c "import ctypes" 2>/dev/null || swapper=',
-        'take_lock', 'mkdir -p "$kept"',
+        'take_lock', 'mkdir -p "$kept"', f"stage={quote(stage)}", 'rm -rf "$stage".*',
+        'if [ -d "$stage" ]; then mv "$stage" "$stage.$$"; stage=$stage.$$; fi',
     ]  # fmt: skip
 
 
-def placing(stage: str, names: list[str], over: set[str]) -> list[str]:
+def placing(names: list[str], over: set[str]) -> list[str]:
     """The commands that put `names` in place; those in `over` replace a file that is known there.
 
     Few commands for many files: neighbours in one folder share one. Keeps the order.
     """
-    return _batches(names, lambda n: "put_over" if n in over else "put_new", f"{stage}/")
+    return _batches(names, lambda n: "put_over" if n in over else "put_new", '"$stage"/')
 
 
 def moving_aside(names: list[str]) -> list[str]:
     """The commands that move `names` to $kept."""
     lines = []
-    for line in _batches(names, lambda n: "aside", ""):
+    for line in _batches(names, lambda n: "aside", "./"):
         _, where, files = line.split(" ", 2)
         lines.append(f'mkdir -p "$kept"{where}; mv -f {files} "$kept"{where}')
     return lines
@@ -153,7 +158,7 @@ def _batches(names: list[str], verb, source: str) -> list[str]:
     batch: list[str] = []
     for n, name in enumerate(names):
         folder = os.path.dirname(name)
-        batch.append(quote(f"./{source}{name}"))
+        batch.append(source + quote(name))
         following = names[n + 1] if n + 1 < len(names) else None
         ends = following is None or os.path.dirname(following) != folder
         if ends or verb(following) != verb(name) or len(batch) == BATCH:

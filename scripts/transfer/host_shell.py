@@ -82,7 +82,8 @@ def probe_script(host: Host, listing: str, stage: str = "") -> str:
     `stage`: this laptop's staging folder in the kit there; the fact `staged` says that it exists.
     """
     staged = f"{quote(host.root)}/{quote(stage)}" if stage else ""
-    look = f"[ ! -d {staged} ] || echo staged yes\n" if stage else ""
+    look = f"for one in {staged} {staged}.*; do [ ! -d $one ] || echo staged yes; done\n"
+    look = look if stage else ""
     return (
         f"{HEAD}root={quote(host.root)}\n{LISTING}{FACTS}{look}"
         f'if cd "$root" 2>/dev/null; then echo there yes; echo; list_files {listing}; '

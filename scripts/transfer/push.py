@@ -15,7 +15,15 @@ from kit import console
 from transfer import carriers, host_shell, sync_lines
 from transfer.exclusions import STAY
 from transfer.frame import Limits
-from transfer.host import TRIES, ConnectionLost, Host, open_host, quote, wait_to_retry
+from transfer.host import (
+    TRIES,
+    ConnectionLost,
+    Host,
+    ScriptFailed,
+    open_host,
+    quote,
+    wait_to_retry,
+)
 from transfer.listing import LISTING_BYTES, HostState
 from transfer.local_files import Background, LocalFiles
 from transfer.push_plan import PushPlan
@@ -51,9 +59,11 @@ class Push:
                 try:
                     self._once()
                     break
-                except ConnectionLost as lost:
+                except (ConnectionLost, ScriptFailed) as lost:
+                    # after a lost connection the script there may go on and cross this one
+                    again = tries or isinstance(lost, ConnectionLost)
                     tries += 1
-                    if tries > TRIES or not self.host.reached:
+                    if tries > TRIES or not again or not self.host.reached:
                         raise
                     wait_to_retry(self.host.name, lost, tries)
         self._sum_up(time.monotonic() - began)
@@ -145,7 +155,8 @@ class Push:
         """Drop what earlier, abandoned transfers left there."""
         lines = []
         if self.state.facts.get("staged"):
-            lines.append(f"rm -rf {quote(self.host.root)}/{quote(stage_name())}")
+            stage = f"{quote(self.host.root)}/{quote(stage_name())}"
+            lines += [f"rm -rf {stage} {stage}.*", f"rmdir {stage.rpartition('/')[0]} || true"]
         if self.state.was_read:
             strays = [p for p in self.state.listing().files if p.endswith("/.tandem-link")]
             lines += [f"rm -f {quote(self.host.root)}/{quote(path)}" for path in strays]

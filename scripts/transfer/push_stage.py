@@ -124,9 +124,9 @@ class PushStage:
         `known`: {path: signature there} of what an earlier sync left; `over`: paths that exist.
         """
         lines = [host_shell.HEAD, host_shell.LISTING]
-        lines += commit_shell.prologue(self.host.root, self.kept)
+        lines += commit_shell.prologue(self.host.root, self.kept, f"./{self.folder}")
         lines += commit_shell.moving_aside(aside)
-        lines += commit_shell.placing(self.folder, names, over)
+        lines += commit_shell.placing(names, over)
         limits = Limits(stdout=LISTING_BYTES)
         try:
             output = self.host.run_lines(lines, limits)
@@ -167,7 +167,8 @@ class PushStage:
             lines.append(f"rm -f {' '.join(words[n : n + commit_shell.BATCH])}")
         here = quote(f"./{self.kept.rstrip('/')}")
         lines.append(f"find {here} -depth -type d -exec rmdir {{}} \\; 2>/dev/null")
-        lines.append(f"rm -rf {quote(self.folder)}; rmdir .incoming .replaced 2>/dev/null")
+        stage = quote(self.folder)
+        lines.append(f"rm -rf {stage} {stage}.*; rmdir .incoming .replaced 2>/dev/null")
         # find fails on a loop of links or a closed folder, too: what it lists is all the same
         lines += ["echo done yes; echo", f"list_files {listing} || true"]
         if kept:

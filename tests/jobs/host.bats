@@ -66,7 +66,7 @@ own_code() {
     </dev/null >/dev/null 2>"$WORK/stderr" 3>&- &
   CHILD=$!
   until_true test -e "$THERE/began"
-  pkill -9 -P "$(cat "$SSHD/sshd.pid")"
+  cut_line
   ends_with 1
   grep -q 'the connection failed or was lost' "$WORK/stderr"
 }
@@ -211,6 +211,31 @@ watches_run() {
 }
 
 # bats test_tags=slow
+@test "a detached job has the variables of its session, not those of an old tmux server" {
+  there ssh
+  command -v tmux >/dev/null || skip "no tmux here; apt-get install tmux"
+  mkdir "$BATS_TEST_TMPDIR/tmux"
+  OLD=there-before TMUX_TMPDIR="$BATS_TEST_TMPDIR/tmux" tmux new-session -d -s old 'sleep 60'
+  printf 'TMUX_TMPDIR=%s NEW="a b"; export TMUX_TMPDIR NEW\n' "$BATS_TEST_TMPDIR/tmux" >"$SSHD/env"
+  run_there --detach "$JOB" -- sh -c 'echo "<$NEW> <$OLD>"'
+  first=$status
+  watch "$JOB"
+  TMUX_TMPDIR="$BATS_TEST_TMPDIR/tmux" tmux kill-server
+  rm "$SSHD/env"
+  [ "$first" -eq 0 ]
+  [ "$output" = "<a b> <>" ]
+  [ -z "$(ls "$THERE/.jobs/$JOB/" | grep environment)" ]
+}
+
+@test "a job that does not start is not reported as started" {
+  there folder
+  mkdir -p "$THERE/.jobs/$JOB/pid" # a folder where its pid has to be
+  run_there --detach "$JOB" -- true
+  expect 1
+  case $output in *"runs on"*) return 1 ;; esac
+}
+
+# bats test_tags=slow
 @test "a detached job outlives the connection, without tmux too" {
   there ssh
   far_path sh dd mkdir rm cat nohup sleep tee mv date tail tr ls head kill env wc
@@ -218,7 +243,7 @@ watches_run() {
   rm "$SSHD/env"
   expect 0
   says "(nohup)"
-  pkill -9 -P "$(cat "$SSHD/sshd.pid")" || true
+  cut_line
   touch "$THERE/go"
   watch "$JOB"
   expect 0
@@ -242,7 +267,7 @@ watches_run() {
   [ "$(cat "$WORK/out")" = $'one\ntwo' ]
 }
 lost() {
-  pkill -9 -P "$(cat "$SSHD/sshd.pid")" || true
+  cut_line
   grep -q 'the run there goes on; again in' "$WORK/stderr"
 }
 

@@ -16,6 +16,8 @@ transfer_setup_file() {
   elif ! "$REPOSITORY/tests/sshd.sh" start "$SSHD" >"$BATS_FILE_TMPDIR/sshd.vars"; then
     return 1
   fi
+  printf 'for pid in $(pgrep -P "$(cat %q)"); do kill -9 "$pid" $(pgrep -P "$pid" sshd); done\n' \
+    "$SSHD/sshd.pid" >"$SSHD/cut" 2>/dev/null || true
   export SKIP_RSYNC=''
   command -v rsync >/dev/null || SKIP_RSYNC="no rsync here; apt-get install rsync"
 }
@@ -151,6 +153,10 @@ path_without() {
   for tool in "$@"; do rm -f "$made/$tool"; done
   printf '%s\n' "$made"
 }
+
+# cut_line: end every session of the sshd, as a pulled cable does; also where sshd of an ordinary
+# user puts a second process between. It may have none.
+cut_line() { sh "$SSHD/cut" || true; }
 
 # slow_rsync: from now on rsync here moves 500 KB a second, so that a test can interfere.
 slow_rsync() {

@@ -571,7 +571,7 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
   "$KIT/scripts/sync_to_remote.sh" "$HOST_NAME" </dev/null >"$WORK/stdout" 2>"$WORK/stderr" 3>&- &
   CHILD=$!
   until_true arriving
-  pkill -P "$(cat "$SSHD/sshd.pid")"
+  cut_line
   ends_with 0
   grep -q 'connection lost' "$WORK/stderr"
   cmp "$WORK/data/processed/big" "$THERE/data/processed/big"
@@ -590,6 +590,28 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
   ends_with 0
   grep -q 'connection lost' "$WORK/stderr"
   cmp "$WORK/data/processed/big" "$THERE/data/processed/big"
+}
+
+# bats test_tags=slow
+@test "a connection that is lost while the host lists, hashes or puts in place is taken up again" {
+  use ssh
+  mkdir "$BATS_TEST_TMPDIR/lies"
+  printf 'PATH=%s:$PATH; export PATH\n' "$BATS_TEST_TMPDIR/lies" >"$SSHD/env"
+  up
+  expect 0
+  for tool in find openssl xargs mv rm; do
+    printf '#!/bin/sh\nif mkdir "%s" 2>/dev/null; then sh "%s"; sleep 9; fi\nexec "%s" "$@"\n' \
+      "$BATS_TEST_TMPDIR/cut-$tool" "$SSHD/cut" "$(command -v "$tool")" >"$BATS_TEST_TMPDIR/lies/$tool"
+    chmod +x "$BATS_TEST_TMPDIR/lies/$tool"
+    printf '%s\n' "$tool" | tee "$WORK/data/processed/for-$tool" >>"$WORK/data/processed/train_sft.jsonl"
+    up
+    expect 0
+    says "again in" "SHA-256 verified"
+    [ -d "$BATS_TEST_TMPDIR/cut-$tool" ]
+    diff -r "$WORK/data/processed" "$THERE/data/processed"
+    rm "$BATS_TEST_TMPDIR/lies/$tool"
+  done
+  rm "$SSHD/env"
 }
 
 @test "a file rewritten while it travels arrives as it is in the end" {

@@ -225,7 +225,7 @@ def test_units_are_versions_and_finals():
 
 def test_a_commit_moves_many_files_with_few_commands_and_manifests_last(tmp_path):
     names = [f"data/processed/d{n % 4}/f{n}" for n in sorted(range(800), key=lambda n: n % 4)]
-    moves = commit_shell.placing("stage", [*names, "data/processed/manifest.json"], set())
+    moves = commit_shell.placing([*names, "data/processed/manifest.json"], set())
     assert len(moves) == 5
     assert "manifest.json" in moves[-1]
 
