@@ -136,7 +136,7 @@ def test_two_trainings_are_compared_and_the_second_call_trains_nothing(
     words = [*tiny.options(training__max_steps=5),
              "--set", "safety.dry_run=false", "--set", "quantization.load_in_4bit=false",
              "--set", "eval:generation.max_new_tokens=4", "--set", "eval:data.max_samples=4",
-             "--set", "eval:metrics.bootstrap_samples=10",
+             "--set", "eval:metrics.bootstrap_samples=100",
              "--try", "lora.r=4,8", "--confirm", "--json"]  # fmt: skip
     code, out = run(capsys, *words)
     first = json.loads(out)["candidates"]
