@@ -1,5 +1,5 @@
 # The readable source of tandem_colab.ipynb: edit here, then `python scripts/build_notebook.py`.
-# Cells begin with `# %%`; what stands above the first one is not in the notebook.
+# Cells begin with `# %%`; what is above the first one is not in the notebook.
 
 # %% [markdown]
 # # Tandem: train a LoRA adapter in Colab

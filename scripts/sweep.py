@@ -51,21 +51,21 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):  # nothing is downloaded by itself
         os.environ.setdefault(name, "1")
-    from workflow import candidates, sweep
+    from workflow import candidates, sweep_runs
 
     chosen = candidates.draw(candidates.parse_values(args.values), args.random, args.seed)
     common = ["--config", f"lora:{args.config}", "--processes", str(args.processes)]
     common += [word for text in args.sets for word in ("--set", text)]
-    compared = sweep.Sweep(args.name, args.metric, chosen, common)
+    compared = sweep_runs.Sweep(args.name, args.metric, chosen, common)
     lora_sets = [text.removeprefix("lora:") for text in args.sets]
     lora_sets = [text for text in lora_sets if ":" not in text.partition("=")[0]]
-    sweep.check(compared, args.config, lora_sets)
+    sweep_runs.check(compared, args.config, lora_sets)
     log = paths.workdir() / ".cache" / "sweep"
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
-        made = sweep.run(compared, log) if args.confirm else sweep.plan(compared, log)
+        made = sweep_runs.run(compared, log) if args.confirm else sweep_runs.plan(compared, log)
     if not args.confirm:
         return show_plan(compared, made, args.json)
-    return show_result(args, made, sweep.table(made, args.metric))
+    return show_result(args, made, sweep_runs.table(made, args.metric))
 
 
 def show_result(args: argparse.Namespace, rows: list, table: str) -> int:

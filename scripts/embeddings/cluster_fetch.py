@@ -15,16 +15,13 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embeddings import cluster_ssh, shards
+from embeddings import child_processes, cluster_ssh, shards
 from embeddings.cluster_link import ClusterLink
 from embeddings.cluster_listing import ClusterListing, ShardFile
 from embeddings.credentials import Cluster
@@ -91,38 +88,7 @@ def sync(clusters: list[Cluster], options: FetchOptions) -> list[ClusterResult]:
             ]
             return await asyncio.gather(*[fetch.run() for fetch in fetches])
 
-        return run_until_signal(fetch_all())
-
-
-def run_until_signal(work: Coroutine) -> Any:
-    """asyncio.run, where SIGINT and SIGTERM cancel `work` and every process of it ends first."""
-    received: list[int] = []
-
-    async def supervised() -> Any:
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
-
-        def stop(number: int) -> None:
-            received.append(number)
-            task.cancel()
-
-        for number in before:
-            loop.add_signal_handler(number, stop, number)
-        return await work
-
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
-    before = {number: signal.getsignal(number) for number in numbers}
-    try:
-        return asyncio.run(supervised())
-    except asyncio.CancelledError:
-        if not received:
-            raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if received[0] == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise SystemExit(128 + received[0])
+        return child_processes.run_until_signal(fetch_all())
 
 
 @contextlib.contextmanager

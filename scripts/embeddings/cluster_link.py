@@ -17,7 +17,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from embeddings import cluster_listing, cluster_ssh, processes
+from embeddings import child_processes, cluster_listing, cluster_ssh
 from embeddings.cluster_listing import BrokenListing, ClusterListing, ShardFile
 from embeddings.cluster_ssh import ClusterDown
 from embeddings.cluster_transfer import ClusterTransfer
@@ -47,7 +47,7 @@ class ClusterLink:
         if cluster.secret:
             self.env |= cluster_ssh.offer_password(cluster, private / f"p{number}")
         self.master: asyncio.subprocess.Process | None = None
-        self.master_errors: processes.ErrorTail | None = None
+        self.master_errors: child_processes.ErrorTail | None = None
         self.lock = asyncio.Lock()
         self.rsync_there, self.noisy = False, False
         self.pass_fds: tuple[int, ...] = ()
@@ -95,7 +95,7 @@ class ClusterLink:
         process = await asyncio.create_subprocess_exec(
             *command, "sh", stdin=pipe, stdout=pipe, stderr=pipe, env=self.env
         )
-        errors = processes.ErrorTail(process)
+        errors = child_processes.ErrorTail(process)
         kept = False
         try:
             text = cluster_listing.script(self.cluster.remote_dir, self.pattern, token)
@@ -107,7 +107,7 @@ class ClusterLink:
             )
             kept = master
         except BrokenListing as broken:
-            await processes.end(process)
+            await child_processes.end(process)
             raise cluster_ssh.down(self.cluster, await errors.text() or str(broken)) from None
         except asyncio.TimeoutError:
             raise ClusterDown(
@@ -119,7 +119,7 @@ class ClusterLink:
             if kept:
                 self.master, self.master_errors = process, errors
             else:
-                await processes.end(process)
+                await child_processes.end(process)
                 errors.close()
         return self.checked(listing)
 
@@ -142,7 +142,7 @@ class ClusterLink:
         """End the shared connection, if there is one."""
         master, self.master = self.master, None
         if master:
-            await processes.end(master)
+            await child_processes.end(master)
             self.master_errors.close()
 
     async def fetch(self, files: dict[str, ShardFile], into: Path) -> None:
@@ -151,4 +151,4 @@ class ClusterLink:
 
     async def run(self, command: list[str], **options: Any) -> tuple[int, str]:
         """(exit code, end of stderr) of a command that uses this connection."""
-        return await processes.run(command, env=self.env, pass_fds=self.pass_fds, **options)
+        return await child_processes.run(command, env=self.env, pass_fds=self.pass_fds, **options)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from embeddings import cluster_ssh, processes
+from embeddings import child_processes, cluster_ssh
 from embeddings.cluster_listing import BANNER_BYTES, SILENCE_SECONDS, ShardFile
 from kit import console, publish
 from transfer.host import TRIES, wait_before
@@ -61,10 +61,10 @@ class ClusterTransfer:
         tool = cluster_ssh.local_rsync() if usable else None
         by_rsync = {n: f for n, f in files.items() if tool and not f.link}
         lists = shares(by_rsync, PARALLEL)
-        await processes.every([self.by_rsync(tool, names, into) for names in lists])
+        await child_processes.every([self.by_rsync(tool, names, into) for names in lists])
         gate = asyncio.Semaphore(PARALLEL)
         rest = {n: f for n, f in files.items() if n not in by_rsync}
-        await processes.every([self.by_tail(n, f, into, gate) for n, f in rest.items()])
+        await child_processes.every([self.by_tail(n, f, into, gate) for n, f in rest.items()])
 
     async def by_rsync(self, tool: str, names: list[str], into: Path) -> None:
         """One rsync for several files. It goes on with what it had of an interrupted one."""
@@ -105,7 +105,7 @@ class ClusterTransfer:
                 code, stderr = await self.link.run(
                     [*self.link.ssh(), command], take=frame.take, silence=SILENCE_SECONDS
                 )
-            except processes.Silent:
+            except child_processes.Silent:
                 return 255, f"no byte within {SILENCE_SECONDS} s"
         if frame.too_long:
             part.unlink()
@@ -150,7 +150,7 @@ class ClusterTransfer:
             code, _ = await self.link.run(
                 [*self.link.ssh(), command], take=take, silence=10 * SILENCE_SECONDS
             )
-        except processes.Silent:
+        except child_processes.Silent:
             return True
         digest = bytes(answer).partition(f"{token}\n".encode())[2][:64]
         return code != 0 or digest.decode("ascii", "replace") == await asyncio.to_thread(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from embeddings import shard_rows, shards
-from embeddings.pickles import machine, reader
+from embeddings.pickles import pickle_machine, reader
 from kit import console
 from support import embeddings_hostile as hostile
 from support.embeddings_cage import read_in_a_cage
@@ -207,7 +207,7 @@ def test_reading_a_large_shard_touches_only_its_ends(tmp_path):
     path = shard(tmp_path / "cluster1_gpu0.pkl", vectors(4000, 256), 0, protocol=5)
     taken = []
 
-    class Counting(machine.PickleMachine):
+    class Counting(pickle_machine.PickleMachine):
         def fill(self, n):
             super().fill(n)
             taken.append(len(self.buf))

@@ -8,7 +8,7 @@ import sweep as command
 from kit import console
 from support import tiny
 from support.checkout import ROOT
-from workflow import candidates, sweep
+from workflow import candidates, sweep_runs
 
 # Answers as the training manager does: the loss is learning_rate-like in r, so that r=16 is best.
 MANAGER = """
@@ -34,7 +34,7 @@ def work(tmp_path, monkeypatch):
     monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
     (tmp_path / "manager.py").write_text(MANAGER)
     (tmp_path / "adapters" / "runs").mkdir(parents=True)
-    monkeypatch.setattr(sweep, "MANAGER", tmp_path / "manager.py")
+    monkeypatch.setattr(sweep_runs, "MANAGER", tmp_path / "manager.py")
     return tmp_path
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from embeddings.pickles import reader
-from embeddings.pickles.machine import PickleMachine
+from embeddings.pickles.pickle_machine import PickleMachine
 from embeddings.pickles.record_scan import KEYS, RecordScan
 from embeddings.pickles.values import PickleRefused
 

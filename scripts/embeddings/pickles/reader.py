@@ -16,7 +16,7 @@ import os
 import struct
 from typing import Any
 
-from embeddings.pickles.machine import PickleMachine
+from embeddings.pickles.pickle_machine import PickleMachine
 from embeddings.pickles.values import PickleRefused
 from kit import console
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 ERROR_BYTES = 64 << 10  # of stderr that are kept: its end
@@ -101,3 +103,34 @@ async def end(process: asyncio.subprocess.Process) -> None:
                 stop()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(process.wait(), 5)
+
+
+def run_until_signal(work: Coroutine) -> Any:
+    """asyncio.run, where SIGINT and SIGTERM cancel `work` and every process of it ends first."""
+    received: list[int] = []
+
+    async def supervised() -> Any:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+        def stop(number: int) -> None:
+            received.append(number)
+            task.cancel()
+
+        for number in before:
+            loop.add_signal_handler(number, stop, number)
+        return await work
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        return asyncio.run(supervised())
+    except asyncio.CancelledError:
+        if not received:
+            raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received[0] == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + received[0])
