@@ -65,7 +65,7 @@ class Batch:
         return torch.tensor(tokens, device=self.mask.device)[:, None]
 
     def join(self, other: Batch) -> None:
-        """Take over the rows of `other`, padded on the left to the longer of the two."""
+        """Take over the rows of `other`, padded on the left to the longer; sorted by adapter."""
         import torch
 
         length = max(self.mask.shape[1], other.mask.shape[1])
@@ -78,6 +78,9 @@ class Batch:
                     pair = [_widen(part, length, along) for part in pair]
                 _replace(mine, place, torch.cat(pair))
         self.answers = self.answers + other.answers
+        order = sorted(range(len(self.answers)), key=lambda i: self.answers[i].adapter)
+        if order != list(range(len(order))):  # rows of one adapter are one group
+            self.keep(order)
 
     def keep(self, rows: list[int]) -> None:
         """Only these rows stay; columns that none of them uses are cut off."""

@@ -220,6 +220,7 @@ class Engine:
         """A new batch and its ids [rows, longest], padded on the left: prompts, tokens so far."""
         import torch
 
+        answers = sorted(answers, key=lambda answer: answer.adapter)
         longest = max(answer.length for answer in answers)
         ids = torch.zeros((len(answers), longest), dtype=torch.long)
         mask = torch.zeros_like(ids)

@@ -1,7 +1,8 @@
 """One forward pass over a batch's rows: positions, adapters, prompts read in pieces.
 
-Rows of different adapters share a pass (PEFT's adapter_names). A pass that raises leaves nothing
-behind: PEFT would keep the rows' adapters in hooks, and later batches would answer with them.
+Rows of different adapters share a pass: as groups (grouped_lora.py), or by PEFT's adapter_names
+where an adapter is more than LoRA. A pass that raises leaves nothing behind: PEFT would keep the
+rows' adapters in hooks, and later batches would answer with them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from serving.batch import Batch
+from serving.grouped_lora import GroupedLora
 
 BASE = "__base__"  # PEFT's name for "no adapter"
 PIECE = 2048  # tokens of a row that are read at once: what a pass needs beside the cache
@@ -28,6 +30,8 @@ class ForwardPass:
         self.config = base.config
         self._takes = inspect.signature(base.forward).parameters
         self._active: str | None = None
+        grouped = mixed and hasattr(model, "peft_config")
+        self._grouped = GroupedLora.install(model) if grouped else None
 
     def logits(self, batch: Batch, ids, first: bool):
         """The logits [rows, vocabulary] of what follows `ids` [rows, n], as float32.
@@ -67,6 +71,8 @@ class ForwardPass:
         """What makes each row use its adapter: PEFT's faster way where all use the same."""
         if not hasattr(self.model, "peft_config"):
             return contextlib.nullcontext({})
+        if self._grouped:
+            return self._grouped.rows(names)
         if names[0] == BASE and not self.mixed:
             return self._without_adapter()
         if names[0] == BASE or len(set(names)) > 1:

@@ -85,9 +85,14 @@ def break_decoding(model, layer=1):
     return model.get_base_model().model.layers[layer].register_forward_pre_hook(raise_).remove
 
 
-def test_a_broken_step_of_several_adapters_leaves_no_hook_and_ends_nobody(llama):
+@pytest.mark.parametrize("grouped", [True, False], ids=["groups", "hooks"])
+def test_a_broken_step_of_several_adapters_leaves_nothing_and_ends_nobody(grouped, monkeypatch):
     """PEFT keeps the rows' adapters in hooks when a mixed pass raises: later rows got them."""
-    tokenizer, model = llama
+    from serving import forward
+
+    if not grouped:
+        monkeypatch.setattr(forward.GroupedLora, "install", lambda model: None)
+    tokenizer, model = lora_model("llama")
     desk = Desk(tokenizer, model, start=False)
     running = [desk.answer([11, 12], name, 40) for name in ("a0", "a1", "a0", "a1")]
     steps, mend = [], []
@@ -205,3 +210,36 @@ def test_a_long_prompt_is_read_in_pieces_with_the_same_answer(family, monkeypatc
         given.append([row.tokens for row in rows])
         assert family == "mamba" or (desk.engine.steps > 13) == (piece == 16)
     assert given[0] == given[1]
+
+
+def test_rows_are_sorted_into_one_group_for_each_adapter(llama, monkeypatch):
+    from serving import grouped_lora
+
+    tokenizer, model = llama
+    desk = Desk(tokenizer, model, start=False)
+    seen = []
+    groups = grouped_lora.groups
+
+    def noted(names):
+        seen.append(groups(names))
+        return seen[-1]
+
+    monkeypatch.setattr(grouped_lora, "groups", noted)
+    names = ["a1", "a0", "__base__", "a1", "a0", "__base__", "a1"]
+    size = model.config.vocab_size  # padding too, as generate() has it
+    rows = [desk.answer([11 + i], name, 6 + i, vocabulary=size) for i, name in enumerate(names)]
+    desk.engine.submit(rows[:4])
+    desk.engine.start()
+    desk.engine.submit(rows[4:])
+    desk.finish(rows)
+    desk.engine.close()
+    assert seen and all(len(found) == len({name for name, _ in found}) for found in seen)
+    for row in rows:
+        assert row.tokens == tokens_alone(model, row)
+
+
+def test_adapters_of_other_kinds_take_pefts_own_way():
+    from serving.grouped_lora import GroupedLora
+
+    assert GroupedLora.install(lora_model("llama", use_dora=True)[1]) is None
+    assert GroupedLora.install(lora_model("llama", modules_to_save=["lm_head"])[1]) is None

@@ -120,7 +120,6 @@ def test_what_vllm_cannot_serve_is_refused_before_anything_starts(work, monkeypa
     from kit import console
     from serving import model_catalog, vllm_front
 
-    adapter_runs.run(work, "three", modules_to_save=["lm_head"])
     adapter = register.register(work / "adapters", "one", "fine-lora")
     catalog = model_catalog.check([adapter], None, model_catalog.BaseOptions())
     assert "--enable-lora" in vllm_front.words(catalog, 1, 2, None)
