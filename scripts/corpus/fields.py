@@ -19,9 +19,9 @@ _KINDS = {bool: "true or false", int: "a number", float: "a number", dict: "an o
 
 def is_empty(value: Any) -> bool:
     """Nothing there: null, NaN (what pandas writes for a missing cell), '', [] or {}."""
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or (isinstance(value, str | list | dict) and not value)
+    if value is None or value == "" or value == [] or value == {}:
+        return True
+    return isinstance(value, float) and math.isnan(value)
 
 
 def kind_of(value: Any) -> str:

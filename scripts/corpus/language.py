@@ -20,7 +20,7 @@ _ENGLISH = frozenset(
         r"\w+",
         "the of and to in is that for it was with as his on be at by had not are but from or have "
         "an they which one you were all her she there would their we him been has when who will no "
-        "more if out so what",
+        "more if out so what this your my just about want know can get",
     )
 )
 _WORD = re.compile(r"[a-z']+")

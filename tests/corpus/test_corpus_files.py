@@ -164,3 +164,23 @@ def test_rejects_are_written_where_the_refusal_says_so(prep, tmp_path):
     last = refused(prep("--input", source, "--rejects", rejects), 1)
     assert "see each one with --rejects FILE" in last
     assert [json.loads(line)["row"] for line in rejects.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_keys_of_no_known_format_can_be_given_a_recipe_as_the_refusal_says(prep, tmp_path):
+    rows = [{"query": row["prompt"], "reply": row["completion"]} for row in distinct(20)]
+    source = write(tmp_path / "in.jsonl", rows)
+    for given in (source, tmp_path):
+        assert "--set recipes.NAME=" in refused(prep("--input", given), 1)
+    mine = "recipes.mine={kind: jsonl, user: '{query}', assistant: '{reply}'}"
+    done = prep("--input", source, "--recipe", "mine", "--set", mine, "--confirm")
+    assert done.returncode == 0, done.stderr
+    assert len(read_out(tmp_path)[0]) == 19
+
+
+def test_an_encoding_given_in_the_recipe_is_used(prep, tmp_path):
+    body = "title,subreddit\n" + "".join(f"Café opening number {n},TheOnion\n" for n in range(9))
+    (tmp_path / "a.csv").write_bytes(body.encode("cp1252"))
+    done = prep("--input", tmp_path / "a.csv", "--set", "recipes.headlines.encoding=cp1252",
+                "--set", "deduplication.near=false", "--confirm")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Café" in json.dumps(read_out(tmp_path)[0], ensure_ascii=False)

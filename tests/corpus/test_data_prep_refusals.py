@@ -248,15 +248,6 @@ def test_generated_rows_replace_real_ones_only_where_that_is_said(inside, tmp_pa
         assert inside(data_prep, *few, *more, "--confirm").returncode == 0
 
 
-def test_an_encoding_given_in_the_recipe_is_used(prep, tmp_path):
-    body = "title,subreddit\n" + "".join(f"Café opening number {n},TheOnion\n" for n in range(9))
-    (tmp_path / "a.csv").write_bytes(body.encode("cp1252"))
-    done = prep("--input", tmp_path / "a.csv", "--set", "recipes.headlines.encoding=cp1252",
-                "--set", "deduplication.near=false", "--confirm")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Café" in json.dumps(read_out(tmp_path)[0], ensure_ascii=False)
-
-
 def test_rows_that_are_all_in_another_language_name_the_switch(prep, tmp_path):
     text = "Der alte Fluss lief an dem Haus vorbei, und alle wussten davon schon lange. "
     rows = [{"prompt": f"{r['prompt']} {text * 4}", "completion": text} for r in distinct(6)]

@@ -15,6 +15,8 @@ from corpus.rows import BadRow, Document, Reject, Row, Unwanted
 from corpus.sources import file_kinds, listing, readers
 from kit import console
 
+KEYS = "rename them as docs/DATA.md says, or --set recipes.NAME= a recipe with user and assistant"
+
 
 class Source(NamedTuple):
     """One file and the recipe that reads it. `name` is how messages and rows call the file."""
@@ -41,7 +43,8 @@ def find_sources(
             raise console.Misuse(f"{root}: {why}", "give a file, or a folder of files")
         name, why = _choose(root, recipes, by_name=forced is None)
         if name is None:
-            raise console.Problem(f"{root}: {why}", "see docs/DATA.md, or name one with --recipe")
+            remedy = KEYS if why.startswith("its keys") else "name a recipe with --recipe"
+            raise console.Problem(f"{root}: {why}", remedy)
         return [Source(listing.shown(root.name), root, name, recipes[name])], []
     files, others = listing.below(root)
     if without is not None:
@@ -68,7 +71,7 @@ def find_sources(
         first = f"{skipped[0].source}: {skipped[0].detail}"
         raise console.Problem(
             f"{root}: none of its {len(files)} files can be read ({first})",
-            "see docs/DATA.md for the formats, or add a recipe to configs/data_config.yaml",
+            KEYS if "its keys" in first else "see docs/DATA.md for the formats",
         )
     return sources, skipped
 
