@@ -5,6 +5,7 @@ Each handler takes (adapters folder, args) and returns (object for --json, lines
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +271,7 @@ def export(root: Path, args) -> CommandResult:
     gguf needs llama.cpp's converter: its checkout in $LLAMA_CPP or ~/llama.cpp. vLLM needs no
     export: `show` prints the command.
     """
-    from adapters.exports import gguf, merged, ollama, vllm
+    from adapters.exports import gguf, merged, ollama
 
     version, output = version_store.resolve(root, args.reference), Path(args.output)
     if args.format == "gguf":
@@ -281,7 +282,8 @@ def export(root: Path, args) -> CommandResult:
     console.note(f"logits differ from the adapter's by {facts['logits_relative_error']:.1g}")
     if args.format == "ollama":
         console.note(f"next: cd {args.output} && ollama create {version.name} -f Modelfile")
-    console.note(f"vLLM: {vllm.command(version)}")
+    if args.format == "merged":
+        console.note(f"vLLM: vllm serve {shlex.quote(args.output)}")
     return {"ok": True} | facts, [str(output)]
 
 

@@ -100,6 +100,11 @@ class Effect:
             raise _not_mergeable(reference, f"LoRA on {embeddings[0]}", why)
 
     @property
+    def mergeable(self) -> bool:
+        """Whether check_merge passes, as far as that can be said without the base."""
+        return not any(feature.merge or feature.load for feature, _ in self.features)
+
+    @property
     def vllm_refusals(self) -> list[str]:
         """The features for which vLLM cannot serve it, or would serve another model."""
         return [words for feature, words in self.features if not feature.vllm]
@@ -141,7 +146,7 @@ def check_company(effects: Mapping[str, Effect]) -> str:
         if effect.company == ALONE and len(effects) > 1:
             words = next(w for feature, w in effect.features if feature.company == ALONE)
             fix = "serve it alone"
-            if not any(feature.merge for feature, _ in effect.features):
+            if effect.mergeable:
                 export = f"checkpoint_manager.py export {reference} --format merged --output DIR"
                 fix += f", or merge it: {export}"
             raise console.Problem(f"{reference} ({words}) cannot be served beside others", fix)

@@ -191,10 +191,16 @@ def _mean(
 
 
 def _best_reference(score: Callable[[str, str], float]):
-    """The scorer that compares with each reference and takes the best score."""
-    return lambda references, tokenize: (
-        lambda prediction, wanted: [max(score(prediction, reference) for reference in wanted)]
-    )
+    """The scorer that compares with each reference and takes the best score.
+
+    An empty reference counts only where there is no other, as in SQuAD 2.0.
+    """
+
+    def score_row(prediction: str, wanted: Sequence[str]) -> list[float]:
+        texts = [text for text in wanted if text.strip()] or [""]
+        return [max(score(prediction, text) for text in texts)]
+
+    return lambda references, tokenize: score_row
 
 
 def _rouge(references: Sequence[Sequence[str]], tokenize: str | None) -> RowScorer:

@@ -163,6 +163,15 @@ def test_the_vllm_line_names_every_reason_and_the_way_out(tmp_path, monkeypatch)
     assert "not checked: adapter_config.json" in vllm.command(version)
 
 
+def test_what_cannot_be_merged_is_not_advised_to_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
+    from adapters import register
+
+    run = adapter_runs.run(tmp_path, layer_replication=[[0, 2], [1, 2]])
+    line = vllm.command(register.register(tmp_path / "adapters", run, "layers"))
+    assert "model_server.py --checkpoint layers@v1.0.0" in line and "merged" not in line
+
+
 # --- what is allowed in the tensors ---------------------------------------------------------------
 
 

@@ -56,6 +56,13 @@ def test_where_squads_rule_leaves_nothing_both_scores_are_all_or_nothing(
     assert metrics.f1(prediction, reference) == both
 
 
+def test_an_empty_reference_counts_only_where_there_is_no_other():
+    for name in ("exact_match", "f1"):
+        scorer = metrics.BY_NAME[name].scorer([], None)
+        assert scorer("", ["", "Paris"]) == [0] and scorer("", [""]) == [1]
+        assert scorer("Paris", ["", "Paris"]) == [1] and scorer("Paris", [""]) == [0]
+
+
 def test_adding_a_metric_is_one_entry_of_the_table(monkeypatch):
     """Scores, intervals, reports, pages and the gate ask the table and know no metric by name."""
     length = metrics.Metric(

@@ -12,26 +12,24 @@ from kit import paths
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank takes
 
 
-def refusals(version: Version) -> list[str]:
-    """Why vLLM cannot serve this adapter; empty where it can."""
-    reasons = effect.of(version.folder).vllm_refusals
-    rank = version.card["adapter"]["max_rank"]
-    return reasons + ([f"rank {rank} above {RANKS[-1]}"] if rank > RANKS[-1] else [])
-
-
 def command(version: Version) -> str:
-    """The `vllm serve` line, or what to do instead."""
+    """The `vllm serve` line, or why vLLM cannot serve it and what to do instead."""
     try:
-        reasons = refusals(version)
+        adapter = effect.of(version.folder)
     except Difference as difference:
         return f"not checked: {difference}"
+    reasons, rank = adapter.vllm_refusals, version.card["adapter"]["max_rank"]
+    if rank > RANKS[-1]:
+        reasons.append(f"rank {rank} above {RANKS[-1]}")
     if reasons:
-        merge = f"checkpoint_manager.py export {version.reference} --format merged --output DIR"
-        return f"vLLM cannot serve it ({', '.join(reasons)}): {merge}"
-    rank = next(r for r in RANKS if r >= version.card["adapter"]["max_rank"])
+        instead = f"checkpoint_manager.py export {version.reference} --format merged --output DIR"
+        if not adapter.mergeable:
+            instead = f"model_server.py --checkpoint {version.reference}"
+        return f"vLLM cannot serve it ({', '.join(reasons)}): {instead}"
+    allowed = next(r for r in RANKS if r >= rank)
     folder = paths.show(version.folder)
     words = ["vllm", "serve", version.card["base"]["name"], "--enable-lora"]
-    words += ["--max-lora-rank", str(rank), "--lora-modules", f"{version.name}={folder}"]
+    words += ["--max-lora-rank", str(allowed), "--lora-modules", f"{version.name}={folder}"]
     if (version.folder / "chat_template.jinja").is_file():
         words += ["--chat-template", f"{folder}/chat_template.jinja"]
     return shlex.join(words)
