@@ -23,6 +23,7 @@ KINDS = {
     "eval": ("evaluation", "EvalConfig"),
     "rlhf": ("rlhf", "RlhfConfig"),
     "models": ("models", "ModelsConfig"),
+    "jobs": ("jobs", "JobsConfig"),
 }
 
 

@@ -1,0 +1,61 @@
+"""What a job may take and what it took: one time cap that every engine can keep, and the ledger."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from kit import console
+
+
+def cap_seconds(budget: float, rate: float, storage_rate: float, save_seconds: float) -> float:
+    """Seconds that `budget` buys, less what the last checkpoint needs.
+
+    budget: money for the job; rate, storage_rate: money an hour. Raises Misuse where a number is
+    none, or the budget buys less than one checkpoint.
+    """
+    for name, value in (("BUDGET", budget), ("RATE", rate), ("storage_rate", storage_rate)):
+        if not math.isfinite(value) or value < 0:
+            raise console.Misuse(
+                f"{name}={value} is no amount of money", "give a number such as 15"
+            )
+    if rate <= 0:
+        raise console.Misuse(
+            f"BUDGET={budget:g} cannot be kept without the price of an hour",
+            "give RATE=1.90, or hosts.NAME.rate in configs/jobs.yaml",
+        )
+    seconds = 3600 * budget / (rate + storage_rate) - save_seconds
+    if seconds < save_seconds:
+        needed = 2 * save_seconds * (rate + storage_rate) / 3600
+        raise console.Misuse(
+            f"BUDGET={budget:g} buys {console.duration(3600 * budget / (rate + storage_rate))} at "
+            f"{rate:g} an hour, less than a checkpoint needs",
+            f"give at least BUDGET={needed:.2f}, or lower budget.save_seconds in configs/jobs.yaml",
+        )
+    return seconds
+
+
+def refuse_too_long(estimate_seconds: float | None, cap: float, rate: float) -> None:
+    """Problem where the plan says that the run takes longer than its cap. None: not estimated."""
+    if estimate_seconds and cap and estimate_seconds > cap:
+        money = rate * estimate_seconds / 3600
+        raise console.Problem(
+            f"the run takes about {console.duration(estimate_seconds)} (about {money:.2f}) and its "
+            f"budget ends after {console.duration(cap)}",
+            f"give BUDGET={math.ceil(1.1 * money)}, or train less (training.max_steps)",
+        )
+
+
+def cost(
+    lives: list[dict[str, Any]], running_since: float | None, now: float, rate: float
+) -> float:
+    """Money that a job took so far: its ended lives and the one that runs. 0 for rate 0."""
+    seconds = sum(max(0.0, life["ended"] - life["began"]) for life in lives)
+    if running_since:
+        seconds += max(0.0, now - running_since)
+    return rate * seconds / 3600
+
+
+def total_seconds(lives: list[dict[str, Any]]) -> float:
+    """How long a job ran in all its ended lives."""
+    return sum(max(0.0, life["ended"] - life["began"]) for life in lives)

@@ -1,0 +1,40 @@
+"""A job as a process of its own, in a folder here or on an ssh host: tmux, else nohup."""
+
+from __future__ import annotations
+
+from jobs import detached
+from jobs.contract import Job
+from jobs.engines import ENDED, GONE, RUNNING, JobState
+from jobs.files import put, read_folder
+from transfer.host import Host, quote
+
+SUPERVISOR = (".venv-remote/bin/python", "scripts/jobs/supervisor.py")
+
+
+def submit(host: Host, job: Job) -> str:
+    """Start the job so that it outlives the connection; returns how: tmux or nohup."""
+    put(host, job, {"engine.json": job.to_json()})
+    return detached.start(host, job.name, [*SUPERVISOR, f".jobs/{job.name}"], keep_log=True)
+
+
+def state(host: Host, job: Job) -> JobState:
+    """The exit file is the truth; without one, whether run.sh still runs."""
+    facts = read_folder(host, job.name)
+    if facts.exit_code is not None:
+        return JobState(ENDED, facts.exit_code)
+    if facts.alive:
+        return JobState(RUNNING)
+    return JobState(GONE, why="its process is gone and left no exit code: a reboot, or killed")
+
+
+def cancel(host: Host, job: Job, now: bool) -> None:
+    """Ask for a checkpoint and the end; `now`: end the process and all below it."""
+    folder = f"{quote(host.root)}/.jobs/{job.name}"
+    lines = [f"CDPATH= cd {folder} || exit 97", ": >stop"]
+    if now:
+        lines += [
+            "pid=$(sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p' supervisor.json)",
+            f'case $(tr "\\0" " " <"/proc/$pid/cmdline" 2>/dev/null) in (*.jobs/{job.name}*)',
+            '  kill -TERM "$pid"; sleep 1; kill -KILL "$pid" 2>/dev/null;; esac',
+        ]
+    host.run("\n".join(lines))

@@ -1,0 +1,101 @@
+"""Reads and writes a job's folder on a host, here or over ssh."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+from transfer.frame import Limits
+
+from jobs import contract
+from jobs.detached import ALIVE
+from kit import console
+from transfer.host import Host, quote
+
+# One look at a job: its files, whether it lives, its run's status, the clock there, GPU load.
+LOOK = """
+CDPATH= cd {root} 2>/dev/null || exit 97
+at=.jobs/{name}
+[ -d "$at" ] || exit 96
+if alive "$at"; then echo "alive yes"; fi
+echo "now $(date +%s)"
+echo "exit $(head -c 20 "$at/exit" 2>/dev/null)"
+echo "id $(head -c 60 "$at/job.id" 2>/dev/null)"
+echo "lives $(tail -c 4000 "$at/lives.jsonl" 2>/dev/null | tr '\\n' '\\t')"
+echo "engine $(head -c 60000 "$at/engine.json" 2>/dev/null | tr '\\n' ' ')"
+run=$(sed -n 's/^ *"run_id": "\\([A-Za-z0-9._-]*\\)".*/\\1/p' "$at/engine.json" 2>/dev/null)
+if [ -n "$run" ]; then
+  echo "status $(head -c 60000 "adapters/runs/$run/status.json" 2>/dev/null | tr '\\n' ' ')"
+fi
+exit 0
+"""
+
+
+@dataclasses.dataclass
+class JobFolder:
+    """What one look at a job's folder found."""
+
+    alive: bool = False
+    exit_code: int | None = None
+    id: str = ""
+    engine_json: str = ""
+    lives: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    status: dict[str, Any] = dataclasses.field(default_factory=dict)
+    now: float = 0.0  # the host's clock
+
+
+def read_folder(host: Host, name: str) -> JobFolder:
+    """Look at .jobs/NAME there. Misuse where there is none."""
+    script = ALIVE + LOOK.format(root=quote(host.root), name=name)
+    try:
+        output = host.run(script, repeatable=True, limits=Limits(stdout=1 << 18, silence=60))
+    except console.Problem as problem:
+        if getattr(problem, "exit_code", None) in (96, 97):
+            raise console.Misuse(
+                f"no job {name} at {host.place}", f"scripts/jobs.py list --host {host.name}"
+            ) from None
+        raise
+    return parse_folder(output.decode("utf-8", "replace"))
+
+
+def parse_folder(text: str) -> JobFolder:
+    """The JobFolder in the lines of LOOK; odd values count as absent."""
+    facts = dict(line.partition(" ")[::2] for line in text.splitlines())
+    folder = JobFolder(alive=facts.get("alive") == "yes")
+    code = facts.get("exit", "").strip()
+    if re.fullmatch(r"\d{1,3}", code):
+        folder.exit_code = int(code)
+    folder.id = facts.get("id", "").strip()
+    folder.engine_json = facts.get("engine", "")
+    folder.lives = contract.lives(facts.get("lives", "").replace("\t", "\n"))
+    now = facts.get("now", "")
+    folder.now = float(now) if re.fullmatch(r"\d{1,12}", now) else 0.0
+    try:
+        status = json.loads(facts.get("status") or "{}")
+        folder.status = status if isinstance(status, dict) else {}
+    except (ValueError, RecursionError):
+        folder.status = {}
+    return folder
+
+
+def put(host: Host, job: contract.Job, files: dict[str, bytes]) -> None:
+    """Write files into .jobs/NAME there, each whole under its name, and forget an earlier end."""
+    lines = [
+        f"CDPATH= cd {quote(host.root)} 2>/dev/null || exit 97",
+        f"mkdir -p .jobs/{job.name} && cd .jobs/{job.name} || exit 1",
+        "rm -f exit stop notify.done stop.done",
+    ]
+    data = b""
+    for name, content in files.items():
+        lines += [f"head -c {len(content)} >{name}.part && mv {name}.part {name} || exit 1"]
+        data += content
+    try:
+        host.run("\n".join(lines), data)
+    except console.Problem as problem:
+        if getattr(problem, "exit_code", None) == 97:
+            raise console.Problem(
+                f"{host.place} does not exist", "make sync-up HOST=… sends the kit"
+            ) from None
+        raise

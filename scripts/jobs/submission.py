@@ -1,0 +1,156 @@
+"""Makes the Job of a call: its engine, its run, its limits; submits it once, or lets it go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from typing import Any
+
+from jobs import budget, contract, engines, files
+from jobs.contract import Job
+from kit import console, paths, publish
+from transfer.host import Host
+
+TRAINER = (".venv-remote/bin/python", "scripts/lora_trainer.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the call asked for; 0 and '' are "not said"."""
+
+    name: str
+    engine: str = ""
+    words: tuple[str, ...] = ()  # a command of the user's; () for the trainer
+    config: str = ""
+    overrides: tuple[str, ...] = ()
+    nodes: int = 1
+    gpus: int = 0
+    budget: float = 0.0
+    rate: float = 0.0
+    partition: str = ""
+    time_limit: float = 0.0  # hours
+
+
+def choose_engine(request: Request, host: Host, section: Any) -> str:
+    """The engine: as said, as configs/jobs.yaml says, else by what HOST is."""
+    named = request.engine or (section.engine if section else None)
+    natural = "folder" if host.is_folder else "ssh"
+    if named in ("folder", "ssh") and named != natural:
+        what = "a folder" if host.is_folder else "an ssh name"
+        raise console.Misuse(f"ENGINE={named}, and HOST {host.name} is {what}", f"ENGINE={natural}")
+    if named and named not in contract.ENGINES:
+        raise console.Misuse(f"ENGINE={named} is none", f"one of {', '.join(contract.ENGINES)}")
+    return named or natural
+
+
+def make(request: Request, host: Host, settings: Any) -> Job:
+    """The Job for a request on a host. settings: the JobsConfig."""
+    if not contract.NAME.fullmatch(request.name):
+        raise console.Misuse(f"NAME={request.name!r}", "use letters, digits, _ and -")
+    section = settings.hosts.get(host.name)
+    engine = choose_engine(request, host, section)
+    rate = request.rate or (section.rate if section and section.rate else 0.0)
+    amount = request.budget or settings.budget.amount or 0.0
+    cap = 0.0
+    if amount:
+        storage = section.storage_rate if section else 0.0
+        cap = budget.cap_seconds(amount, rate, storage, settings.budget.save_seconds)
+    if request.time_limit:
+        cap = min(cap or float("inf"), 3600 * request.time_limit)
+    extra = list(section.extra if section else [])
+    partition = request.partition or (section.partition if section else None)
+    if partition:
+        extra.insert(0, f"--partition={partition}")
+    if request.nodes > 1 and engine != "slurm":
+        raise console.Misuse(f"NODES={request.nodes} needs ENGINE=slurm", "leave NODES out")
+    manifest = paths.folder("data_processed") / "manifest.json"
+    return Job(
+        name=request.name,
+        engine=engine,
+        words=request.words or trainer_words(request),
+        run_id="" if request.words else new_run_id(request.name),
+        nodes=request.nodes,
+        gpus=request.gpus,
+        cap_seconds=cap,
+        rate=rate,
+        budget=amount,
+        max_restarts=settings.watchdog.max_restarts,
+        hung_factor=settings.watchdog.hung_factor,
+        hung_seconds=settings.watchdog.hung_seconds,
+        notify=settings.at_end.notify or "",
+        stop_command=settings.at_end.stop or "",
+        grace_seconds=settings.at_end.grace_seconds,
+        submitted=time.time(),
+        manifest_sha256=publish.sha256(manifest) if manifest.is_file() else "",
+        extra=tuple(extra),
+    )
+
+
+def new_run_id(name: str) -> str:
+    """The id of the run, fixed now: the job's name and the moment, so that it sorts by time."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{name}"
+
+
+def trainer_words(request: Request) -> tuple[str, ...]:
+    """The trainer's command, without its run id."""
+    words = [*TRAINER, "--confirm-run"]
+    words += ["--config", request.config] if request.config else []
+    words += [word for text in request.overrides for word in ("--set", text)]
+    if request.nodes == 1 and request.gpus != 1:
+        words += ["--gpus", str(request.gpus) if request.gpus else "all"]
+    return tuple(words)
+
+
+def submit(host: Host, job: Job) -> tuple[Job, str]:
+    """Submit the job; (the job that now runs, what was done: started, runs, goes on).
+
+    A job of that name that runs or waits is left alone; one that ended without finishing its run
+    goes on with it; one that finished is a Problem.
+    """
+    before = existing(host, job.name)
+    if before is not None:
+        old, folder = before
+        state = engines.engine_of(old.engine).state(host, old)
+        if not state.over:
+            return old, "runs"
+        if folder.exit_code == 0 or folder.status.get("state") == "completed":
+            raise console.Problem(
+                f"the job {job.name} on {host.name} is completed"
+                + (f" (run {old.run_id})" if old.run_id else ""),
+                "give another NAME for a new run; make sync-down fetches this one",
+            )
+        if old.run_id:
+            job = dataclasses.replace(job, run_id=old.run_id)
+    engines.engine_of(job.engine).submit(host, job)
+    return job, "goes on" if before else "started"
+
+
+def existing(host: Host, name: str) -> tuple[Job, files.JobFolder] | None:
+    """The job of that name on the host, None where there is none."""
+    try:
+        folder = files.read_folder(host, name)
+    except console.Misuse:
+        return None
+    where = f"{host.place}/.jobs/{name}/engine.json"
+    return contract.parse(folder.engine_json, where), folder
+
+
+def required(host: Host, name: str) -> tuple[Job, files.JobFolder]:
+    """The job of that name; Misuse where there is none."""
+    folder = files.read_folder(host, name)
+    return contract.parse(folder.engine_json, f"{host.place}/.jobs/{name}/engine.json"), folder
+
+
+def plan_seconds(host: Host, job: Job) -> float | None:
+    """What the trainer's own plan on the host estimates, None where it says nothing."""
+    from transfer.host import quote
+
+    words = [word for word in job.words if word not in ("--confirm-run", "--gpus", "all")]
+    script = f"CDPATH= cd {quote(host.root)} || exit 97\n{' '.join(map(quote, [*words, '--json']))}"
+    output = host.run(f"{{ {script}\n}} </dev/null || true", repeatable=True)
+    lines = [line for line in output.decode("utf-8", "replace").splitlines() if line[:1] == "{"]
+    try:
+        return float(json.loads(lines[-1])["time"]["seconds"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Run one job on the host from its folder: start it, watch it, end it in time, say how it ended.
+
+    .venv-remote/bin/python scripts/jobs/supervisor.py .jobs/NAME
+
+Needs nobody: the laptop may be closed. Reads engine.json, starts the command (which goes on with
+the run where one has begun), passes INT, TERM and USR2 on, ends the run when its time is up or
+when it hangs, starts it again a few times after a hang, and writes `exit` last.
+
+Exit codes: the command's own; 1 where the job's folder cannot be read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from jobs import contract, watchdog  # noqa: E402
+from kit import console, publish  # noqa: E402
+
+LOOK_SECONDS = float(os.environ.get("TANDEM_SUPERVISOR_SECONDS") or 5)
+GRACE_SECONDS = 120  # between asking a run to stop and ending it
+
+
+class Supervisor:
+    """One life of a job: its process, what was asked of it, and when its time is up."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.job = folder, contract.read(folder)
+        self.process: subprocess.Popen | None = None
+        self.began = time.time()
+        self.asked: int = 0  # the signal with which the run was asked to stop
+        self.asked_at = 0.0
+        self.hung = False
+
+    def run(self) -> int:
+        """Run the job to its end; its exit code."""
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(signum, lambda number, _: self.ask(number, "it was asked to"))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        spent = contract.spent_seconds(self.folder)
+        code = 1
+        for restart in range(self.job.max_restarts + 1):
+            code = self._once(spent)
+            if self.asked or not (self.hung or code < 0) or restart == self.job.max_restarts:
+                break
+            self.log(f"it {'hung' if self.hung else f'was ended by signal {-code}'}; it goes on")
+        code = 128 - code if code < 0 else code
+        contract.add_life(self.folder, self.began, time.time(), code, self.hung)
+        self._at_end(code)
+        contract.write_exit(self.folder, code)
+        return code
+
+    def _once(self, spent: float) -> int:
+        """Start the command and wait for its end; its exit code, negative for a signal."""
+        self.hung, watch = False, watchdog.Watchdog(self.job)
+        with (self.folder / "log.txt").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.job.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, env=os.environ | self.job.environment(self.folder),
+            )  # fmt: skip
+        if self.asked:  # it came while the command was started
+            self._send(self.asked)
+        while True:
+            try:
+                return self.process.wait(timeout=LOOK_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._look(spent, watch)
+
+    def _look(self, spent: float, watch: watchdog.Watchdog) -> None:
+        now = time.time()
+        if self.asked:
+            if now - self.asked_at > GRACE_SECONDS:
+                self.log(f"no end {GRACE_SECONDS} s after it was asked; it is ended")
+                self._send(signal.SIGKILL)
+            return
+        if (self.folder / "stop").exists():
+            self.ask(signal.SIGTERM, "it was asked to")
+        elif self.job.cap_seconds and spent + now - self.began > self.job.cap_seconds:
+            self.ask(signal.SIGTERM, f"its time is up ({console.duration(self.job.cap_seconds)})")
+        elif reason := watch.hung(now):
+            self.log(f"hung: {reason}; the stacks of its threads follow")
+            self.hung = True
+            self._send(signal.SIGUSR1)  # faulthandler, registered by the trainer
+            time.sleep(1)
+            self._send(signal.SIGTERM)
+            self._wait_or_kill()
+
+    def _wait_or_kill(self) -> None:
+        try:
+            self.process.wait(timeout=float(os.environ.get("TANDEM_HUNG_GRACE") or 30))
+        except subprocess.TimeoutExpired:
+            self._send(signal.SIGKILL)
+
+    def ask(self, signum: int, why: str) -> None:
+        """Ask the run to stop with a checkpoint."""
+        if self.asked:
+            return
+        self.asked, self.asked_at = signum, time.time()
+        (self.folder / "stop").touch()
+        self.log(f"it stops with a checkpoint: {why}")
+        if self.process and not self.job.stops_by_file:
+            self._send(signum)
+
+    def _send(self, signum: int) -> None:
+        """A signal for the command; KILL for all that it started."""
+        try:
+            if signum == signal.SIGKILL:
+                os.killpg(self.process.pid, signum)
+            else:
+                self.process.send_signal(signum)
+        except ProcessLookupError:
+            pass
+
+    def _at_end(self, code: int) -> None:
+        """The user's own commands, once each: tell somebody, then end the host."""
+        facts = os.environ | {"TANDEM_JOB": self.folder.name, "TANDEM_CODE": str(code)}
+        for name, command in (("notify", self.job.notify), ("stop", self.job.stop_command)):
+            done = self.folder / f"{name}.done"
+            if not command or done.exists():
+                continue
+            if name == "stop":
+                contract.write_exit(self.folder, code)
+                self.log(f"the host ends in {self.job.grace_seconds:.0f} s: {command}")
+                time.sleep(self.job.grace_seconds)
+            done.touch()
+            ended = subprocess.run(command, shell=True, env=facts, capture_output=True, text=True)  # noqa: S602
+            text = (ended.stderr or ended.stdout).strip()[-300:]
+            self.log(f"{name} ended with {ended.returncode}" + (f": {text}" if text else ""))
+
+    def log(self, text: str) -> None:
+        """A line of the job's log."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as f:
+            f.write(f"{stamp} job {self.folder.name}: {text}\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    folder = Path((sys.argv[1:] if argv is None else argv)[0])
+    (folder / "pid").write_text(f"{os.getpid()}\n")
+    publish.json_file(folder / "supervisor.json", {"pid": os.getpid(), "started": time.time()})
+    try:
+        return Supervisor(folder).run()
+    except BaseException as error:
+        if not isinstance(error, SystemExit):
+            with (folder / "log.txt").open("a", encoding="utf-8") as f:
+                f.write(f"job {folder.name}: the supervisor failed: {json.dumps(str(error))}\n")
+            contract.write_exit(folder, 1)
+        raise
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,170 @@
+"""The verbs of scripts/jobs.py, the same for every engine."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from jobs import budget, engines, submission, table
+from jobs import watch as watching
+from jobs.contract import Job
+from kit import console
+from transfer.host import Host, open_host
+
+
+def run(args: Any, settings: Any, host_name: str) -> int:
+    """Submit a job, once: a second call finds the first one's job."""
+    _check_numbers(args)
+    request = submission.Request(
+        args.name, args.engine, args.words, args.config, tuple(args.overrides), args.nodes,
+        args.gpus, args.budget, args.rate, args.partition, args.time,
+    )  # fmt: skip
+    if args.engine == "sky":
+        return _to_the_cloud(request, settings)
+    with open_host(host_name) as host:
+        job = submission.make(request, host, settings)
+        if job.cap_seconds and job.budget and job.run_id:
+            seconds = submission.plan_seconds(host, job)
+            budget.refuse_too_long(seconds, job.cap_seconds, job.rate)
+        return _submitted(args, host, *submission.submit(host, job))
+
+
+def _check_numbers(args: Any) -> None:
+    for name in ("budget", "rate", "time"):
+        value = getattr(args, name)
+        if not math.isfinite(value) or value < 0:
+            raise console.Misuse(f"--{name} {value}", "give a number above 0")
+    if args.nodes < 1 or args.gpus < 0:
+        raise console.Misuse("--nodes and --gpus count machines and GPUs", "--nodes 2 --gpus 8")
+
+
+def _to_the_cloud(request: submission.Request, settings: Any) -> int:
+    from transfer.address import parse_address
+
+    from jobs.engines import sky
+    from transfer.host import FolderHost
+
+    nowhere = FolderHost(parse_address("./sky", "tandem"))
+    job = submission.make(request, nowhere, settings)
+    sky.launch(job, settings.sky)
+    return console.GOOD
+
+
+def _submitted(args: Any, host: Host, job: Job, what: str) -> int:
+    if args.json:
+        facts = {"job": job.name, "host": host.name, "engine": job.engine, "run": job.run_id}
+        print(json.dumps(facts | {"done": what, "cap_seconds": job.cap_seconds or None}))
+    else:
+        run_id = f", run {job.run_id}" if job.run_id else ""
+        words = {"started": "is started", "runs": "runs already", "goes on": "goes on"}[what]
+        limit = f"; it ends after {console.duration(job.cap_seconds)}" if job.cap_seconds else ""
+        console.result(f"{job.name} {words} on {host.name} ({job.engine}{run_id}){limit}")
+    next_commands(host, job.name)
+    return console.GOOD
+
+
+def next_commands(host: Host, name: str) -> None:
+    """What can be done with a job now."""
+    for verb, why in (
+        ("watch", "follow it"), ("stop", "end it with a checkpoint"), ("list", "every job"),
+    ):  # fmt: skip
+        words = (
+            f"scripts/jobs.py {verb} {name} --host {host.name}"
+            if verb != "list"
+            else ("scripts/jobs.py list")
+        )
+        console.note(f"  {words:<52} {why}")
+
+
+def watch(args: Any, settings: Any, host_name: str) -> int:
+    """Follow a job to its end; Ctrl-C leaves it alone and says what can be done."""
+    with open_host(host_name) as host:
+        submission.required(host, args.name)
+        try:
+            return watching.follow(host, args.name)
+        except KeyboardInterrupt:
+            console.note(f"\n{args.name} goes on on {host.name}")
+            next_commands(host, args.name)
+            return 130
+
+
+def stop(args: Any, settings: Any, host_name: str) -> int:
+    """Ask a job to stop with a checkpoint."""
+    with open_host(host_name) as host:
+        job, _ = submission.required(host, args.name)
+        engine = engines.engine_of(job.engine)
+        state = engine.state(host, job)
+        if state.over:
+            console.result(f"{job.name} is over already ({table.row(host, job.name)['state']})")
+            return console.GOOD
+        engine.cancel(host, job, args.now)
+        how = "is ended" if args.now else "stops after its step, with a checkpoint"
+        console.result(f"{job.name} {how}")
+        console.note(
+            f"  scripts/jobs.py resume {job.name} --host {host.name}   goes on with the run"
+        )
+    return console.GOOD
+
+
+def resume(args: Any, settings: Any, host_name: str) -> int:
+    """Go on with a job's run: the same words, the same run id."""
+    with open_host(host_name) as host:
+        job, _ = submission.required(host, args.name)
+        return _submitted(args, host, *submission.submit(host, job))
+
+
+def keep(args: Any, settings: Any, host_name: str) -> int:
+    """Fetch finished checkpoints and metrics while a job runs, each verified."""
+    from jobs import keeper
+
+    with open_host(host_name) as host:
+        return keeper.keep(host, args.name, settings.keeper, args.once)
+
+
+def list(args: Any, settings: Any, host_name: str) -> int:  # noqa: A001
+    """A table of every job on every known host."""
+    rows = _rows(settings, host_name)
+    if args.json:
+        print(json.dumps({"jobs": rows}))
+        return console.GOOD
+    if not rows:
+        console.result("no jobs; scripts/jobs.py run train --host gpu1 starts one")
+    for line in table.lines(rows) if rows else ():
+        console.result(line)
+    for made in rows:
+        if made["state"] == "damaged":
+            console.warn(f"{made['job']} on {made['host']}: {made['why']}")
+    return console.GOOD
+
+
+def _rows(settings: Any, host_name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    known = [host_name] if host_name else [*settings.hosts]
+    if not known:
+        raise console.Misuse("no host is known", "give --host gpu1, or hosts in configs/jobs.yaml")
+    for name in known:
+        try:
+            with open_host(name) as host:
+                rows += [table.row(host, job) for job in table.names(host)]
+        except console.Problem as problem:
+            if len(known) == 1:
+                raise
+            console.warn(str(problem))
+    return rows
+
+
+def costs(args: Any, settings: Any, host_name: str) -> int:
+    """What each job took, and the sum."""
+    rows = _rows(settings, host_name)
+    total = sum(made["cost"] or 0.0 for made in rows if made["state"] != "damaged")
+    if args.json:
+        keys = ("job", "host", "run", "seconds", "rate", "cost")
+        print(json.dumps({"jobs": [{k: r.get(k) for k in keys} for r in rows], "total": total}))
+        return console.GOOD
+    for made in rows:
+        spent = console.duration(made.get("seconds") or 0.0)
+        price = f"{made['cost']:.2f}" if made.get("cost") is not None else "rate unknown"
+        console.result(f"{made['job']:<20} {made['host']:<16} {spent:>12}  {price:>12}")
+    console.result(f"{'together':<20} {'':<16} {'':>12}  {total:>12.2f}")
+    return console.GOOD

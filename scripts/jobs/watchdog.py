@@ -1,0 +1,62 @@
+"""Tells a hung run from a slow one: by its steps, on the host, from its run folder alone."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+from jobs.contract import Job
+
+# Phases in which no step comes for a while; status.json names them. Seconds that each may take.
+LONG_PHASES = {"loading": 3600.0, "compiling": 1800.0, "evaluating": 7200.0, "saving": 1800.0}
+BEFORE_THE_FIRST_STEP = 3600.0  # reading rows, loading the base, the first compilation
+
+
+class Watchdog:
+    """Looks at one run: no step for max(factor x median step, seconds) means hung."""
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.run = Path("adapters/runs") / job.run_id
+        self.began: float | None = None
+        self.step: int | None = None
+        self.step_at = 0.0
+        self.gaps: list[float] = []
+
+    def hung(self, now: float) -> str:
+        """Why the run is taken for hung at `now` (unix seconds), '' if it is not."""
+        if not self.job.run_id:
+            return ""
+        if self.began is None:
+            self.began = self.step_at = now
+        status = self._status()
+        step = status.get("step")
+        if isinstance(step, int) and step != self.step:
+            if self.step is not None and step > self.step:
+                self.gaps.append((now - self.step_at) / (step - self.step))
+            self.step, self.step_at = step, now
+        if status.get("state") in ("completed", "stopped", "failed"):
+            return ""
+        limit = self.limit(str(status.get("phase") or ""))
+        waited = now - self.step_at
+        if waited <= limit:
+            return ""
+        where = f"step {self.step}" if self.step is not None else "the first step"
+        return f"nothing after {where} for {waited:.0f} s (limit {limit:.0f} s)"
+
+    def limit(self, phase: str) -> float:
+        """Seconds without a step that are allowed now."""
+        usual = self.job.hung_seconds
+        if self.gaps:
+            usual = max(usual, self.job.hung_factor * statistics.median(self.gaps[-50:]))
+        elif self.job.hung_seconds >= 60:  # a test may be in more of a hurry
+            usual = max(usual, BEFORE_THE_FIRST_STEP)
+        return max(usual, LONG_PHASES.get(phase, 0.0))
+
+    def _status(self) -> dict:
+        try:
+            value = json.loads((self.run / "status.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
