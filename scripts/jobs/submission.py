@@ -98,7 +98,7 @@ def trainer_words(request: Request) -> tuple[str, ...]:
     words += ["--config", request.config] if request.config else []
     words += [word for text in request.overrides for word in ("--set", text)]
     if request.nodes == 1 and request.gpus != 1:
-        words += ["--gpus", str(request.gpus) if request.gpus else "all"]
+        words += ["--gpus", str(request.gpus) if request.gpus else "auto"]
     return tuple(words)
 
 
@@ -146,7 +146,7 @@ def plan_seconds(host: Host, job: Job) -> float | None:
     """What the trainer's own plan on the host estimates, None where it says nothing."""
     from transfer.host import quote
 
-    words = [word for word in job.words if word not in ("--confirm-run", "--gpus", "all")]
+    words = [word for word in job.words if word not in ("--confirm-run", "--gpus", "auto")]
     script = f"CDPATH= cd {quote(host.root)} || exit 97\n{' '.join(map(quote, [*words, '--json']))}"
     output = host.run(f"{{ {script}\n}} </dev/null || true", repeatable=True)
     lines = [line for line in output.decode("utf-8", "replace").splitlines() if line[:1] == "{"]

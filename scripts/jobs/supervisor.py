@@ -103,7 +103,7 @@ class Supervisor:
         if self.asked:
             return
         self.asked, self.asked_at = signum, time.time()
-        (self.folder / "stop").touch()
+        (self.folder / "stop").write_text(f"{signum}\n", encoding="utf-8")
         self.log(f"it stops with a checkpoint: {why}")
         if self.process and not self.job.stops_by_file:
             self._send(signum)

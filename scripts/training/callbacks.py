@@ -35,6 +35,16 @@ def recorder(writer: RunFolder, shown_keys: tuple[str, ...] = SHOWN) -> Any:
                 words = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
                 writer.log(f"step {state.global_step}/{state.max_steps}  {words}")
 
+        def on_step_begin(self, args, state, control, **_):
+            writer.status |= {"step": state.global_step, "phase": "training"}
+
+        def on_step_end(self, args, state, control, **_):
+            phase = "saving" if control.should_save else "training"
+            writer.status |= {"step": state.global_step, "phase": phase}  # written at the next beat
+
+        def on_prediction_step(self, args, state, control, **_):
+            writer.status["phase"] = "evaluating"
+
         def on_save(self, args, state, control, **_):
             writer.update(checkpoint=f"checkpoint-{state.global_step}")
 

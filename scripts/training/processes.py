@@ -124,7 +124,7 @@ def launch(gpus: str, script: str, arguments: list[str]) -> int:
             def forward(signum, frame):
                 signal_children(torchrun.pid, signum)
 
-            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
                 signal.signal(signum, forward)
             for line in torchrun.stdout:  # stdout is for the result; gloo writes there too
                 print(line, end="", file=sys.stderr if line.startswith("[Gloo]") else sys.stdout)

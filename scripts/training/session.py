@@ -130,7 +130,10 @@ def open_run(
     if resumed:
         resume.refuse_other_inputs(run, facts)
     writer = RunFolder(run)
-    status: dict[str, Any] = {"resumed_from": checkpoint and checkpoint.name}
+    status: dict[str, Any] = {
+        "resumed_from": checkpoint and checkpoint.name,
+        "phase": "loading",
+    }
     status |= {} if recipe.kind == "lora" else {"kind": recipe.kind}
     writer.start(recipe.settings.model_dump(mode="json"), facts, **status)
     saving.tidy_checkpoints(run, checkpoint)

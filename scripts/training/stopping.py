@@ -8,6 +8,8 @@ where the signal reached one of them alone.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.received = 0
         self.agreed = 0
+        file = os.environ.get("TANDEM_STOP_FILE")  # a job's: torchrun passes no USR2 on
+        self.file = Path(file) if file else None
 
     def install(self) -> None:
         """Handle the signals in this process. The same signal again ends it at once."""
@@ -45,6 +49,9 @@ class StopRequest:
 
     def agree(self) -> int:
         """The signal that any process received, 0 for none. Every process must call it."""
+        if self.file and not self.received and self.file.exists():
+            text = self.file.read_text(encoding="utf-8").strip()
+            self.received = int(text) if text in ("2", "10", "12", "15") else signal.SIGTERM
         self.agreed = self.agreed or largest(self.received)
         return self.agreed
 
@@ -73,6 +80,7 @@ def exit_at_once() -> None:
 
     for signum in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(signum, leave_now)
+    faulthandler.register(signal.SIGUSR1)  # prints every thread's stack: where a run hangs
 
 
 def callback(request: StopRequest) -> Any:

@@ -29,7 +29,9 @@ def add_options(parser, config: str) -> None:
         "--run-id", help="the new run's name; default: date, time and four hex digits"
     )
     parser.add_argument(
-        "--gpus", metavar="N", help="processes, one a GPU, under torchrun: all, or a number"
+        "--gpus",
+        metavar="N",
+        help="processes, one a GPU, under torchrun: all, auto (all of several), or a number",
     )
     parser.add_argument(
         "--gpu", metavar="NAME", help="plan for this card: 'RTX 4090', 'A100 80 GB', '24 GB'"
@@ -66,11 +68,15 @@ def show_plan(made, lines: Sequence[str], args, why: str, closing: str = "") -> 
 
 def relaunched(args, argv: Sequence[str] | None) -> int | None:
     """The exit code of the same command under torchrun; None where this process trains itself."""
+    if args.gpus == "auto" and processes.visible_gpus() < 2:
+        args.gpus = None  # nothing to share: this process trains
     if not args.gpus or processes.launched():
         processes.keep_one_gpu()
         return None
     words = list(sys.argv[1:] if argv is None else argv)
-    return processes.launch(args.gpus, sys.argv[0], without_gpus(words))
+    return processes.launch(
+        "all" if args.gpus == "auto" else args.gpus, sys.argv[0], without_gpus(words)
+    )
 
 
 def without_gpus(words: Sequence[str]) -> list[str]:
