@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Jobs that outlive the laptop: on a folder, an ssh host, a Slurm cluster, a cloud.
 
-    python scripts/jobs.py run train --host gpu1             train there; submitting twice is one run
+    python scripts/jobs.py run train --host gpu1             train there; twice is one run
     python scripts/jobs.py run train --host login --engine slurm --nodes 2 --gpus 8
     python scripts/jobs.py run train --host gpu1 --budget 15 --rate 1.90      ends in time
     python scripts/jobs.py run prepare --host gpu1 -- make validate           any command

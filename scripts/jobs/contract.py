@@ -31,7 +31,7 @@ GO_ON = ("--resume", "--run-id")
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What engine.json says. `words`: the command without its run id; `run_id` '' for any command."""
+    """What engine.json says. `words`: the command less its run id; `run_id` '' for any command."""
 
     name: str
     engine: str
@@ -69,7 +69,8 @@ class Job:
 
     def environment(self, folder: Path) -> dict[str, str]:
         """The variables that the command gets besides the host's own."""
-        return {"TANDEM_STOP_FILE": str(folder / "stop"), "HF_HUB_OFFLINE": "1"}
+        by_file = {"TANDEM_STOP_FILE": str(folder / "stop")} if self.stops_by_file else {}
+        return by_file | {"HF_HUB_OFFLINE": "1"}
 
     def to_json(self) -> bytes:
         """engine.json."""

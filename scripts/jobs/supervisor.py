@@ -53,6 +53,9 @@ class Supervisor:
             self.log(f"it {'hung' if self.hung else f'was ended by signal {-code}'}; it goes on")
         code = 128 - code if code < 0 else code
         contract.add_life(self.folder, self.began, time.time(), code, self.hung)
+        if code == 128 + signal.SIGUSR2 and os.environ.get("TANDEM_REQUEUE"):
+            self.log("Slurm's time is up; the job is queued again")
+            return code  # no end: the batch script gives it back to the queue
         self._at_end(code)
         contract.write_exit(self.folder, code)
         return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -108,9 +109,15 @@ def stop(args: Any, settings: Any, host_name: str) -> int:
 
 
 def resume(args: Any, settings: Any, host_name: str) -> int:
-    """Go on with a job's run: the same words, the same run id."""
+    """Go on with a job's run, on its host or, from what was kept here, on another."""
+    from jobs import keeper
+
     with open_host(host_name) as host:
-        job, _ = submission.required(host, args.name)
+        before = submission.existing(host, args.name)
+        job = before[0] if before else keeper.take_to(host, args.name)
+        natural = "folder" if host.is_folder else "ssh"
+        if not before and job.engine in ("folder", "ssh"):
+            job = dataclasses.replace(job, engine=natural)
         return _submitted(args, host, *submission.submit(host, job))
 
 

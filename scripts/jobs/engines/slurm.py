@@ -28,7 +28,9 @@ BATCH = """#!/bin/bash
 {more}
 job=.jobs/{name}
 export TANDEM_REQUEUE=
-[ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ] && command -v scontrol >/dev/null && TANDEM_REQUEUE=1
+if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ] && command -v scontrol >/dev/null; then
+  TANDEM_REQUEUE=1
+fi
 {supervisor} "$job" &
 pid=$!
 trap 'kill -USR2 "$pid" 2>/dev/null' USR2
@@ -141,7 +143,7 @@ def parse_id(text: str) -> str:
 
 
 def parse_state(squeue: str, sacct: str) -> JobState:
-    """The state in the words of squeue (%T), else of sacct (State|ExitCode); '' where one is mute."""
+    """The state in the words of squeue (%T), else of sacct (State|ExitCode); '' for no answer."""
     word = squeue.strip().split("+")[0].upper()
     if word in ALIVE:
         return JobState(ALIVE[word], why=word)

@@ -1,0 +1,147 @@
+"""Brings finished checkpoints back while a job runs, and takes a kept run to another host.
+
+A host that vanishes for ever costs at most one checkpoint interval: what was fetched is whole and
+verified by content (transfer/pull), and `resume --host gpu2` goes on there from it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+from jobs import contract, engines, submission
+from kit import console, paths, publish
+from transfer.host import Host, quote, wait_before
+
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+# Takes a run that came as a tar file into adapters/runs, once every file's SHA-256 is right.
+UNPACK = """
+CDPATH= cd {root} || exit 97
+[ ! -e adapters/runs/{run}/status.json ] || exit 93
+rm -rf .incoming/run-{run} && mkdir -p .incoming/run-{run} adapters/runs || exit 1
+tar xf - -C .incoming/run-{run} || exit 1
+.venv-remote/bin/python - .incoming/run-{run} <<'CHECK' || exit 92
+import hashlib, json, pathlib, sys
+root = pathlib.Path(sys.argv[1])
+wanted = json.loads((root / ".manifest.json").read_text())
+for name, digest in wanted.items():
+    if hashlib.sha256((root / name).read_bytes()).hexdigest() != digest:
+        sys.exit(f"{{name}} differs")
+(root / ".manifest.json").unlink()
+CHECK
+mv .incoming/run-{run} adapters/runs/{run}
+"""
+
+
+def keep(host: Host, name: str, settings: Any, once: bool) -> int:
+    """Fetch what is finished every few seconds until the job is over; a lost link is waited out."""
+    job, _ = submission.required(host, name)
+    remember(job)
+    lost = 0
+    while True:
+        try:
+            over = engines.engine_of(job.engine).state(host, job).over
+            fetch(host.name)
+            lost = 0
+        except console.Problem as problem:
+            lost += 1
+            if once:
+                raise
+            pause = wait_before(lost)
+            console.warn(f"{problem}; what is here stays; again in {pause:.0f} s")
+            time.sleep(pause)
+            continue
+        prune(paths.folder("runs") / job.run_id, settings.keep_last)
+        if over or once:
+            break
+        time.sleep(settings.every_seconds)
+    kept = checkpoints(paths.folder("runs") / job.run_id)
+    names = ", ".join(p.name for p in kept) or "no checkpoint yet"
+    console.result(f"{job.run_id}: {names}")
+    return console.GOOD
+
+
+def fetch(host_name: str) -> None:
+    """One sync down with checkpoints. Problem with its cause where it failed."""
+    command = [str(paths.ROOT / "scripts" / "sync_from_remote.sh"), host_name, "--with-checkpoints"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["sync_from_remote.sh failed"]
+        raise console.Problem(lines[-1].removeprefix("sync_from_remote.sh: "))
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run that are here, oldest first."""
+    found = [p for p in run.glob("checkpoints/checkpoint-*") if CHECKPOINT.fullmatch(p.name)]
+    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
+
+
+def prune(run: Path, keep_last: int) -> None:
+    """Remove all but the newest checkpoints that are here."""
+    for old in checkpoints(run)[:-keep_last]:
+        shutil.rmtree(old)
+
+
+def _copy(name: str) -> Path:
+    return paths.workdir() / ".cache" / "jobs" / f"{name}.json"
+
+
+def remember(job: contract.Job) -> None:
+    """Keep the job's description here, for the day its host is gone."""
+    _copy(job.name).parent.mkdir(parents=True, exist_ok=True)
+    with publish.file(_copy(job.name), "wb") as f:
+        f.write(job.to_json())
+
+
+def take_to(host: Host, name: str) -> contract.Job:
+    """Send a kept run to another host; the job that goes on with it there."""
+    file = _copy(name)
+    if not file.is_file():
+        raise console.Misuse(
+            f"no job {name} at {host.place}, and none was kept here",
+            f"scripts/jobs.py run {name} --host {host.name} starts one",
+        )
+    job = contract.parse(file.read_text(encoding="utf-8"), str(file))
+    run = paths.folder("runs") / job.run_id
+    latest = checkpoints(run)[-1:]
+    if not latest:
+        raise console.Problem(
+            f"no checkpoint of {job.run_id} is here",
+            f"scripts/jobs.py run {name} --host {host.name} begins anew under another NAME",
+        )
+    try:
+        host.run(UNPACK.format(root=quote(host.root), run=job.run_id), packed(run, latest[0]))
+    except console.Problem as problem:
+        code = getattr(problem, "exit_code", None)
+        if code == 92:
+            raise console.Problem(f"{host.name}: the run did not arrive whole", "again") from None
+        if code != 93:  # the run is there already: an earlier try sent it
+            raise
+    return job
+
+
+def packed(run: Path, checkpoint: Path) -> bytes:
+    """A tar file of the run with one checkpoint, and a manifest of every file's SHA-256."""
+    files = [
+        run / n for n in ("config.yaml", "run.json", "status.json", "metrics.jsonl", "log.txt")
+    ]
+    files = [f for f in files if f.is_file()] + sorted(
+        p for p in checkpoint.rglob("*") if p.is_file()
+    )
+    manifest = {f.relative_to(run).as_posix(): publish.sha256(f) for f in files}
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for file in files:
+            tar.add(file, file.relative_to(run).as_posix(), recursive=False)
+        text = json.dumps(manifest).encode()
+        info = tarfile.TarInfo(".manifest.json")
+        info.size = len(text)
+        tar.addfile(info, io.BytesIO(text))
+    return data.getvalue()
