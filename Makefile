@@ -6,7 +6,11 @@ export HOST RAW DRY_RUN CHECKPOINT REMOTE_DIR
 RUN := scripts/kit/run.sh
 CONFIRMED = $(filter-out 0 no No NO n false False off,$(CONFIRM))
 YES = $(if $(CONFIRMED),--confirm)
-.PHONY: help setup-local setup-remote lock validate storage gpu verify-model sync-up sync-down drill-sync data ingest adapters train eval rlhf serve panel notebook pipeline rehearse embeddings drill-embeddings test test-fast lint bench
+JOB = $(RUN) either jobs.py
+JOB_OPTIONS = $(if $(ENGINE),--engine "$(ENGINE)") $(if $(NODES),--nodes "$(NODES)") $(if $(GPUS),--gpus "$(GPUS)")
+JOB_OPTIONS += $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RATE),--rate "$(RATE)") $(if $(PARTITION),--partition "$(PARTITION)")
+NAME ?= train
+.PHONY: help job-run watch stop resume keep jobs costs setup-local setup-remote lock validate storage gpu verify-model sync-up sync-down drill-sync data ingest adapters train eval rlhf serve panel notebook pipeline rehearse embeddings drill-embeddings test test-fast lint bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^# ---/ {print "\n" substr($$0, 7)} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -37,13 +41,29 @@ sync-down: ## adapters and reports from HOST (DRY_RUN=1 plans)
 drill-sync: ## edits, kills and full disks at random moments of both, then every byte is looked for
 	@$(RUN) local ../tests/transfer/drill_sync.py $(ARGS)
 
+# --- jobs that outlive the laptop: HOST=gpu1 [NAME=train] [ENGINE=slurm NODES=2 GPUS=8] [BUDGET=15 RATE=1.9]
+job-run: ## train on HOST (CONFIRM=1; without: time and price); submitted twice it is one run
+	@$(JOB) run $(NAME) $(YES) $(JOB_OPTIONS) $(ARGS)
+watch: ## follow a job; Ctrl-C only leaves it
+	@$(JOB) watch $(NAME) $(ARGS)
+stop: ## end a job with a checkpoint (ARGS=--now: at once)
+	@$(JOB) stop $(NAME) $(ARGS)
+resume: ## go on with a job's run, on its host or from what was kept on another
+	@$(JOB) resume $(NAME) $(ARGS)
+keep: ## fetch finished checkpoints while a job runs
+	@$(JOB) keep $(NAME) $(ARGS)
+jobs: ## every job on every known host: state, step, loss, ETA, cost
+	@$(JOB) list $(ARGS)
+costs: ## what each job took (ARGS=--json)
+	@$(JOB) costs $(ARGS)
+
 # --- the work, here; plans unless CONFIRM=1
 data: ## RAW, or generated examples, to data/processed/train_sft.jsonl and val_sft.jsonl
 	@$(RUN) either data_prep.py $(if $(RAW),--input "$$RAW") $(YES) $(ARGS)
 ingest: ## documents in RAW to a Chroma collection
 	@$(RUN) local ingest_documents.py $(if $(RAW),"$$RAW") $(ARGS)
-train: ## a LoRA adapter from data/processed (CONFIRM=1 and dry_run: false)
-	@$(RUN) $(if $(CONFIRMED),remote,either) lora_trainer.py $(if $(CONFIRMED),--confirm-run) $(ARGS)
+train: ## a LoRA adapter from data/processed (CONFIRM=1 and dry_run: false; GPUS=all: one process a GPU)
+	@$(RUN) $(if $(CONFIRMED),remote,either) lora_trainer.py $(if $(CONFIRMED),--confirm-run) $(if $(GPUS),--gpus "$(GPUS)") $(ARGS)
 eval: ## base and adapter side by side: make eval ARGS="--model mapper-lora --dataset FILE"
 	@$(RUN) remote eval.py $(ARGS)
 rlhf: ## reward model and PPO, RLOO, GRPO or DPO (off unless rlhf.yaml says enabled: true)

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Jobs that outlive the laptop: on a folder, an ssh host, a Slurm cluster, a cloud.
 
-    python scripts/jobs.py run train --host gpu1             train there; twice is one run
-    python scripts/jobs.py run train --host login --engine slurm --nodes 2 --gpus 8
+    python scripts/jobs.py run train --host gpu1             plan: engine, time, price
+    python scripts/jobs.py run train --host gpu1 --confirm   train there; twice is one run
+    python scripts/jobs.py run train --host login --engine slurm --nodes 2 --gpus 8 …
     python scripts/jobs.py run train --host gpu1 --budget 15 --rate 1.90      ends in time
     python scripts/jobs.py run prepare --host gpu1 -- make validate           any command
     python scripts/jobs.py watch train --host gpu1           follow; Ctrl-C only leaves
@@ -41,6 +42,7 @@ def parse(argv: list[str]):
     parser.add_argument("--config", default="", help="the trainer's configuration")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides",
                         help="one value of it; may be repeated")  # fmt: skip
+    parser.add_argument("--confirm", action="store_true", help="run: start it, not only plan")
     parser.add_argument("--now", action="store_true", help="stop: without waiting for a checkpoint")
     parser.add_argument("--once", action="store_true", help="keep: look once")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")

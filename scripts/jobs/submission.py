@@ -102,6 +102,20 @@ def trainer_words(request: Request) -> tuple[str, ...]:
     return tuple(words)
 
 
+def refuse_dry_run(request: Request) -> None:
+    """Misuse where the configuration says that the trainer only plans."""
+    from config import loader
+
+    settings = loader.load(
+        request.config or "training_config.yaml", request.overrides, kind="training_config"
+    )
+    if settings.safety.dry_run:
+        raise console.Misuse(
+            "the config says dry_run: true, so the job would only plan",
+            "set safety.dry_run: false (--set safety.dry_run=false)",
+        )
+
+
 def submit(host: Host, job: Job) -> tuple[Job, str]:
     """Submit the job; (the job that now runs, what was done: started, runs, goes on).
 

@@ -25,10 +25,32 @@ def run(args: Any, settings: Any, host_name: str) -> int:
         return _to_the_cloud(request, settings)
     with open_host(host_name) as host:
         job = submission.make(request, host, settings)
-        if job.cap_seconds and job.budget and job.run_id:
+        if job.run_id:
             seconds = submission.plan_seconds(host, job)
             budget.refuse_too_long(seconds, job.cap_seconds, job.rate)
+            if not args.confirm:
+                return _planned(args, host, job, seconds)
+            submission.refuse_dry_run(request)
         return _submitted(args, host, *submission.submit(host, job))
+
+
+def _planned(args: Any, host: Host, job: Job, seconds: float | None) -> int:
+    """Say what a submission would do, and that nothing was started."""
+    money = job.rate * seconds / 3600 if job.rate and seconds else None
+    facts = {
+        "engine": job.engine,
+        "time": f"about {console.duration(seconds)}" if seconds else "not estimated there",
+        "price": f"about {money:.2f}" if money else "unknown (RATE=1.90 says what an hour costs)",
+        "limit": console.duration(job.cap_seconds) if job.cap_seconds else "none (BUDGET=15)",
+    }
+    if args.json:
+        numbers = {"seconds": seconds, "cost": money, "cap_seconds": job.cap_seconds or None}
+        print(json.dumps({"job": job.name, "host": host.name, "engine": job.engine} | numbers))
+        return console.GOOD
+    for name, value in facts.items():
+        console.result(f"{name:<8} {value}")
+    console.result("Nothing was started; CONFIRM=1 (--confirm) does.")
+    return console.GOOD
 
 
 def _check_numbers(args: Any) -> None:
