@@ -48,7 +48,7 @@ DETACHED = """
 CDPATH= cd {root} 2>/dev/null || exit 97
 job=.jobs/{name}
 if [ ! -f "$job/exit" ] && alive "$job"; then exit 98; fi
-mkdir -p "$job" && rm -f "$job/exit" "$job/pid" && : >"$job/log.txt" || exit 1
+mkdir -p "$job" && rm -f "$job/exit" "$job/pid" && : {redirect}"$job/log.txt" || exit 1
 cat >"$job/run.sh" && [ $(($(wc -c <"$job/run.sh"))) -eq {size} ] || exit 1
 # A tmux server that runs already has its own old variables: the job takes those of this session.
 (umask 077; export -p >"$job/environment") || exit 1
@@ -102,10 +102,22 @@ def _has_kit(host: Host) -> bool:
 
 
 def detached(host: Host, name: str, command: list[str]) -> int:
-    """Start `command` so that it outlives the connection: in tmux where there is one."""
+    """Start `command` and say where it runs and how to follow it."""
+    how = start(host, name, command)
+    console.result(f"{name} runs on {host.name} ({how})")
+    console.note(f"follow it: scripts/host_watch.sh {host.name} {name}")
+    return console.GOOD
+
+
+def start(host: Host, name: str, command: list[str], keep_log: bool = False) -> str:
+    """Start `command` so that it outlives the connection; returns how: tmux, else nohup.
+
+    keep_log: go on with the log of an earlier job of that name.
+    """
     words = " ".join(map(quote, command))
     job = JOB_SCRIPT.format(name=name, command=words).encode("utf-8", "surrogateescape")
     place = {"root": quote(host.root), "session": f"tandem-{name}", "size": len(job)}
+    place["redirect"] = ">>" if keep_log else ">"
     try:
         output = host.run(ALIVE + DETACHED.format(name=name, **place), job)
     except ScriptFailed as failed:
@@ -116,9 +128,7 @@ def detached(host: Host, name: str, command: list[str]) -> int:
             f"{host.name}: it does not say that {name} started",
             f"look: scripts/host_watch.sh {host.name} {name} --once",
         )
-    console.result(f"{name} runs on {host.name} ({facts['how']})")
-    console.note(f"follow it: scripts/host_watch.sh {host.name} {name}")
-    return console.GOOD
+    return facts["how"]
 
 
 def _not_started(host: Host, name: str, failed: ScriptFailed) -> console.Problem:

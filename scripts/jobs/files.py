@@ -7,11 +7,10 @@ import json
 import re
 from typing import Any
 
-from transfer.frame import Limits
-
 from jobs import contract
 from jobs.detached import ALIVE
 from kit import console
+from transfer.frame import Limits
 from transfer.host import Host, quote
 
 # One look at a job: its files, whether it lives, its run's status, the clock there, GPU load.

@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from jobs import contract, watchdog  # noqa: E402
 from kit import console, publish  # noqa: E402
 
-LOOK_SECONDS = float(os.environ.get("TANDEM_SUPERVISOR_SECONDS") or 5)
+LOOK_SECONDS = float(os.environ.get("TANDEM_SUPERVISOR_SECONDS") or 1)
+AT_ONCE = "9"  # in the file `stop`: without a checkpoint
 GRACE_SECONDS = 120  # between asking a run to stop and ending it
 
 
@@ -38,6 +39,7 @@ class Supervisor:
         self.asked: int = 0  # the signal with which the run was asked to stop
         self.asked_at = 0.0
         self.hung = False
+        self.wished = False  # somebody asked by the file `stop`
 
     def run(self) -> int:
         """Run the job to its end; its exit code."""
@@ -52,10 +54,12 @@ class Supervisor:
                 break
             self.log(f"it {'hung' if self.hung else f'was ended by signal {-code}'}; it goes on")
         code = 128 - code if code < 0 else code
+        if watchdog.run_state(self.job) == "completed":
+            code = 0  # a stop that came after the last step changes nothing
         contract.add_life(self.folder, self.began, time.time(), code, self.hung)
-        if code == 128 + signal.SIGUSR2 and os.environ.get("TANDEM_REQUEUE"):
-            self.log("Slurm's time is up; the job is queued again")
-            return code  # no end: the batch script gives it back to the queue
+        if code > 128 and os.environ.get("TANDEM_REQUEUE") and not self.wished:
+            self.log("Slurm ends this life of the job, which may go on in another")
+            return code  # the batch script writes `exit` where it does not
         self._at_end(code)
         contract.write_exit(self.folder, code)
         return code
@@ -77,13 +81,16 @@ class Supervisor:
                 self._look(spent, watch)
 
     def _look(self, spent: float, watch: watchdog.Watchdog) -> None:
-        now = time.time()
-        if self.asked:
-            if now - self.asked_at > GRACE_SECONDS:
-                self.log(f"no end {GRACE_SECONDS} s after it was asked; it is ended")
-                self._send(signal.SIGKILL)
+        now, wish = time.time(), self._wish()
+        self.wished = self.wished or (bool(wish) and not self.asked)
+        if wish == AT_ONCE or (self.asked and now - self.asked_at > GRACE_SECONDS):
+            self.asked = self.asked or signal.SIGTERM
+            late = f"no end {GRACE_SECONDS} s after it was asked to"
+            self.log(f"it is ended at once: {'it was asked to' if wish == AT_ONCE else late}")
+            self._send(signal.SIGKILL)
+        elif self.asked:
             return
-        if (self.folder / "stop").exists():
+        elif wish:
             self.ask(signal.SIGTERM, "it was asked to")
         elif self.job.cap_seconds and spent + now - self.began > self.job.cap_seconds:
             self.ask(signal.SIGTERM, f"its time is up ({console.duration(self.job.cap_seconds)})")
@@ -94,6 +101,13 @@ class Supervisor:
             time.sleep(1)
             self._send(signal.SIGTERM)
             self._wait_or_kill()
+
+    def _wish(self) -> str:
+        """What the file `stop` asks for: AT_ONCE, else any text; '' without one."""
+        try:
+            return (self.folder / "stop").read_text(encoding="utf-8").strip() or "15"
+        except OSError:
+            return ""
 
     def _wait_or_kill(self) -> None:
         try:
@@ -146,7 +160,6 @@ class Supervisor:
 
 def main(argv: list[str] | None = None) -> int:
     folder = Path((sys.argv[1:] if argv is None else argv)[0])
-    (folder / "pid").write_text(f"{os.getpid()}\n")
     publish.json_file(folder / "supervisor.json", {"pid": os.getpid(), "started": time.time()})
     try:
         return Supervisor(folder).run()

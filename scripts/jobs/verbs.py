@@ -63,13 +63,12 @@ def _check_numbers(args: Any) -> None:
 
 
 def _to_the_cloud(request: submission.Request, settings: Any) -> int:
-    from transfer.address import parse_address
 
     from jobs.engines import sky
-    from transfer.host import FolderHost
+    from transfer import address
+    from transfer.host import host_at
 
-    nowhere = FolderHost(parse_address("./sky", "tandem"))
-    job = submission.make(request, nowhere, settings)
+    job = submission.make(request, host_at(address.parse("./sky", "tandem")), settings)
     sky.launch(job, settings.sky)
     return console.GOOD
 

@@ -55,8 +55,22 @@ class Watchdog:
         return max(usual, LONG_PHASES.get(phase, 0.0))
 
     def _status(self) -> dict:
-        try:
-            value = json.loads((self.run / "status.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return value if isinstance(value, dict) else {}
+        return read_status(self.run)
+
+
+def read_status(run: Path) -> dict:
+    """status.json of a run, {} where it is missing or damaged."""
+    try:
+        value = json.loads((run / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def run_state(job: Job) -> str:
+    """The state that a job's run records, '' for none."""
+    return (
+        str(read_status(Path("adapters/runs") / job.run_id).get("state") or "")
+        if job.run_id
+        else ""
+    )

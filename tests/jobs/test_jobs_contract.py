@@ -86,7 +86,7 @@ def test_a_budget_that_is_none_is_refused(amount, rate, line):
 def test_a_run_that_its_budget_cannot_pay_is_refused_before_it_starts():
     budget.refuse_too_long(3600, 7200, 2.0)
     budget.refuse_too_long(None, 7200, 2.0)
-    with pytest.raises(console.Problem, match=r"about 20.00\).*give BUDGET=23, or train less"):
+    with pytest.raises(console.Problem, match=r"about 20.00\).*give BUDGET=22, or train less"):
         budget.refuse_too_long(36_000, 7200, 2.0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 from jobs.contract import Job
 from jobs.engines import ENDED, GONE, QUEUED, RUNNING, JobState
@@ -27,6 +28,7 @@ BATCH = """#!/bin/bash
 #SBATCH --ntasks-per-node=1
 {more}
 job=.jobs/{name}
+rm -f "$job/exit" "$job/stop" # of an earlier life: Slurm began this one
 export TANDEM_REQUEUE=
 if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ] && command -v scontrol >/dev/null; then
   TANDEM_REQUEUE=1
@@ -42,7 +44,6 @@ while :; do
 done
 wait "$pid" 2>/dev/null || true
 if [ -n "$TANDEM_REQUEUE" ] && [ ! -e "$job/exit" ] && [ "$code" -eq 140 ]; then
-  rm -f "$job/stop"
   scontrol requeue "$SLURM_JOB_ID" && exit 0
 fi
 [ -e "$job/exit" ] || {{ echo "$code" >"$job/exit.part" && mv "$job/exit.part" "$job/exit"; }}
@@ -80,6 +81,15 @@ def hours(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
+def warning_seconds(job: Job) -> int:
+    """How long before its end a job is told: enough to save, and never most of a short job."""
+    return (
+        min(WARNING_SECONDS, max(30, int(job.cap_seconds) // 4))
+        if job.cap_seconds
+        else WARNING_SECONDS
+    )
+
+
 def batch_script(job: Job) -> str:
     """The script that sbatch gets. Site lines (`extra`) come last, so that they hold."""
     more = []
@@ -89,7 +99,7 @@ def batch_script(job: Job) -> str:
         more.append(f"#SBATCH --gpus-per-node={job.gpus}")
     more += [f"#SBATCH {option}" for option in job.extra]
     return BATCH.format(
-        name=job.name, warning=WARNING_SECONDS, nodes=job.nodes, more="\n".join(more),
+        name=job.name, warning=warning_seconds(job), nodes=job.nodes, more="\n".join(more),
         restarts=job.max_restarts, supervisor=" ".join(SUPERVISOR),
     )  # fmt: skip
 
@@ -165,14 +175,17 @@ def parse_state(squeue: str, sacct: str) -> JobState:
 def state(host: Host, job: Job) -> JobState:
     """The exit file is the truth; without one the scheduler is asked."""
     folder = read_folder(host, job.name)
-    if folder.exit_code is not None:
-        return JobState(ENDED, folder.exit_code)
+    ended = JobState(ENDED, folder.exit_code)
+    if folder.exit_code not in (None, 128 + signal.SIGTERM, 128 + signal.SIGUSR2):
+        return ended
     number = parse_id(folder.id)
     if not number:
         return JobState(GONE, why="it was never submitted")
     output = host.run(LOOK.format(root=quote(host.root), id=number), repeatable=True)
     facts = dict(line.partition(" ")[::2] for line in output.decode().splitlines())
-    return parse_state(facts.get("squeue", ""), facts.get("sacct", ""))
+    found = parse_state(facts.get("squeue", ""), facts.get("sacct", ""))
+    # stopped by a signal: Slurm may have queued it again
+    return ended if folder.exit_code is not None and found.over else found
 
 
 def cancel(host: Host, job: Job, now: bool) -> None:
