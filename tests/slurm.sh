@@ -106,7 +106,7 @@ stop() { # DIR
   [ -d "$1" ] || return 0
   dir=$(cd "$1" && pwd -P)
   SLURM_CONF=$dir/slurm.conf timeout 10 scancel --user root --full -s KILL 2>/dev/null || true # macos-ok: Linux only
-  SLURM_CONF=$dir/slurm.conf timeout 10 scontrol shutdown 2>/dev/null || true # macos-ok: Linux only
+  SLURM_CONF=$dir/slurm.conf timeout 10 scontrol shutdown 2>/dev/null || true                  # macos-ok: Linux only
   for file in "$dir"/slurmctld.pid "$dir"/slurmd-*.pid "$dir"/munged.pid; do
     [ -f "$file" ] || continue
     pid=$(cat "$file")
