@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import budget, contract, files, submission, table, watchdog
@@ -39,12 +39,14 @@ def test_an_edited_job_is_one_line_and_no_job(change):
         contract.parse(text, "engine.json")
 
 
+@settings(deadline=None)
 @given(st.text() | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps))
 def test_any_text_is_a_job_or_a_problem(text):
     with pytest.raises(console.Problem):
         contract.parse(text, "engine.json")
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_answer_to_a_look_is_a_folder(text):
     folder = files.parse_folder(text)

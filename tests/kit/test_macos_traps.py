@@ -35,7 +35,7 @@ SHELL = [
     (r"\bshopt -s \w*(globstar|lastpipe|inherit_errexit)", "bash 4", "shopt -s globstar"),
     (r"\b(EPOCHSECONDS|EPOCHREALTIME|BASHPID)\b", "bash 4 or 5", "echo $EPOCHSECONDS"),
     (r"\breadlink -f\b", "BSD before macOS 12.3; use cd … && pwd -P", "readlink -f x"),
-    (r"\brealpath\b", "not on older macOS; use cd … && pwd -P", "realpath x"),
+    (r"(?<![.\w])realpath\b", "not on older macOS; use cd … && pwd -P", "realpath x"),
     (r"\bsed -i(?! '')", "BSD needs a suffix; write a new file and mv", "sed -i s/a/b/ f"),
     (r"\bsed -\w*r", "GNU; write sed -E", "sed -r s/a/b/"),
     (r"\bdate (-d|--date)\b", "GNU; BSD has -v and -j", "date -d yesterday"),
