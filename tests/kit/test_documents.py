@@ -115,5 +115,6 @@ def test_the_top_level_holds_only_what_the_front_names():
         "Makefile", "setup_local.sh", "setup_remote.sh", "requirements-local.txt",
         "requirements-remote.txt", "environment-remote.yml", "scripts", "configs", "data", "models",
         "adapters", "docs", "tests", "notebooks", "README.md", "LICENSE", "CHANGELOG.md",
-        "CONTRIBUTING.md", "SECURITY.md", "pyproject.toml", ".gitignore", ".github", ".ci", ".gitattributes",
+        "CONTRIBUTING.md", "SECURITY.md", "pyproject.toml",
+        ".gitignore", ".github", ".ci", ".gitattributes",
     }  # fmt: skip
