@@ -32,15 +32,15 @@ WIDE, NARROW = Frame("wide", 760, 270), Frame("narrow", 330, 220, left=40, right
 
 def series(rows: list[dict[str, Any]]) -> dict[str, list[Point]]:
     """{"training": points, "validation": points} of metrics rows, thinned to what can be seen."""
-    found: dict[str, list[Point]] = {}
+    lines: dict[str, list[Point]] = {}
     for name, key in SERIES.items():
         points = [(row["step"], row[key]) for row in rows
                   if "step" in row and isinstance(row.get(key), int | float)
                   and abs(row[key]) < LARGEST]  # fmt: skip
         stride = -(-len(points) // MOST) or 1
         # the last point stays, whatever the stride
-        found[name] = points[(len(points) - 1) % stride :: stride] if points else []
-    return found
+        lines[name] = points[(len(points) - 1) % stride :: stride] if points else []
+    return lines
 
 
 def draw(rows: list[dict[str, Any]], most_steps: int | None = None) -> str:

@@ -36,19 +36,19 @@ class ComparedServer:
     def describe(self) -> dict[str, Any]:
         """{"state": none | starting | ready | failed | unreachable, "url", "models", …}."""
         if self.given:
-            found = {"given": True, "url": self.given, "log": [], "job": {}}
+            facts = {"given": True, "url": self.given, "log": [], "job": {}}
             state, models, why = self._models(self.given)
-            return found | {"state": state, "models": models, "why": why}
+            return facts | {"state": state, "models": models, "why": why}
         job = runs.read(_record())
-        found = {"given": False, "url": job.get("url"), "job": job, "models": [], "why": ""}
-        found["log"] = runs.tail(_log(), 12)
+        facts = {"given": False, "url": job.get("url"), "job": job, "models": [], "why": ""}
+        facts["log"] = runs.tail(_log(), 12)
         if not job or job.get("host") != socket.gethostname():
-            return found | {"state": "none", "log": []}
+            return facts | {"state": "none", "log": []}
         if not _lives(job):
-            why = "" if job.get("stopped") else (found["log"] or ["it ended without a word"])[-1]
-            return found | {"state": "failed" if why else "none", "why": why}
+            why = "" if job.get("stopped") else (facts["log"] or ["it ended without a message"])[-1]
+            return facts | {"state": "failed" if why else "none", "why": why}
         state, models, why = self._models(job["url"])
-        return found | {"state": "ready" if models else "starting", "models": models, "why": why}
+        return facts | {"state": "ready" if models else "starting", "models": models, "why": why}
 
     def _models(self, url: str) -> tuple[str, list[dict[str, Any]], str]:
         """(state, the models that a server offers, why there are none)."""
@@ -69,7 +69,7 @@ class ComparedServer:
     def start(self, reference: str) -> str:
         """Start a server for a version; returns its address."""
         if self.given:
-            raise ApiError(409, "given", f"the panel was told to use {self.given}")
+            raise ApiError(409, "given", f"the panel was started with --server {self.given}")
         if not (paths.ROOT / SCRIPT).is_file():
             raise ApiError(501, "no_server", f"{SCRIPT} is not part of this checkout")
         if self.describe()["state"] in ("ready", "starting"):
@@ -108,7 +108,7 @@ class ComparedServer:
         """One answer of one model, or the error that its server gave."""
         import httpx
 
-        found: dict[str, Any] = {"model": model, "text": "", "tokens": None, "error": None}
+        result: dict[str, Any] = {"model": model, "text": "", "tokens": None, "error": None}
         body = {
             "model": model,
             "messages": [{"role": "user", "content": prompt}],
@@ -120,23 +120,23 @@ class ComparedServer:
         try:
             with client_for(url, PATIENCE, self.token) as client:
                 answer = client.post(f"{url}/v1/chat/completions", json=body)
-            said = answer.json()
+            reply = answer.json()
             if answer.status_code != 200:
-                found["error"] = said["error"]["message"]
+                result["error"] = reply["error"]["message"]
             else:
-                found["text"] = said["choices"][0]["message"]["content"] or ""
-                found["tokens"] = (said.get("usage") or {}).get("completion_tokens")
+                result["text"] = reply["choices"][0]["message"]["content"] or ""
+                result["tokens"] = (reply.get("usage") or {}).get("completion_tokens")
         except httpx.HTTPError as error:
-            found["error"] = f"no answer: {error or type(error).__name__}"
+            result["error"] = f"no answer: {error or type(error).__name__}"
         except (ValueError, KeyError, TypeError, IndexError):
-            found["error"] = (
+            result["error"] = (
                 f"the server answered {answer.status_code} in a form that is not OpenAI's"
             )
-        return found | {"seconds": time.monotonic() - began}
+        return result | {"seconds": time.monotonic() - began}
 
 
 def client_for(url: str, patience: float, token: str | None):
-    """An HTTP client; no proxy stands between loopback and us."""
+    """An HTTP client; no proxy is used for loopback."""
     import httpx
 
     return httpx.Client(

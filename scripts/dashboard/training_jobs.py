@@ -173,11 +173,11 @@ def _pid(run: Path) -> int:
 
 def resumable(run_id: str) -> Path:
     """The folder of a run that can go on; ApiError with the reason where it cannot."""
-    found = runs.snapshot(runs.folder(run_id), lines=0)
-    if found["state"] in runs.ACTIVE:
-        raise ApiError(409, "busy", f"the run {run_id} is {found['state']}", "wait, or stop it")
-    if not found["resumable"]:
-        other = f"of the kind {found['kind']}" if found["kind"] != "lora" else found["state"]
+    run = runs.snapshot(runs.folder(run_id), lines=0)
+    if run["state"] in runs.ACTIVE:
+        raise ApiError(409, "busy", f"the run {run_id} is {run['state']}", "wait, or stop it")
+    if not run["resumable"]:
+        other = f"of the kind {run['kind']}" if run["kind"] != "lora" else run["state"]
         raise ApiError(409, "not_resumable", f"the run {run_id} is {other}", "start a new one")
     if not (runs.folder(run_id) / "config.yaml").is_file():
         raise ApiError(409, "not_resumable", f"{run_id} has no config.yaml", "start a new one")
@@ -186,13 +186,13 @@ def resumable(run_id: str) -> Path:
 
 def refuse_foreign(config: str) -> str:
     """`config`, where it is a training configuration of this checkout by name; else 400."""
-    there = configurations()
-    if config in there:
+    names = configurations()
+    if config in names:
         return config
     import difflib
 
-    near = difflib.get_close_matches(config, there, 1, 0)
-    raise console.Misuse(f"no training configuration is named {config!r}", f"{near[0]}?")
+    similar = difflib.get_close_matches(config, names, 1, 0)
+    raise console.Misuse(f"no training configuration is named {config!r}", f"{similar[0]}?")
 
 
 def configurations() -> list[str]:

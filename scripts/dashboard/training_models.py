@@ -91,6 +91,6 @@ def _canary(file: Path) -> dict[str, Any] | None:
 
 
 def _report(run_id: str) -> bool:
-    """Whether the run's report.html still lies here."""
+    """Whether the run's report.html is still here."""
     named = runs.RUN_ID.fullmatch(run_id) is not None
     return named and runs.has(Path(paths.folder("runs"), run_id), "report.html")

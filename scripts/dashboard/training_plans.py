@@ -69,12 +69,12 @@ class TrainingPlan:
 
     @property
     def obstacles(self) -> list[str]:
-        """What must be mended before this can start, each with its remedy."""
-        found = [f"{c['name']}: {c['found']}; {c['fix']}" for c in self.checks
+        """What must be corrected before this can start, each with its remedy."""
+        lines = [f"{c['name']}: {c['found']}; {c['fix']}" for c in self.checks
                  if c["status"] == "fail"]  # fmt: skip
         if self.dry_run:
-            found.insert(0, f"{DRY_RUN}; {DRY_RUN_REMEDY}")
-        return found
+            lines.insert(0, f"{DRY_RUN}; {DRY_RUN_REMEDY}")
+        return lines
 
     def body(self) -> dict[str, Any]:
         """The plan as the API gives it."""
@@ -148,10 +148,10 @@ class Plans:
         settings = wish.settings()
         state = fingerprint(wish, settings)
         with self._planning:
-            found = _dry_run(wish)
+            planned = _dry_run(wish)
         plan = TrainingPlan(
             secrets.token_urlsafe(24), wish, state, settings.safety.dry_run,
-            found["plan"], found["checks"],
+            planned["plan"], planned["checks"],
         )  # fmt: skip
         with self._lock:
             self._plans[plan.token] = plan
@@ -216,8 +216,8 @@ def _dry_run(wish: Wish) -> dict[str, Any]:
         raise ApiError(500, "no_plan", text, "plan in a terminal: make train") from None
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["no plan"]
-        words = said[-1].removeprefix("lora_trainer.py: ")
+        shown = [line for line in done.stderr.splitlines() if line.strip()] or ["no plan"]
+        words = shown[-1].removeprefix("lora_trainer.py: ")
         if done.returncode == console.MISUSED:
             raise console.Misuse(words)
         raise ApiError(500, "no_plan", words)

@@ -4,7 +4,7 @@ A run that an API started has two files more than its RunFolder: job.json (the p
 started) and output.txt (all that it printed).
 
     starting     its process reads the data, and has written no status yet
-    running      status.json is alive          stopping   it was told to end
+    running      status.json is alive          stopping   it was asked to end
     completed, stopped, failed                 as status.json says
     interrupted  status.json says running and no such process is left (a kill, a power cut)
     elsewhere    it runs, or ran, on another machine, and status.json came from there
@@ -135,17 +135,17 @@ def state(run: Path) -> tuple[str, str]:
     (status, damage), job = read_status(run), read(run / "job.json")
     lives, written = job_lives(run, job), bool(status) and status.get("pid") == job.get("pid")
     if lives and not written:
-        return ("stopping" if _told_to_stop(run, job) else "starting"), ""
+        return ("stopping" if _asked_to_stop(run, job) else "starting"), ""
     if damage:
         return "damaged", console.printable(damage)
     if not status:
-        return ("stopped", "") if _told_to_stop(run, job) else ("failed", last_words(run))
+        return ("stopped", "") if _asked_to_stop(run, job) else ("failed", last_words(run))
     if status["state"] != "running":
         tried = job and not written and _when(job, "started") > _when(status, "ended")
         error = last_words(run) if tried else status.get("error") or ""
         return status["state"], console.printable(error)
     if lives or run_folder.alive(run, status):
-        return ("stopping" if _told_to_stop(run, status) else "running"), ""
+        return ("stopping" if _asked_to_stop(run, status) else "running"), ""
     if status.get("host") != socket.gethostname():
         return "elsewhere", ""
     if job and not written and _when(job, "started") > _when(status, "started"):
@@ -157,7 +157,7 @@ def _when(record: dict[str, Any], key: str) -> float:
     return record.get(key) or 0.0
 
 
-def _told_to_stop(run: Path, process: dict[str, Any]) -> bool:
+def _asked_to_stop(run: Path, process: dict[str, Any]) -> bool:
     stop = read(run / "stop.json")
     return bool(stop) and stop.get("pid") == process.get("pid")
 

@@ -32,8 +32,8 @@ class AnswerText:
 
     def _cut(self, before: int) -> None:
         """Cut the text at the first stop string that ends after character `before`."""
-        found = [self._text.find(s, max(0, before - len(s) + 1)) for s in self._stop]
-        places = [place for place in found if place >= 0]
+        matches = [self._text.find(s, max(0, before - len(s) + 1)) for s in self._stop]
+        places = [place for place in matches if place >= 0]
         if places:
             self._text, self.stopped = self._text[: min(places)], True
 

@@ -146,11 +146,11 @@ class ChatRequest(GenerationRequest):
 
     def plain_messages(self) -> list[dict[str, Any]]:
         """The messages as dicts with the keys that were given; developer means system."""
-        found = [message.model_dump(exclude_none=True) for message in self.messages]
-        for message in found:
+        messages = [message.model_dump(exclude_none=True) for message in self.messages]
+        for message in messages:
             if message["role"] == "developer":
                 message["role"] = "system"
-        return found
+        return messages
 
 
 class CompletionRequest(GenerationRequest):
@@ -224,8 +224,8 @@ def schemas(template: str) -> dict[str, Any]:
 def _refusal(first: dict[str, Any], kind: type[BaseModel]) -> ApiError:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place, kind.model_fields, 1)
-        hint = f"did you mean {near[0]}?" if near else ""
+        similar = difflib.get_close_matches(place, kind.model_fields, 1)
+        hint = f"did you mean {similar[0]}?" if similar else ""
         text = f"unknown parameter {place}"
         return ApiError(400, "unknown_parameter", text, hint, param=place)
     if first["type"] == "missing":

@@ -107,15 +107,15 @@ def _widen(tensor, length: int, along: int):
 
 def _tensors(layer) -> dict[tuple[str, int | None], tuple[Any, int | None]]:
     """{place: (tensor, dimension of the length or None)} of what a layer keeps."""
-    found: dict[tuple[str, int | None], tuple[Any, int | None]] = {}
+    kept: dict[tuple[str, int | None], tuple[Any, int | None]] = {}
     for name in ("keys", "values"):
         if getattr(layer, name, None) is not None:
-            found[name, None] = getattr(layer, name), -2
+            kept[name, None] = getattr(layer, name), -2
     for name in ("conv_states", "recurrent_states"):
         for i, state in getattr(layer, name, {}).items():
             if state is not None:
-                found[name, i] = state, None
-    return found
+                kept[name, i] = state, None
+    return kept
 
 
 def _replace(layer, place: tuple[str, int | None], tensor) -> None:

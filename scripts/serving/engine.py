@@ -1,7 +1,7 @@
 """Continuous batching: one thread that gives every running answer its next token, over and over.
 
-New answers join between two tokens, finished and abandoned ones leave. What is kept in memory is
-bounded when an answer is let in: rows x (longest prompt + its max_tokens) must fit.
+New answers join between two tokens, finished and abandoned ones are taken out. What is kept in
+memory is bounded when an answer is let in: rows x (longest prompt + its max_tokens) must fit.
 
 A step that fails ends nobody's answer but that of the row that caused it: its rows are read again,
 each in a pass of its own, and only those that fail there end with an error.
@@ -114,7 +114,7 @@ class Engine:
             self._wake.notify()
 
     def cancel(self, answers: list[AnswerRow]) -> None:
-        """Nobody wants these any more: they leave before the next token."""
+        """Take these answers out before the next token: their client went away."""
         with self._wake:
             for answer in answers:
                 answer.cancelled = True
@@ -148,7 +148,7 @@ class Engine:
         self._give_up()
 
     def _drop_late(self) -> list[Piece]:
-        """Take out of the queues who does not wait any more; the ends of those who are late."""
+        """Take cancelled and late answers out of the queues; the last pieces of the late ones."""
         now, late = time.monotonic(), []
         for queue in (self._waiting, self._again):
             for answer in [a for a in queue if a.cancelled or now > a.deadline]:
@@ -186,7 +186,7 @@ class Engine:
         if self._batch:
             rows = list(self._batch.answers)
             try:
-                self._let_go()
+                self._drop_unwanted()
                 if self._batch:
                     ids = self._batch.append([answer.tokens[-1] for answer in self._batch.answers])
                     self._batch = self._advance(self._batch, ids)
@@ -206,8 +206,8 @@ class Engine:
             except Exception as error:
                 self._failed(error, rows)
 
-    def _let_go(self) -> None:
-        """Cancelled and late answers leave."""
+    def _drop_unwanted(self) -> None:
+        """Take cancelled and late answers out of the batch."""
         if self._batch is None:
             return
         now, rows = time.monotonic(), self._batch.answers

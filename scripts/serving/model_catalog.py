@@ -92,9 +92,9 @@ class Catalog:
                 return served
         try:
             wanted, version = names.split(name)
-            there = {s.version.number: s for s in self.served
+            versions = {s.version.number: s for s in self.served
                      if s.version and s.version.name == wanted}  # fmt: skip
-            return there[names.matches(version, list(there))[-1]]
+            return versions[names.matches(version, list(versions))[-1]]
         except (console.Problem, IndexError):
             return None
 
@@ -103,8 +103,8 @@ class Catalog:
         ids = [served.id for served in self.served]
         if not ids:
             return "no model is served: start the server with --checkpoint NAME@VERSION"
-        near = difflib.get_close_matches(name, ids, 1, 0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
+        similar = difflib.get_close_matches(name, ids, 1, 0.5)
+        hint = f"did you mean {similar[0]}? " if similar else ""
         return f"{hint}served: {', '.join(ids)}"
 
 
@@ -117,8 +117,8 @@ def choose(references: list[str], base: str | None) -> list[version_store.Versio
     if not references and not base:
         references = version_store.all_names(root)
         if len(references) != 1:
-            there = f"there are: {', '.join(references)}" if references else "register a run first"
-            raise console.Misuse("which adapter? give --checkpoint NAME@VERSION", there)
+            remedy = f"there are: {', '.join(references)}" if references else "register a run first"
+            raise console.Misuse("which adapter? give --checkpoint NAME@VERSION", remedy)
     versions = [_version(root, reference) for reference in references]
     return list({version.reference: version for version in versions}.values())
 
@@ -150,12 +150,12 @@ def check(versions: list[version_store.Version], base: str | None, options: Base
         if version.retired:
             console.warn(f"{version.reference} is retired: {version.retired['reason']}")
         verification.check_files(version.folder, card)
-        found = verification.check_contents(version.folder, card)
+        adapter = verification.check_contents(version.folder, card)
         folder = load.base_of(version, base or folder, options.any_base)
-        weights.check_shapes(found, folder)
-        told = [version.reference, card["files"][weights.FILE]["sha256"], vars(options)]
+        weights.check_shapes(adapter, folder)
+        identity = [version.reference, card["files"][weights.FILE]["sha256"], vars(options)]
         adapters.append(Served(version.reference, f"a{i}", _when(card), None,
-                               _fingerprint(told), version, effects.of(found)))  # fmt: skip
+                               _fingerprint(identity), version, effects.of(adapter)))  # fmt: skip
     Catalog(folder, adapters, options).check_effects()
     if any(served.effect and served.effect.base_changes for served in adapters):
         return Catalog(folder, adapters, options)  # it is the only one; the base is not served
@@ -177,8 +177,8 @@ def _when(card: dict[str, Any]) -> int:
     return int(when.replace(tzinfo=datetime.timezone.utc).timestamp())
 
 
-def _fingerprint(told: Any) -> str:
-    return f"fp_{hashlib.sha256(repr(told).encode()).hexdigest()[:10]}"
+def _fingerprint(identity: Any) -> str:
+    return f"fp_{hashlib.sha256(repr(identity).encode()).hexdigest()[:10]}"
 
 
 def load_all(catalog: Catalog) -> Any:
@@ -244,8 +244,8 @@ def _finish(served: Served, model) -> None:
     if served.tokenizer is None:
         raise console.Problem(f"{served.id} has no tokenizer", "copy tokenizer.json to the base")
     ends = model.generation_config.eos_token_id
-    found = set(ends if isinstance(ends, list) else [ends]) | {served.tokenizer.eos_token_id}
-    served.ends = frozenset(found - {None})
+    listed = set(ends if isinstance(ends, list) else [ends]) | {served.tokenizer.eos_token_id}
+    served.ends = frozenset(listed - {None})
     served.vocabulary = len(served.tokenizer)
 
 

@@ -54,8 +54,8 @@ class ServingMetrics:
             lines.append(f"{name}_count{_braces(labels)} {cells[-2]:.16g}")
         parts = []
         for name, lines in samples.items():
-            kind, told = HELP[name]
-            parts += [f"# HELP {name} {told}", f"# TYPE {name} {kind}", *lines]
+            kind, text = HELP[name]
+            parts += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *lines]
         return "\n".join(parts) + "\n"
 
 

@@ -238,5 +238,5 @@ def describe(error: Exception) -> console.Problem:
     """The problem of a failed start, as one line."""
     if isinstance(error, (console.Problem, OSError)):
         return error
-    line = (str(error).strip().splitlines() or ["without a word"])[0]
+    line = (str(error).strip().splitlines() or ["no message"])[0]
     return console.Problem(f"the model could not be loaded ({type(error).__name__}: {line})")

@@ -2,7 +2,7 @@
 
 Models write a call as JSON, each family with its own marks around it: Llama {"name", "parameters"},
 Mistral [TOOL_CALLS] [{"name", "arguments"}], Qwen and Hermes <tool_call>{…}</tool_call>. Special
-tokens are gone when the text gets here; what is left is found by its JSON.
+tokens are gone when the text gets here; what is left is recognised by its JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def for_template(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     ValueError with the place of arguments that are no JSON object.
     """
-    found = []
+    converted = []
     for i, message in enumerate(messages):
         message = dict(message)
         if message.get("tool_call_id"):
@@ -40,8 +40,8 @@ def for_template(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 for j, call in enumerate(message["tool_calls"])
             ]
             message["content"] = message.get("content") or ""
-        found.append(message)
-    return found
+        converted.append(message)
+    return converted
 
 
 def _call(call: dict[str, Any], place: str) -> dict[str, Any]:
@@ -63,9 +63,9 @@ def _nine(given: str) -> str:
 
 
 def may_begin(text: str, since: int = 0) -> int | None:
-    """Where in `text` a call may have begun (what stands before is content), None for nowhere.
+    """Where in `text` a call may have begun (what comes before is content), None for nowhere.
 
-    `since`: what stands before that character was looked at already.
+    `since`: the text before that character was looked at already.
     """
     head = text.lstrip()
     if not head or any(head.startswith(m) or m.startswith(head) for m in _OPENS):
@@ -78,7 +78,7 @@ def may_begin(text: str, since: int = 0) -> int | None:
 def parse(text: str, tools: list[dict[str, Any]] | None) -> tuple[str | None, list[dict[str, Any]]]:
     """(content, tool calls in OpenAI's form) of an answer; (text, []) where it holds no call.
 
-    A call counts only if it names one of `tools`, and if nothing but marks stands around it.
+    A call counts only if it names one of `tools`, and if nothing but marks is around it.
     """
     known = {tool["function"]["name"] for tool in tools or ()}
     start = may_begin(text)
@@ -95,10 +95,10 @@ def parse(text: str, tools: list[dict[str, Any]] | None) -> tuple[str | None, li
         else:
             rest += text[position]
             position += 1
-    found = [_read(call, known) for call in calls]
-    if MARKS.sub("", rest) or not found or None in found:
+    parsed = [_read(call, known) for call in calls]
+    if MARKS.sub("", rest) or not parsed or None in parsed:
         return text, []
-    return text[:start].strip() or None, found
+    return text[:start].strip() or None, parsed
 
 
 def _read(call: Any, known: set[str]) -> dict[str, Any] | None:

@@ -34,13 +34,13 @@ ENDING = 20.0  # seconds that it may take to end
 def program() -> str:
     """vLLM's command; Misuse where it is not installed."""
     own = paths.ROOT / PROGRAM
-    there = str(own) if own.exists() else shutil.which("vllm")
-    if not there:
+    command = str(own) if own.exists() else shutil.which("vllm")
+    if not command:
         raise console.Misuse(
             f"--engine vllm: no {PROGRAM}, and no vllm on the PATH",
             "install vLLM there on a Linux host with an NVIDIA GPU, or use --engine own",
         )
-    return there
+    return command
 
 
 def words(catalog: Catalog, port: int, rows: int, context: int | None) -> list[str]:

@@ -147,7 +147,7 @@ class RequestGuard:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
-            return  # there are no websockets
+            return  # websockets are not served
         from starlette.datastructures import Headers, MutableHeaders
 
         async def send_with_headers(message: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+pytest.importorskip("hypothesis", reason="hypothesis is in .venv-local alone")
+
 from support import openapi_fuzz, panel_runs
 
 pytestmark = pytest.mark.slow

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytest.importorskip("hypothesis", reason="hypothesis is in .venv-local alone")
+
 from support import openapi_fuzz
 from support.checkout import ROOT
 
