@@ -203,7 +203,11 @@ def _ppo(task: PreferenceTask, run: Path, total: int, world_size: int, callbacks
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     policy = policies.load_policy(task.settings, task.start)
-    names = _add_reference(policy) if task.start is not None else {}
+    names = {}
+    if task.start is not None:
+        names = _add_reference(policy)
+    else:  # PPOTrainer's own way makes norms float32 beside a bfloat16 head, which CUDA refuses
+        policy = _with_new_adapter(task, policy)
     scorer, tokenizer = policies.load_reward_model(task.reward_run)
     value, _ = policies.load_reward_model(task.reward_run, trainable=True)
     task.rewards = [rewards.RewardModel(scorer, tokenizer, task.rows["train"], 1)]
@@ -229,9 +233,15 @@ def _ppo(task: PreferenceTask, run: Path, total: int, world_size: int, callbacks
         value_model=value.base_model.model,
         train_dataset=dataset,
         eval_dataset=dataset.select([0]),
-        peft_config=_new_adapter(task, policy),
         callbacks=callbacks,
     )
+
+
+def _with_new_adapter(task: PreferenceTask, model) -> Any:
+    """The base with a new adapter to train; its reference is the bare base."""
+    from peft import get_peft_model
+
+    return get_peft_model(model, _new_adapter(task, model))
 
 
 def _add_reference(policy) -> dict[str, str]:

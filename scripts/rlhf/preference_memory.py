@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from base_model import description
+from base_model import readiness
 from rlhf.algorithms import PreferenceTask
+from training import model_shape
 from training.memory import DPO, ONLINE, PPO, REWARD, Workload
 from training.memory_advice import MemoryCase
 
@@ -28,4 +29,4 @@ def case_of(task: PreferenceTask) -> MemoryCase:
         model=s.model, lora=s.lora, quantization=s.quantization, training=s.training
     )
     key = f"{task.kind}.{LENGTH_KEYS.get(task.kind, 'max_length')}"
-    return MemoryCase(description.config(s.model.model_name_or_path), parts, work, key)
+    return MemoryCase(model_shape.of_model(readiness.describe(s)), parts, work, key)

@@ -119,11 +119,9 @@ def _memory(task: PreferenceTask, facts: dict[str, Any], checks: list[Check], ca
     facts["estimate"] = estimate | {"copies": copies}
     checks += memory_checks.memory_checks(case, cards)
     checks += setting_checks.on_card(task.settings, cards)
-    config = case.config
-    checks += setting_checks.before_data(config, task.settings)
+    checks += setting_checks.before_data(case.model, task.settings)
     if "steps" in facts:
-        checks += setting_checks.warm_up(task.settings.training, facts["steps"])
-        checks += setting_checks.checkpoint_space(config, task.settings, facts["steps"])
+        checks += setting_checks.after_data(case.model, task.settings, facts["steps"])
 
 
 def lines(plan: sft.TrainingPlan) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from base_model import description, loading, readiness
+from base_model import loading, readiness
 from base_model import tokenizer as base_tokenizer
 from training import plan, session
 from training.memory import plain_loss_is_cheaper
@@ -130,5 +130,4 @@ class SupervisedRecipe(session.TrainingRecipe):
 
     def memory_case(self) -> MemoryCase:
         """What the memory of this training depends on."""
-        config = description.config(self.settings.model.model_name_or_path)
-        return plan.supervised_case(config, self.settings)
+        return plan.supervised_case(readiness.describe(self.settings), self.settings)

@@ -99,9 +99,15 @@ def weight_bytes(shape: ModelShape, settings, head: bool = True) -> float:
     return shape.linear_parameters * per_weight + whole * width
 
 
-def estimate(config: dict[str, Any], settings, work: Workload | None = None) -> MemoryEstimate:
-    """The MemoryEstimate for one GPU. `config`: config.json; `settings`: a TrainingConfig."""
-    shape, training = of_config(config), settings.training
+def estimate(
+    model: ModelShape | dict[str, Any], settings, work: Workload | None = None
+) -> MemoryEstimate:
+    """The MemoryEstimate for one GPU.
+
+    model: a shape, or config.json; settings: a TrainingConfig.
+    """
+    shape = model if isinstance(model, ModelShape) else of_config(model)
+    training = settings.training
     work = work or Workload(rows=training.per_device_train_batch_size, length=training.max_length)
     trained = adapter_parameters(shape, settings.lora)
     quantised = is_quantised(settings)
@@ -142,7 +148,7 @@ def layer_bytes(shape: ModelShape, settings, padded: bool) -> float:
     if shape.state:
         return SCAN_BYTES * shape.inner * shape.state + 8 * (shape.inner + shape.hidden)
     hidden, inner = shape.hidden, shape.active_inner or shape.inner
-    adapted = sum(i for i, _, _ in adapted_layers(shape, lora).values())
+    adapted = sum(i * n for i, _, n in adapted_layers(shape, lora).values()) / shape.layers
     # Norms in float32; gate, up and silu; query, keys, values and attention's output. With a mask
     # the kernel takes no grouped keys, so they are repeated.
     kept = 8 * hidden + 6 * inner + 4 * shape.heads

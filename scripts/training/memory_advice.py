@@ -15,20 +15,21 @@ from kit.report import Check
 from training import memory
 from training.cards import Card
 from training.memory import DPO, REWARD, MemoryEstimate, Workload
+from training.model_shape import ModelShape
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryCase:
-    """A model's config.json, the settings that decide memory, and one micro-batch."""
+    """A model's shape (or config.json), the settings that decide memory, and one micro-batch."""
 
-    config: dict[str, Any]
+    model: ModelShape | dict[str, Any]
     settings: Any
     work: Workload
     length_key: str = "training.max_length"
 
     @property
     def estimate(self) -> MemoryEstimate:
-        return memory.estimate(self.config, self.settings, self.work)
+        return memory.estimate(self.model, self.settings, self.work)
 
     def with_work(self, **changes: Any) -> MemoryCase:
         return dataclasses.replace(self, work=dataclasses.replace(self.work, **changes))

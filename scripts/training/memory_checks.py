@@ -12,7 +12,7 @@ from kit.report import Check
 from training import cards as known_cards
 from training.cards import Card
 from training.memory_advice import MemoryCase, card_check, changes
-from training.model_shape import of_config
+from training.model_shape import ModelShape, of_config
 
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits")
 
@@ -55,7 +55,8 @@ def memory_checks(case: MemoryCase, cards: Sequence[Card] | None) -> list[Check]
             "bitsandbytes keeps its inputs, so gradient_checkpointing saves little here",
             "quantization.load_in_4bit=true, or load_in_8bit=false where bfloat16 fits",
         ))  # fmt: skip
-    experts = of_config(case.config).expert_parameters
+    model = case.model if isinstance(case.model, ModelShape) else of_config(case.model)
+    experts = model.expert_parameters
     if experts and quantization.load_in_4bit:
         checks.append(Check(
             "experts", "warn",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from base_model.description import Description
 from kit import console
 
 HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
@@ -105,6 +106,11 @@ def _by_names(config: dict[str, Any]) -> ModelShape:
                    "down_proj": (inner, hidden, dense_layers)}  # fmt: skip
     return ModelShape(kind, hidden, layers, vocabulary, heads, query, keys, inner, bool(tied),
                       linear, expert_parameters, active)  # fmt: skip
+
+
+def of_model(model: Description) -> ModelShape:
+    """The shape of a described model; its parameters come from the headers of its weights."""
+    return of_config(model.sizes)
 
 
 def _state_space(section, kind, hidden, layers, vocabulary, tied) -> ModelShape:

@@ -15,9 +15,10 @@ from typing import Any
 
 from base_model import readiness
 from base_model import tokenizer as base_tokenizer
+from base_model.description import Description
 from kit import console, paths
 from kit.report import Check, failed
-from training import encoding, setting_checks, step_time
+from training import encoding, model_shape, setting_checks, step_time
 from training.cards import Card
 from training.memory import Workload
 from training.memory_advice import MemoryCase
@@ -65,7 +66,7 @@ def check(settings) -> None:
     """Problem or Misuse for what would end a training later: base, layers, settings, packages."""
     model = readiness.require(settings)
     check_disk(settings)
-    readiness.refuse(setting_checks.before_data(model.config, settings))
+    readiness.refuse(setting_checks.before_data(model_shape.of_model(model), settings))
 
 
 def check_disk(settings) -> None:
@@ -112,13 +113,12 @@ def make(
     facts: dict[str, Any] = {"method": method(settings), "model": settings.model.model_name_or_path}
     model = attempt(checks, "base model", lambda: readiness.describe(settings))
     if model:
-        config = model.sizes
         checks += readiness.checks(model, settings)
-        checks += setting_checks.before_data(config, settings)
-        case = attempt(checks, "memory", lambda: supervised_case(config, settings))
+        case = attempt(checks, "memory", lambda: supervised_case(model, settings))
         if case:
             facts["estimate"] = estimate_facts(case, cards)
             checks += memory_checks(case, cards)
+            checks += setting_checks.before_data(case.model, settings)
         checks += setting_checks.on_card(settings, cards)
         tokenizer = attempt(checks, "tokenizer", lambda: base_tokenizer.configured(settings.model))
         if tokenizer:
@@ -127,13 +127,9 @@ def make(
             if coded:
                 checks += _describe(coded, settings, facts, world_size)
                 checks += against_base(coded, tokenizer, model)
-                total = facts["steps"]
-                checks += attempt(
-                    checks, "settings",
-                    lambda: setting_checks.after_data(config, settings, total),
-                ) or []  # fmt: skip
                 if case:
-                    _add_times(config, settings, coded["train"], facts, cards)
+                    checks += setting_checks.after_data(case.model, settings, facts["steps"])
+                    _add_times(case.model, settings, coded["train"], facts, cards)
     checks += [setting_checks.disk(settings), *setting_checks.tracker(settings.training.report_to)]
     return TrainingPlan(facts, checks)
 
@@ -148,14 +144,15 @@ def against_base(coded, tokenizer, model) -> list[Check]:
     return checks + readiness.of_faults(faults, read)
 
 
-def supervised_case(config: dict[str, Any], settings) -> MemoryCase:
-    """What the memory of a supervised training depends on."""
+def supervised_case(model: Description, settings) -> MemoryCase:
+    """What the memory of a supervised training depends on.
+
+    Problem where config.json does not give the sizes.
+    """
     t = settings.training
     padded = not t.packing and t.per_device_train_batch_size > 1
     work = Workload(rows=t.per_device_train_batch_size, length=t.max_length, padded=padded)
-    case = MemoryCase(config, settings, work)
-    _ = case.estimate  # a config.json without sizes is a Problem here
-    return case
+    return MemoryCase(model_shape.of_model(model), settings, work)
 
 
 def method(settings) -> str:
@@ -226,7 +223,7 @@ def _data_check(name: str, coded: encoding.EncodedRows) -> Check:
     return Check(f"{name} data", "warn", f"{found}; {listed}", fix)
 
 
-def _add_times(config, settings, train, facts: dict[str, Any], cards) -> None:
+def _add_times(shape, settings, train, facts: dict[str, Any], cards) -> None:
     """Seconds of the whole run on each card, the padding, and what would make it faster."""
     t = settings.training
     lengths = [len(row["input_ids"]) for row in train.rows]
@@ -237,7 +234,7 @@ def _add_times(config, settings, train, facts: dict[str, Any], cards) -> None:
     for card in cards_or_usual(cards):
         if card.tflops:
             rate = card.tflops
-            one, bound = step_time.epoch_seconds(config, settings, lengths, share, rate)
+            one, bound = step_time.epoch_seconds(shape, settings, lengths, share, rate)
             estimate["time"][card.name] = one * epochs
     waste = 0.0
     if not t.packing:

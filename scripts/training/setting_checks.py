@@ -7,30 +7,29 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from typing import Any
 
 from adapters.exports.vllm import RANKS
 from kit import console, paths
 from kit.report import Check
 from training import memory
 from training.cards import Card
-from training.model_shape import of_config
+from training.model_shape import ModelShape
 
 GB = 1 << 30
 HEADS = {"lm_head", "embed_tokens", "wte", "embeddings"}
 
 
-def before_data(config: dict[str, Any], settings) -> list[Check]:
-    """What config.json and the settings alone decide."""
+def before_data(shape: ModelShape, settings) -> list[Check]:
+    """What the model's shape and the settings alone decide."""
     return [
-        *packages(settings), *sharding(settings), *tied_embeddings(config, settings),
+        *packages(settings), *sharding(settings), *tied_embeddings(shape, settings),
         *served_elsewhere(settings), *workers(settings),
     ]  # fmt: skip
 
 
-def after_data(config: dict[str, Any], settings, steps: int) -> list[Check]:
+def after_data(shape: ModelShape, settings, steps: int) -> list[Check]:
     """What the number of steps decides."""
-    space = checkpoint_space(config, settings, steps)
+    space = checkpoint_space(shape, settings, steps)
     return [*warm_up(settings.training, steps), *space]
 
 
@@ -91,10 +90,10 @@ def sharding(settings) -> list[Check]:
     return checks
 
 
-def tied_embeddings(config: dict[str, Any], settings) -> list[Check]:
+def tied_embeddings(shape: ModelShape, settings) -> list[Check]:
     """A base with one matrix for input and output, of which one use would be trained."""
     whole = sorted(HEADS & set(settings.lora.modules_to_save or ()))
-    if not whole or not _is_tied(config):
+    if not whole or not shape.tied:
         return []
     found = (
         f"this base has one matrix for embeddings and head: training {', '.join(whole)} makes a "
@@ -102,13 +101,6 @@ def tied_embeddings(config: dict[str, Any], settings) -> list[Check]:
     )
     fix = "leave it out of lora.modules_to_save, or train both and keep the adapter unmerged"
     return [Check("tied embeddings", "warn", found, fix)]
-
-
-def _is_tied(config: dict[str, Any]) -> bool:
-    try:
-        return of_config(config).tied
-    except console.Problem:
-        return False
 
 
 def served_elsewhere(settings) -> list[Check]:
@@ -145,10 +137,10 @@ def warm_up(training, steps: int) -> list[Check]:
     return [Check("warm-up", "warn", found, "training.warmup_steps=0.03 (a share of the steps)")]
 
 
-def checkpoint_space(config: dict[str, Any], settings, steps: int) -> list[Check]:
+def checkpoint_space(shape: ModelShape, settings, steps: int) -> list[Check]:
     """The checkpoints that will lie there at once, against the free space."""
     training = settings.training
-    trained = memory.adapter_parameters(of_config(config), settings.lora)
+    trained = memory.adapter_parameters(shape, settings.lora)
     width = 2 if memory.is_quantised(settings) and not training.fp16 else 4
     state = next((b for name, b in memory.OPTIMIZER.items() if name in training.optim), 8.0)
     one = trained * (width + state) + (20 << 20)  # tokenizer, template, trainer's state

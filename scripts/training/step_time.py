@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
-from training.model_shape import ModelShape, of_config
+from training.model_shape import ModelShape
 
 # Seconds of one CPU core for the launches of one micro-batch and layer (EPYC, 32 layers).
 LAUNCH_4BIT, LAUNCH_BF16 = 0.35 / 32, 0.20 / 32
-WASTE_TOLD = 0.2  # share of padding above which grouping by length or packing is recommended
+MUCH_WASTE = 0.2  # share of padding above which grouping by length or packing is recommended
 
 
 def micro_batches(lengths: Sequence[int], rows: int, seed: int) -> list[tuple[int, int]]:
@@ -52,10 +51,10 @@ def token_flops(shape: ModelShape, supervised: float, checkpointing: bool) -> fl
 
 
 def epoch_seconds(
-    config: dict[str, Any], settings, lengths: Sequence[int], supervised: float, tflops: float
+    shape: ModelShape, settings, lengths: Sequence[int], supervised: float, tflops: float
 ) -> tuple[float, float]:
     """(seconds of an epoch on one GPU, share of micro-batches whose pace the CPU sets)."""
-    shape, training = of_config(config), settings.training
+    training = settings.training
     quantised = settings.quantization.load_in_4bit or settings.quantization.load_in_8bit
     floor = (LAUNCH_4BIT if quantised else LAUNCH_BF16) * shape.layers
     checkpointing, rows = training.gradient_checkpointing, training.per_device_train_batch_size
@@ -77,15 +76,15 @@ def epoch_seconds(
 
 def advice(waste: float, bound: float, settings) -> list[str]:
     """What makes a training faster, for padding `waste` and the share `bound` of slow launches."""
-    training, told = settings.training, []
-    if waste > WASTE_TOLD and not training.packing:
-        told.append(
+    training, lines = settings.training, []
+    if waste > MUCH_WASTE and not training.packing:
+        lines.append(
             f"{waste:.0%} of the computed tokens are padding: training.packing=true, or a smaller "
             "per_device_train_batch_size with more gradient_accumulation_steps"
         )
     if bound > 0.5:
-        told.append(
+        lines.append(
             "micro-batches are so small that the CPU sets the pace: a larger "
             "per_device_train_batch_size with less gradient_accumulation_steps, or packing"
         )
-    return told
+    return lines

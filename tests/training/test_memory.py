@@ -203,7 +203,8 @@ def test_padding_is_counted_from_the_lengths():
 
 def test_short_rows_take_the_time_of_the_launches():
     """4 rows of 200 tokens: 0.35 s of a CPU core a micro-batch, not the 0.1 s of an H100."""
-    seconds, bound = step_time.epoch_seconds(LLAMA_8B, settings(), [200] * 8, 0.1, 350)
+    shape = model_shape.of_config(LLAMA_8B)
+    seconds, bound = step_time.epoch_seconds(shape, settings(), [200] * 8, 0.1, 350)
     assert seconds == pytest.approx(0.7) and bound == 1
     assert "the CPU sets the pace" in step_time.advice(0, bound, settings())[0]
 

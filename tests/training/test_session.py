@@ -8,7 +8,7 @@ import types
 import pytest
 
 from kit import console
-from training import failures, processes, saving, setting_checks
+from training import failures, model_shape, processes, saving, setting_checks
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,12 @@ def settings(*overrides):
 
 LLAMA = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32,
          "num_attention_heads": 32, "intermediate_size": 14336, "vocab_size": 128256}  # fmt: skip
+
+
+def shape(**changes):
+    return model_shape.of_config(LLAMA | {"tie_word_embeddings": False} | changes)
+
+
 FSDP = ("training.fsdp=true", "training.gradient_checkpointing=false")
 
 
@@ -93,16 +99,16 @@ FSDP = ("training.fsdp=true", "training.gradient_checkpointing=false")
     ],
 )  # fmt: skip
 def test_settings_that_spoil_a_training_later_are_named_before_it(overrides, config, name, status):
-    checks = setting_checks.before_data(LLAMA | config, settings(*overrides))
+    checks = setting_checks.before_data(shape(**config), settings(*overrides))
     found = {check.name: check.status for check in checks}
     assert found[name] in status
 
 
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "gemma2", "phi3"])
 def test_ordinary_settings_give_no_line(model_type):
-    config = LLAMA | {"model_type": model_type, "tie_word_embeddings": model_type == "gemma2"}
-    assert setting_checks.before_data(config, settings()) == []
-    assert setting_checks.after_data(config, settings(), 300) == []
+    model = shape(model_type=model_type, tie_word_embeddings=model_type == "gemma2")
+    assert setting_checks.before_data(model, settings()) == []
+    assert setting_checks.after_data(model, settings(), 300) == []
 
 
 def test_a_warm_up_longer_than_half_the_run_is_named():
@@ -112,7 +118,7 @@ def test_a_warm_up_longer_than_half_the_run_is_named():
 
 def test_checkpoints_that_the_disk_cannot_hold_are_named(monkeypatch):
     monkeypatch.setattr(setting_checks, "free_space", lambda: 1 << 28)
-    (check,) = setting_checks.checkpoint_space(LLAMA, settings(), 1000)
+    (check,) = setting_checks.checkpoint_space(shape(), settings(), 1000)
     assert check.status == "fail" and "save_total_limit" in check.fix
 
 
