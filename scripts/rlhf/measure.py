@@ -23,10 +23,10 @@ def objective(task: PreferenceTask, trainer) -> dict[str, float]:
     prefix = "eval_" if task.kind == "reward" else "eval_rewards/"
     step = trainer.state.global_step  # the trainer may have evaluated after its last step
     logged = (e for e in trainer.state.log_history if e["step"] == step > 0 and "eval_loss" in e)
-    found = next(logged, None) or trainer.evaluate()
+    measured = next(logged, None) or trainer.evaluate()
     names = {"accuracy": "accuracy", "margin": "margin"} if task.kind == "reward" else {
         "accuracy": "accuracies", "margin": "margins"}  # fmt: skip
-    return {name: found[prefix + key] for name, key in names.items()}
+    return {name: measured[prefix + key] for name, key in names.items()}
 
 
 def mean_reward(task: PreferenceTask, policy) -> float:
@@ -68,15 +68,15 @@ def answers(task: PreferenceTask, model, prompts: list[list[int]]) -> list[list[
     )
     size, was_training = task.settings.training.per_device_eval_batch_size, model.training
     model.eval()
-    found: list[list[int]] = []
+    completions: list[list[int]] = []
     for first in range(0, len(prompts), size):
         inputs = _left_padded(prompts[first : first + size], pad, model.device)
         with torch.inference_mode():
             out = model.generate(**inputs, generation_config=config)
         for ids in out[:, inputs["input_ids"].shape[1] :].tolist():
-            found.append(ids[: ids.index(end) + 1] if end in ids else ids)
+            completions.append(ids[: ids.index(end) + 1] if end in ids else ids)
     model.train(was_training)
-    return found
+    return completions
 
 
 def _left_padded(part: list[list[int]], pad: int, device) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The models that RLHF stands on: the adapter it starts from, the reward model's run, loaded."""
+"""The models of a preference training: start adapter, policy, reward model; found and loaded."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def reward_settings(run: Path):
     text = (run / "config.yaml").read_text(encoding="utf-8")
     settings = loader.schema_of("rlhf").model_validate(yaml_reader.scalar(text))
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    found = locate.find(settings.model.model_name_or_path, settings.model.model_revision)
-    if found and facts.get("base_identity"):
+    base = locate.find(settings.model.model_name_or_path, settings.model.model_revision)
+    if base and facts.get("base_identity"):
         wanted = {"name": facts["base_model"]} | facts["base_identity"]
-        base_identity.check(wanted, found, f"the reward model {run.name}")
+        base_identity.check(wanted, base, f"the reward model {run.name}")
     return settings
 
 

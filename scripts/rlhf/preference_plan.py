@@ -31,7 +31,7 @@ def make(kind: str, settings, cards: Sequence[Card] | None = None) -> sft.Traini
     except console.Misuse:
         raise
     except console.Problem:
-        task = None  # said in checks
+        task = None  # checks has the reason
     if task:
         facts["model"] = task.settings.model.model_name_or_path
         facts["start"] = task.start.name if task.start else None
@@ -43,33 +43,33 @@ def make(kind: str, settings, cards: Sequence[Card] | None = None) -> sft.Traini
 
 
 def resolve(kind: str, settings, checks: list[Check] | None = None) -> PreferenceTask:
-    """The PreferenceTask with the models found and checked, nothing loaded.
+    """The PreferenceTask with its models located and checked; nothing is loaded.
 
-    Raises the first Problem; with `checks`, what is found and what is missing is added to them.
+    Raises the first Problem; with `checks`, what is there and what is missing is added to them.
     """
     planning = checks is not None
     checks = [] if checks is None else checks
     start, run = None, None
     if kind != "reward":
-        start = _found(checks, "start adapter", lambda: policies.start_of(settings))
+        start = _required(checks, "start adapter", lambda: policies.start_of(settings))
         if start:
             checks.append(Check("start adapter", "ok", start.name))
     if kind != "reward" and policies.needs_reward_model(settings):
-        run = _found(
+        run = _required(
             checks, "reward model", lambda: policies.reward_run(settings.reward_model_path)
         )
         policies.reward_settings(run)
         checks.append(Check("reward model", "ok", run.name))
         settings = settings.model_copy(update={"reward_model_path": run.name})
     settings = policies.with_base(settings, start)
-    model = _found(checks, "base model", lambda: readiness.describe(settings))
+    model = _required(checks, "base model", lambda: readiness.describe(settings))
     checks += readiness.checks(model, settings)
     if not planning:
         readiness.refuse(checks)
     return PreferenceTask(kind, settings, start, run)
 
 
-def _found(checks: list[Check], name: str, action) -> Any:
+def _required(checks: list[Check], name: str, action) -> Any:
     """The action's result; its Problem becomes a failed check, and is raised all the same."""
     try:
         return action()
@@ -95,15 +95,15 @@ def _data(task: PreferenceTask, facts: dict[str, Any], checks: list[Check]) -> N
     facts["prompts_a_step"] = algorithms.prompts_a_step(task, world_size)
     for name, coded in task.coded.items():
         what = "prompts" if task.generates else "pairs"
-        found = f"{len(coded.rows):,} {what}"
+        counted = f"{len(coded.rows):,} {what}"
         lost = [f"{coded.long_prompts} with long prompts left out"] * bool(coded.long_prompts)
         cut = "cut" if task.kind == "dpo" else "left out"
         lost += [f"{coded.long_rows} above max_length {cut}"] * bool(coded.long_rows)
         if lost:
             fix = "raise data.max_prompt_length or max_length, or shorten those rows"
-            checks.append(Check(f"{name} data", "warn", f"{found}; {', '.join(lost)}", fix))
+            checks.append(Check(f"{name} data", "warn", f"{counted}; {', '.join(lost)}", fix))
         else:
-            checks.append(Check(f"{name} data", "ok", found))
+            checks.append(Check(f"{name} data", "ok", counted))
     if "validation" not in task.coded:
         fix = "set data.val_file: without it nothing tells whether the objective improved"
         checks.append(Check("validation data", "warn", "none", fix))

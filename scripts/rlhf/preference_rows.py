@@ -89,7 +89,7 @@ def _texts(tokenizer, row: Row) -> tuple[str, list[str]]:
     except Exception as error:  # a template's own refusal: order of roles, tool calls
         raise console.Problem(
             f"{row.where}: the chat template refuses the row ({str(error).strip()})",
-            "mend or delete that row; python scripts/data_prep.py checks rows",
+            "correct or delete that row; python scripts/data_prep.py checks rows",
         ) from None
     if not all(text.startswith(before) for text in whole):
         error = rendered_rows.mismatch(before)
@@ -106,7 +106,7 @@ def encode_pairs(
 ) -> EncodedPreferences:
     """{"prompt_ids", "chosen_ids", "rejected_ids"} of each row; answers without their prompt.
 
-    cut: keep rows of more than `max_length` tokens (the trainer cuts them), else leave them out.
+    cut: keep rows of more than `max_length` tokens (the trainer cuts them), else drop them.
     """
     result = EncodedPreferences([])
     for row in rows:
@@ -144,7 +144,7 @@ def encode_prompts(tokenizer, rows: list[Row], max_prompt_length: int) -> Encode
         except Exception as error:
             raise console.Problem(
                 f"{row.where}: the chat template refuses the prompt ({str(error).strip()})",
-                "mend or delete that row; python scripts/data_prep.py checks rows",
+                "correct or delete that row; python scripts/data_prep.py checks rows",
             ) from None
         ids = _ids(tokenizer, text)
         if len(ids) > max_prompt_length:

@@ -36,7 +36,7 @@ class Card:
 
 
 KNOWN = (
-    Card("T4 16 GB", 16, 20, bf16=False), Card("V100 16 GB", 16, 40, bf16=False),
+    Card("T4 16 GB", 15, 20, bf16=False), Card("V100 16 GB", 16, 40, bf16=False),
     Card("V100 32 GB", 32, 40, bf16=False), Card("L4 24 GB", 24, 40), Card("A10 24 GB", 24, 45),
     Card("A10G 24 GB", 24, 28), Card("RTX 3060 12 GB", 12, 10), Card("RTX 3080 10 GB", 10, 24),
     Card("RTX 3090 24 GB", 24, 28), Card("RTX 4060 Ti 16 GB", 16, 18),

@@ -64,7 +64,7 @@ def spans(tokenizer, messages, tools=None) -> tuple[str, list[tuple[int, int]]]:
     Raises ValueError where the template does not only append.
     """
     text = render(tokenizer, messages, tools)
-    found = []
+    turns = []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
@@ -72,8 +72,8 @@ def spans(tokenizer, messages, tools=None) -> tuple[str, list[tuple[int, int]]]:
         after = text if i == len(messages) - 1 else render(tokenizer, messages[: i + 1], tools)
         if not (text.startswith(after) and after.startswith(before)):
             raise rendered_rows.mismatch(before)
-        found.append((len(before), len(after)))
-    return text, found
+        turns.append((len(before), len(after)))
+    return text, turns
 
 
 def encode(

@@ -36,7 +36,7 @@ class Workload:
     length: int = 2048
     answer: int = 0  # of it, tokens whose logits are kept (grpo, rloo, ppo)
     rollouts: int = 0  # answers that one step generates at once
-    scorer: bool = False  # a reward model stands beside the policy
+    scorer: bool = False  # a reward model is loaded beside the policy
     padded: bool = True  # rows of different lengths: attention gets a mask
 
     @property

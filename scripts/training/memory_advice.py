@@ -107,9 +107,9 @@ def card_check(case: MemoryCase, card: Card) -> Check:
     has = f"{card.gigabytes:.0f} GB"
     if card.used > (1 << 30):
         has += f", of which {console.size(card.used)} in use by other programs"
-    found = f"{console.size(needed)} of {has} (estimate)"
+    fact = f"{console.size(needed)} of {has} (estimate)"
     verdict = card.verdict(needed)
     if verdict == "fits":
-        return Check(name, "ok", f"fits: {found}")
+        return Check(name, "ok", f"fits: {fact}")
     fix = smallest_change(case, card)
-    return Check(name, "warn" if verdict == "tight" else "fail", f"{verdict}: {found}", fix)
+    return Check(name, "warn" if verdict == "tight" else "fail", f"{verdict}: {fact}", fix)

@@ -71,9 +71,7 @@ def check(settings) -> None:
 
 def check_disk(settings) -> None:
     """Problem where less space is free than safety.min_free_disk_gb."""
-    found = setting_checks.disk(settings)
-    if found.status == "fail":
-        raise console.Problem(f"disk: {found.found}", found.fix)
+    readiness.refuse([setting_checks.disk(settings)])
 
 
 def encode_all(settings, tokenizer) -> dict[str, encoding.EncodedRows]:
@@ -207,10 +205,12 @@ def _describe(coded, settings, facts: dict[str, Any], world_size: int) -> list[C
 
 
 def _data_check(name: str, coded: encoding.EncodedRows) -> Check:
-    found = f"{len(coded.rows):,} rows, {coded.tokens:,} tokens, {coded.supervised:,} with loss"
+    counted = f"{len(coded.rows):,} rows, {coded.tokens:,} tokens, {coded.supervised:,} with loss"
     for what, counts in (("left out", coded.left_out), ("keys not used", coded.unused)):
         if counts:
-            found += f"; {what}: " + ", ".join(f"{name} {n:,}" for name, n in counts.most_common())
+            counted += f"; {what}: " + ", ".join(
+                f"{name} {n:,}" for name, n in counts.most_common()
+            )
     problems = {
         f"{coded.cut} cut at max_length": coded.cut,
         f"{coded.unsupervised} dropped without loss": coded.unsupervised,
@@ -218,9 +218,9 @@ def _data_check(name: str, coded: encoding.EncodedRows) -> Check:
     }
     listed = ", ".join(text for text, count in problems.items() if count)
     if not listed:
-        return Check(f"{name} data", "ok", found)
+        return Check(f"{name} data", "ok", counted)
     fix = "raise training.max_length, or shorten those rows in data_prep"
-    return Check(f"{name} data", "warn", f"{found}; {listed}", fix)
+    return Check(f"{name} data", "warn", f"{counted}; {listed}", fix)
 
 
 def _add_times(shape, settings, train, facts: dict[str, Any], cards) -> None:

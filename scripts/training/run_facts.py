@@ -1,4 +1,4 @@
-"""run.json: what a run stands on, by hashes, and the GPU memory that it took."""
+"""run.json: the inputs of a run by their hashes, and the GPU memory that it took."""
 
 from __future__ import annotations
 

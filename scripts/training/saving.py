@@ -57,7 +57,9 @@ def checkpoint_check(trainer) -> Any:
         def on_save(self, args, state, control, **_):
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             if state.is_world_process_zero and folder.is_dir():
-                check_names(folder, adapted_layers(trainer.model))
+                model = trainer.accelerator.unwrap_model(trainer.model)
+                policy = getattr(model, "policy", model)  # ppo keeps a value model beside it
+                check_names(folder, adapted_layers(policy))
 
     return CheckpointCheck()
 

@@ -1,6 +1,6 @@
 """Settings held against base, machine and data, as checks of the plan.
 
-What would end or spoil a training later is told before it starts. Ordinary settings give no line.
+What would end or spoil a training later is named before it starts. Ordinary settings give no line.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def on_card(settings, cards: list[Card] | None) -> list[Check]:
         "--set model.dtype=float16 --set training.bf16=false --set training.fp16=true "
         "--set quantization.bnb_4bit_compute_dtype=float16"
     )
-    found = f"{without[0].name} computes no bfloat16 (it is emulated): {', '.join(asked)}"
-    return [Check("bfloat16", "fail", found, fix)]
+    fact = f"{without[0].name} computes no bfloat16 (it is emulated): {', '.join(asked)}"
+    return [Check("bfloat16", "fail", fact, fix)]
 
 
 def packages(settings) -> list[Check]:
@@ -63,11 +63,11 @@ def packages(settings) -> list[Check]:
     if model.attn_implementation != "flash_attention_2" or importlib.util.find_spec("flash_attn"):
         return []
     here = importlib.util.find_spec("torch") is not None
-    found = "flash_attention_2 needs the package flash-attn, which is not installed"
+    fact = "flash_attention_2 needs the package flash-attn, which is not installed"
     if not here:
-        found = "flash_attention_2 needs the package flash-attn on the host; it is in no lock"
+        fact = "flash_attention_2 needs the package flash-attn on the host; it is in no lock"
     fix = "model.attn_implementation=sdpa (in torch), or install flash-attn there"
-    return [Check("flash attention", "fail" if here else "warn", found, fix)]
+    return [Check("flash attention", "fail" if here else "warn", fact, fix)]
 
 
 def sharding(settings) -> list[Check]:
@@ -77,16 +77,16 @@ def sharding(settings) -> list[Check]:
         return []
     checks = []
     if "8bit" in training.optim or training.optim.startswith("paged"):
-        found = f"{training.optim} keeps its state in a form that FSDP cannot shard"
-        checks.append(Check("fsdp optimizer", "fail", found, "training.optim=adamw_torch"))
+        fact = f"{training.optim} keeps its state in a form that FSDP cannot shard"
+        checks.append(Check("fsdp optimizer", "fail", fact, "training.optim=adamw_torch"))
     if q.load_in_8bit:
-        found = "FSDP cannot shard an 8-bit base"
-        checks.append(Check("fsdp base", "fail", found, "quantization.load_in_4bit=true"))
+        fact = "FSDP cannot shard an 8-bit base"
+        checks.append(Check("fsdp base", "fail", fact, "quantization.load_in_4bit=true"))
     storage = q.bnb_4bit_quant_storage
     if q.load_in_4bit and storage != settings.model.dtype:
-        found = f"FSDP shards one dtype: 4-bit weights are stored as {storage}"
+        fact = f"FSDP shards one dtype: 4-bit weights are stored as {storage}"
         fix = f"quantization.bnb_4bit_quant_storage={settings.model.dtype}"
-        checks.append(Check("fsdp base", "fail", found, fix))
+        checks.append(Check("fsdp base", "fail", fact, fix))
     return checks
 
 
@@ -95,12 +95,12 @@ def tied_embeddings(shape: ModelShape, settings) -> list[Check]:
     whole = sorted(HEADS & set(settings.lora.modules_to_save or ()))
     if not whole or not shape.tied:
         return []
-    found = (
+    fact = (
         f"this base has one matrix for embeddings and head: training {', '.join(whole)} makes a "
         "second one, which merged models and other programs do not have"
     )
     fix = "leave it out of lora.modules_to_save, or train both and keep the adapter unmerged"
-    return [Check("tied embeddings", "warn", found, fix)]
+    return [Check("tied embeddings", "warn", fact, fix)]
 
 
 def served_elsewhere(settings) -> list[Check]:
@@ -123,8 +123,8 @@ def workers(settings) -> list[Check]:
     count = getattr(settings.training, "dataloader_num_workers", 0)
     if not count:
         return []
-    found = f"{count} are not started: rows are encoded before training begins"
-    return [Check("dataloader_num_workers", "skip", found)]
+    fact = f"{count} are not started: rows are encoded before training begins"
+    return [Check("dataloader_num_workers", "skip", fact)]
 
 
 def warm_up(training, steps: int) -> list[Check]:
@@ -133,8 +133,8 @@ def warm_up(training, steps: int) -> list[Check]:
     taken = warmup if warmup >= 1 else warmup * steps
     if taken <= steps / 2 or steps < 4:
         return []
-    found = f"{taken:,.0f} of {steps:,} steps: the learning rate hardly reaches its value"
-    return [Check("warm-up", "warn", found, "training.warmup_steps=0.03 (a share of the steps)")]
+    fact = f"{taken:,.0f} of {steps:,} steps: the learning rate hardly reaches its value"
+    return [Check("warm-up", "warn", fact, "training.warmup_steps=0.03 (a share of the steps)")]
 
 
 def checkpoint_space(shape: ModelShape, settings, steps: int) -> list[Check]:
@@ -149,9 +149,9 @@ def checkpoint_space(shape: ModelShape, settings, steps: int) -> list[Check]:
     needed, free = one * kept + trained * width, free_space()
     if needed <= free:
         return []
-    found = f"{kept} of {console.size(one)} and the final adapter, {console.size(free)} free"
+    fact = f"{kept} of {console.size(one)} and the final adapter, {console.size(free)} free"
     fix = "free space there, or lower training.save_total_limit"
-    return [Check("checkpoints", "fail", found, fix)]
+    return [Check("checkpoints", "fail", fact, fix)]
 
 
 def free_space() -> int:
@@ -168,12 +168,12 @@ def disk(settings) -> Check:
     while not folder.exists():
         folder = folder.parent
     free = free_space()
-    found = f"{console.size(free)} free at {paths.show(folder)}"
+    fact = f"{console.size(free)} free at {paths.show(folder)}"
     needed = settings.safety.min_free_disk_gb
     if free < needed * GB:
         fix = "free space there, or lower safety.min_free_disk_gb"
-        return Check("disk", "fail", f"{found}, {needed:g} GB wanted", fix)
-    return Check("disk", "ok", found)
+        return Check("disk", "fail", f"{fact}, {needed:g} GB wanted", fix)
+    return Check("disk", "ok", fact)
 
 
 def tracker(name: str) -> list[Check]:
@@ -184,5 +184,5 @@ def tracker(name: str) -> list[Check]:
     if not training_stack and name != "wandb":
         return []  # a laptop that plans: the host has it
     fix = f"uv pip install --python .venv-remote/bin/python {name} there, or report_to: trackio"
-    found = f"{name} is not installed" if training_stack else f"{name} must be added on the host"
-    return [Check("report_to", "fail" if training_stack else "warn", found, fix)]
+    fact = f"{name} is not installed" if training_stack else f"{name} must be added on the host"
+    return [Check("report_to", "fail" if training_stack else "warn", fact, fix)]
