@@ -187,6 +187,17 @@ class Pulse(threading.Thread):
                 print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def pulse(name: str) -> Iterator[None]:
+    """Show that work without a stage of its own goes on."""
+    shown = Pulse(Stage(name, Path(os.devnull)))
+    shown.start()
+    try:
+        yield
+    finally:
+        shown.end()
+
+
 def _columns() -> int:
     try:
         return max(20, os.get_terminal_size(sys.stderr.fileno()).columns - 1)

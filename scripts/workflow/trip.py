@@ -12,7 +12,7 @@ from typing import Any
 
 from kit import console, lock, paths
 from training.run_folder import RUN_ID
-from workflow.stages import StageSeries
+from workflow.stages import StageSeries, pulse
 
 REHEARSAL = paths.ROOT / ".rehearsal"
 # The miniature travels up with the synthetic data; real base models never travel.
@@ -154,9 +154,10 @@ def refuse_early(args) -> None:
         raise console.Problem("ssh is not installed here", "install OpenSSH's client, then again")
     if args.host:
         probe = [str(paths.ROOT / "scripts" / "host_probe.sh"), args.host]
-        done = subprocess.run(
-            probe, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
-        )
+        with pulse("host"):
+            done = subprocess.run(
+                probe, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+            )
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["host_probe.sh: it failed"]
             cause = lines[-1].partition(": ")[2] or lines[-1]

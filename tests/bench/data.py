@@ -51,13 +51,13 @@ def headlines(folder: Path, runs: int = 3) -> dict[str, float]:
 def segments_f1(folder: Path, extract) -> float:
     """F1 of `extract(bytes) -> text` over the marked segments of the sample pages, 0 to 1."""
     pages = json.loads((folder / "evaldata_subset.json").read_text(encoding="utf-8"))
-    found = missed = wrong = 0
+    hit_count = missed = wrong = 0
     for page in pages.values():
         text = extract((folder / "pages" / page["file"]).read_bytes())
         hits = sum(segment in text for segment in page["with"])
-        found, missed = found + hits, missed + len(page["with"]) - hits
+        hit_count, missed = hit_count + hits, missed + len(page["with"]) - hits
         wrong += sum(segment in text for segment in page["without"])
-    return 2 * found / (2 * found + missed + wrong)
+    return 2 * hit_count / (2 * hit_count + missed + wrong)
 
 
 def retrieval(samples: Path) -> dict[str, float]:
@@ -86,8 +86,8 @@ def retrieval(samples: Path) -> dict[str, float]:
         terms = questions.Terms(p.text for p in stored)
         asked = [(p, questions.ask(p.text, p.title, terms)) for p in stored]
         asked = [(p, q) for p, q in asked if q is not None]
-        found = target.search([q.question for _, q in asked], 10)
-    pairs = list(zip(asked, found, strict=True))
+        retrieved = target.search([q.question for _, q in asked], 10)
+    pairs = list(zip(asked, retrieved, strict=True))
     shares = {f"among_{k}": round(sum(p in hits[:k] for (p, _), hits in pairs) / len(pairs), 3)
               for k in (3, 10)}  # fmt: skip
     return {"questions": len(pairs), **shares}

@@ -121,7 +121,7 @@ def measure(work: Path, args) -> dict[str, list[dict]]:
     python = sys.executable
     ours, theirs = free_port(), free_port()
     serve = shutil.which("transformers", path=str(Path(python).parent)) or "transformers"
-    found: dict[str, list[dict]] = {"tandem": [], "transformers": []}
+    rounds: dict[str, list[dict]] = {"tandem": [], "transformers": []}
     words = [python, str(ROOT / "scripts" / "model_server.py"), "--checkpoint", "weather-lora"]
     words += ["--port", str(ours), "--rows", str(args.clients)]
     other = [serve, "serve", str(merged), "--port", str(theirs)]
@@ -138,8 +138,8 @@ def measure(work: Path, args) -> dict[str, list[dict]]:
             for name, (url, model) in sides.items():
                 result = asyncio.run(load(url, model, args.clients, args.each))
                 console.note(f"round {i + 1}, {name}: {result['tokens_per_s']:.0f} tokens/s")
-                found[name].append(result)
-    return found
+                rounds[name].append(result)
+    return rounds
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -157,19 +157,19 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as work:
-        found = measure(Path(work), args)
-    if not all(result["tokens_per_s"] for result in found["transformers"]):
+        rounds = measure(Path(work), args)
+    if not all(result["tokens_per_s"] for result in rounds["transformers"]):
         raise console.Problem("transformers serve answered nothing", "run it again")
-    pairs = zip(found["tandem"], found["transformers"], strict=True)
+    pairs = zip(rounds["tandem"], rounds["transformers"], strict=True)
     ratios = [mine["tokens_per_s"] / its["tokens_per_s"] for mine, its in pairs]
-    failed = sum(result["failed"] for result in found["tandem"])
+    failed = sum(result["failed"] for result in rounds["tandem"])
     ratio = statistics.median(ratios)
     if args.json:
-        told = {"tokens_vs_transformers_serve": ratio, "failed": failed, "ratios": ratios}
+        body = {"tokens_vs_transformers_serve": ratio, "failed": failed, "ratios": ratios}
         goal = {} if args.against_batching else {"goal": 3.0}
-        print(json.dumps(told | goal | {"rounds": found}))
+        print(json.dumps(body | goal | {"rounds": rounds}))
     else:
-        for name, results in found.items():
+        for name, results in rounds.items():
             middle = {key: statistics.median(r[key] for r in results) for key in results[0]}
             print(
                 f"{name:<13} {middle['tokens_per_s']:7.0f} tokens/s, "

@@ -47,7 +47,7 @@ trap 'exit 143' TERM
 "$KIT_ROOT/tests/sshd.sh" start "$place/sshd" >/dev/null
 export TANDEM_SSH_CONFIG="$place/sshd/ssh_config"
 unset HOST TANDEM_HOST TANDEM_REMOTE_DIR DRY_RUN RSYNC
-far="$place/sshd/home"
+host_home="$place/sshd/home"
 ssh="ssh -F $TANDEM_SSH_CONFIG -o Ciphers=aes128-gcm@openssh.com -o BatchMode=yes -o LogLevel=ERROR"
 
 # seconds COMMAND...: its wall time; its output goes to the log.
@@ -91,10 +91,10 @@ measure() {
 }
 
 nothing() { :; }
-fresh() { rm -rf "$far/bare-$1" "$far/ours-$1" "$place/$1/.cache"; }
+fresh() { rm -rf "$host_home/bare-$1" "$host_home/ours-$1" "$place/$1/.cache"; }
 fresh_data() { # the kit is there, the data is not
-  rm -rf "$far/bare-$1" "$far/ours-$1/data/processed"
-  mkdir "$far/bare-$1" "$far/ours-$1/data/processed"
+  rm -rf "$host_home/bare-$1" "$host_home/ours-$1/data/processed"
+  mkdir "$host_home/bare-$1" "$host_home/ours-$1/data/processed"
 }
 some_changed() { # one in a hundred
   local k

@@ -291,7 +291,7 @@ def test_killed_anywhere_it_goes_on_at_the_first_unfinished_stage(work):
     assert prepared["state"] == "completed" and not (runs / run / "final").exists()
 
     process = launch(work)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     result = json.loads(out)
     assert state_of(work)["stages"]["data_prep"] == prepared
