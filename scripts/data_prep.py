@@ -99,9 +99,9 @@ def _spare(out: Path, confirm: bool) -> None:
 
 
 def _shown(given: str | None) -> str | None:
-    from corpus.sources import listing
+    from corpus.sources import source_files
 
-    return given and listing.shown(Path(given).name)
+    return given and source_files.shown(Path(given).name)
 
 
 def _config(args):

@@ -97,7 +97,9 @@ def main(argv: list[str] | None = None) -> int:
         line = f"{facts['url']}  {', '.join(facts['models'])}"
         console.result(json.dumps(facts) if args.json else line)
 
-    limits = service.Limits(args.rows, args.queue, args.timeout, args.max_body, args.max_length)
+    limits = service.ServiceLimits(
+        args.rows, args.queue, args.timeout, args.max_body, args.max_length
+    )
     hosts = (*web.LOOPBACK, args.host) if loopback else None
     bounds = server_app.ServerOptions(hosts, token, limits, args.drain, args.engine)
     return server_app.run(catalog, sock, bounds, announce)

@@ -313,3 +313,12 @@ def score(
         result.unicode_rows += any(map(needs_unicode, wanted))
         advance()
     return result
+
+
+def cell(name: str, value: dict[str, float | None] | None, sign: bool = False) -> str:
+    """'0.3002 [0.2432, 0.3636]', with a plus where `sign` is wanted; '-' for what is missing."""
+    if value is None or value["value"] is None:
+        return "-"
+    plus = "+" if sign and value["value"] >= 0 else ""
+    middle, low, high = (text(name, value[key]) for key in ("value", "low", "high"))
+    return f"{plus}{middle} [{low}, {high}]"

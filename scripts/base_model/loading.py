@@ -129,12 +129,17 @@ def load(
             or f"python scripts/verify_model.py {paths.show(folder)} --hash looks for a "
             f"broken file",
         ) from None
+    keep_4bit_weights_as_they_are(model)
+    return model
+
+
+def keep_4bit_weights_as_they_are(model: Any) -> None:
+    """On a CPU bitsandbytes repacks 4-bit weights at the first evaluation, which changes how every
+    later step rounds: a resumed run would differ from an unbroken one.
+    """
     for module in model.modules():
-        # On a CPU bitsandbytes repacks 4-bit weights at the first evaluation, which changes how
-        # every later step rounds: a resumed run would differ from an unbroken one.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    return model
 
 
 def attach(

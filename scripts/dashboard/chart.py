@@ -15,7 +15,7 @@ SERIES = {"training": "loss", "validation": "eval_loss"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Frame:
+class CurveFrame:
     """A drawing's size in its own units (CSS pixels, more or less) and its CSS class."""
 
     kind: str
@@ -27,7 +27,7 @@ class Frame:
     bottom: int = 34
 
 
-WIDE, NARROW = Frame("wide", 760, 270), Frame("narrow", 330, 220, left=40, right=8)
+WIDE, NARROW = CurveFrame("wide", 760, 270), CurveFrame("narrow", 330, 220, left=40, right=8)
 
 
 def series(rows: list[dict[str, Any]]) -> dict[str, list[Point]]:
@@ -51,7 +51,7 @@ def draw(rows: list[dict[str, Any]], most_steps: int | None = None) -> str:
     return "".join(_svg(lines, frame, most_steps) for frame in (WIDE, NARROW))
 
 
-def _svg(lines: dict[str, list[Point]], frame: Frame, most_steps: int | None) -> str:
+def _svg(lines: dict[str, list[Point]], frame: CurveFrame, most_steps: int | None) -> str:
     points = [point for line in lines.values() for point in line]
     last = max(most_steps or 0, *(step for step, _ in points)) or 1
     low, high = min(loss for _, loss in points), max(loss for _, loss in points)
@@ -73,7 +73,7 @@ def _svg(lines: dict[str, list[Point]], frame: Frame, most_steps: int | None) ->
     )
 
 
-def _axes(frame: Frame, place, last: float, losses: Point) -> Iterator[str]:
+def _axes(frame: CurveFrame, place, last: float, losses: Point) -> Iterator[str]:
     bottom, right = frame.height - frame.bottom, frame.width - frame.right
     for loss in ticks(*losses, 5):
         y = place(0, loss)[1]

@@ -57,7 +57,7 @@ class RunRequest(BaseModel):
         return Wish(self.config, tuple(self.overrides), self.resume)
 
 
-class StopRequest(BaseModel):
+class StopBody(BaseModel):
     """Which run to stop; `now` does not wait for the checkpoint."""
 
     model_config = ConfigDict(extra="forbid")
@@ -115,9 +115,9 @@ async def events(
 
 
 @router.post("/training/stop", status_code=202, responses=api_errors.responses(STOP_ANSWERS))
-def stop(wanted: StopRequest | None = None) -> JSONResponse:
+def stop(wanted: StopBody | None = None) -> JSONResponse:
     """End the run that trains after its step, with a checkpoint."""
-    wanted = wanted or StopRequest()
+    wanted = wanted or StopBody()
     return JSONResponse(jobs.stop(wanted.run, wanted.now), 202)
 
 

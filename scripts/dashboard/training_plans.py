@@ -57,7 +57,7 @@ class Wish:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingPlan:
+class StoredPlan:
     """A dry run's result: `facts` and `checks` are the trainer's; `obstacles` forbid the start."""
 
     token: str
@@ -132,11 +132,11 @@ class Plans:
     """The plans that a server has shown and not yet begun."""
 
     def __init__(self) -> None:
-        self._plans: collections.OrderedDict[str, TrainingPlan] = collections.OrderedDict()
+        self._plans: collections.OrderedDict[str, StoredPlan] = collections.OrderedDict()
         self._lock = threading.Lock()
         self._planning = threading.Lock()  # one dry run at a time: each takes a core and memory
 
-    def make(self, wish: Wish) -> TrainingPlan:
+    def make(self, wish: Wish) -> StoredPlan:
         """Plan a wish; Misuse where the configuration is wrong, ApiError where it cannot be."""
         if wish.resume:
             if wish.overrides:
@@ -149,7 +149,7 @@ class Plans:
         state = fingerprint(wish, settings)
         with self._planning:
             planned = _dry_run(wish)
-        plan = TrainingPlan(
+        plan = StoredPlan(
             secrets.token_urlsafe(24), wish, state, settings.safety.dry_run,
             planned["plan"], planned["checks"],
         )  # fmt: skip
@@ -159,7 +159,7 @@ class Plans:
                 self._plans.popitem(last=False)
         return plan
 
-    def get(self, token: str) -> TrainingPlan:
+    def get(self, token: str) -> StoredPlan:
         """The plan of a token; 412 where there is none, or none any more."""
         with self._lock:
             plan = self._plans.get(token)
@@ -190,7 +190,7 @@ class Plans:
             self._plans.pop(token, None)
         return {"run_id": run_id, "pid": job["pid"], "command": job["command"]}
 
-    def _refuse_stale(self, plan: TrainingPlan) -> None:
+    def _refuse_stale(self, plan: StoredPlan) -> None:
         try:
             same = fingerprint(plan.wish, plan.wish.settings()) == plan.state
         except console.Problem:

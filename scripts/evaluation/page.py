@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import metrics
-from evaluation import curve, score_report
+from evaluation import curve
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --paper: #fff; --line: #d9dee5;
@@ -120,13 +120,13 @@ def _metrics(body: dict[str, Any]) -> str:
     heads = ["Metric", "Model"] + (["Base", "Difference", ""] if base else [])
     lines = []
     for name, cell in body["metrics"].items():
-        cells = [score_report.cell(name, cell)]
+        cells = [metrics.cell(name, cell)]
         if base:
             gap = body["difference"].get(name)
             words = verdict(name, gap)
             cells += [
-                score_report.cell(name, base.get(name)),
-                score_report.cell(name, gap, sign=True),
+                metrics.cell(name, base.get(name)),
+                metrics.cell(name, gap, sign=True),
             ]
             kind = {"better": "good", "worse": "bad"}.get(words, "soft")
             cells.append(f'<span class="{kind}">{words}</span>')

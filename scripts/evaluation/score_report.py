@@ -43,15 +43,6 @@ def now() -> str:
     return f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%d-%H%M%S}"
 
 
-def cell(name: str, value: dict[str, float | None] | None, sign: bool = False) -> str:
-    """'0.3002 [0.2432, 0.3636]', with a plus where `sign` is wanted; '-' for what is missing."""
-    if value is None or value["value"] is None:
-        return "-"
-    plus = "+" if sign and value["value"] >= 0 else ""
-    middle, low, high = (metrics.text(name, value[key]) for key in ("value", "low", "high"))
-    return f"{plus}{middle} [{low}, {high}]"
-
-
 def table(report: dict[str, Any]) -> str:
     """The metrics as lines for a terminal: model, base and their difference where there is one."""
     heads = ["", report["name"]]
@@ -59,10 +50,10 @@ def table(report: dict[str, Any]) -> str:
     if report["base"]:
         heads += ["base", "difference"]
     for name, value in report["metrics"].items():
-        line = [metrics.label(name), cell(name, value)]
+        line = [metrics.label(name), metrics.cell(name, value)]
         if report["base"]:
-            line.append(cell(name, report["base"].get(name)))
-            line.append(cell(name, report["difference"].get(name), sign=True))
+            line.append(metrics.cell(name, report["base"].get(name)))
+            line.append(metrics.cell(name, report["difference"].get(name), sign=True))
         lines.append(line)
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     text = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)

@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from serving import api_requests, prometheus
+from serving.answer_exchange import Exchange
 from serving.api_errors import ApiError, responses
 from serving.api_requests import ChatRequest, CompletionRequest
-from serving.exchange import Exchange
 from serving.service import Service
 
 SLACK = 30  # seconds beyond its time in which a client may take the end of a stream

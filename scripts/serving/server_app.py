@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from kit import console, paths
 from serving import api_errors, api_requests, openai_api, web
-from serving.service import Limits, Service, describe
+from serving.service import Service, ServiceLimits, describe
 
 PROBES = ("/health", "/ready")  # they need no token
 
@@ -28,7 +28,7 @@ class ServerOptions:
 
     hosts: tuple[str, ...] | None = web.LOOPBACK
     token: str | None = None
-    limits: Limits = Limits()
+    limits: ServiceLimits = ServiceLimits()
     drain: float = 30  # seconds to finish in after a signal
     engine: str = "own"  # or "vllm"
 

@@ -14,11 +14,11 @@ from typing import Any
 from base_model import chat_template
 from kit import console
 from serving import tool_calls
+from serving.answer_exchange import Exchange
 from serving.answer_forms import ChatForm, TextForm
 from serving.api_errors import ApiError
 from serving.api_requests import ChatRequest, CompletionRequest
 from serving.engine import AnswerRow, Engine, EngineFull, Piece
-from serving.exchange import Exchange
 from serving.model_catalog import Catalog, Served, load_all
 from serving.prometheus import ServingMetrics
 
@@ -26,7 +26,7 @@ CONTEXT = 32768  # tokens, for models that name no longest context (Mamba)
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class ServiceLimits:
     """What a server takes on at once."""
 
     rows: int = 32  # answers in the batch
@@ -42,9 +42,9 @@ class Service:
 
     relays = False  # whether requests are handed on as they came (serving/vllm_front.py)
 
-    def __init__(self, catalog: Catalog, limits: Limits | None = None,
+    def __init__(self, catalog: Catalog, limits: ServiceLimits | None = None,
                  changed: Callable[[Service], None] = lambda service: None):  # fmt: skip
-        self.catalog, self.limits, self._changed = catalog, limits or Limits(), changed
+        self.catalog, self.limits, self._changed = catalog, limits or ServiceLimits(), changed
         self.metrics = ServingMetrics()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.state, self.problem = "loading", None

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from corpus.sources import encodings, listing
+from corpus.sources import encodings, source_files
 from support.data_room import distinct, read_out, refused, write
 
 pytest_plugins = ("support.data_fixtures",)
@@ -134,7 +134,7 @@ def test_a_test_file_alone_is_read_where_it_is_named_itself(prep, tmp_path):
 )  # fmt: skip
 def test_a_name_says_held_out_only_as_a_word(tmp_path, name, side):
     files = [tmp_path / name, tmp_path / "rows.jsonl"]
-    assert listing.held_out(files[0], files, table=True) == side
+    assert source_files.held_out(files[0], files, table=True) == side
 
 
 def test_notes_beside_no_rows_are_text_even_as_a_readme(prep, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapters import gate, metrics
-from evaluation import intervals, page, score_report
+from evaluation import intervals, page
 
 REFERENCES = Path(__file__).parents[3] / "shared" / "samples" / "evalref"
 ALPHABETS = ["你好，世界！今天的天气很好。", "Привет, мир! Как дела сегодня?",
@@ -77,7 +77,7 @@ def test_adding_a_metric_is_one_entry_of_the_table(monkeypatch):
     scores = metrics.score(["one two", "three"], [["x"], ["y"]])
     summaries, _ = intervals.summarise([scores], intervals.Settings(samples=10))
     assert summaries[0]["length"]["value"] == 1.5 and scores.row(0) == {"length": 2}
-    assert score_report.cell("length", {"value": 1.5, "low": 1, "high": 2}) == "1.5 [1.0, 2.0]"
+    assert metrics.cell("length", {"value": 1.5, "low": 1, "high": 2}) == "1.5 [1.0, 2.0]"
     assert page.verdict("length", {"value": -1, "low": -2, "high": -0.5}) == "better"
     worse = gate.drops({"length": {"value": 3}}, {"length": {"value": 1, "low": 1, "high": 2}})
     assert gate.drops_in_words(worse) == "length 3 (best 1, at most 2 needed)"

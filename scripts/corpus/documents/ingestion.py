@@ -8,7 +8,7 @@ from pathlib import Path
 from corpus import cleaning
 from corpus.documents import passages, reading
 from corpus.rows import Reject
-from corpus.sources import listing
+from corpus.sources import source_files
 from kit import console, publish
 from kit.report import Check
 
@@ -28,11 +28,11 @@ def files_of(given: list[str]) -> tuple[Files, list[tuple[str, str]]]:
         if not root.exists():
             raise console.Misuse(f"{root}: no such file or folder", "check the path")
         if root.is_file():
-            files.append((listing.shown(root.name), root))
+            files.append((source_files.shown(root.name), root))
             continue
         if not root.is_dir():
             raise console.Misuse(f"{root}: no regular file", "name a file or a folder")
-        below, irregular = listing.below(root)
+        below, irregular = source_files.below(root)
         files += [(_source_name(path, root), path) for path in below]
         others += [(_source_name(path, root), why) for path, why in irregular]
     if not files:
@@ -43,7 +43,7 @@ def files_of(given: list[str]) -> tuple[Files, list[tuple[str, str]]]:
 
 
 def _source_name(path: Path, root: Path) -> str:
-    return listing.shown(f"{root.resolve().name}/{path.relative_to(root).as_posix()}")
+    return source_files.shown(f"{root.resolve().name}/{path.relative_to(root).as_posix()}")
 
 
 class Ingestion:

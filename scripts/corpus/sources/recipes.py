@@ -12,7 +12,7 @@ from corpus import formats
 from corpus.documents import passages, questions, reading
 from corpus.fields import Fields, is_empty, kind_of
 from corpus.rows import BadRow, Document, Reject, Row, Unwanted
-from corpus.sources import file_kinds, listing, readers
+from corpus.sources import file_kinds, readers, source_files
 from kit import console
 
 KEYS = "rename them as docs/DATA.md says, or --set recipes.NAME= a recipe with user and assistant"
@@ -39,14 +39,8 @@ def find_sources(
         raise console.Misuse(f"{root}: no such file or folder", "check --input (RAW= of make)")
     recipes = _recipes(config, forced)
     if not root.is_dir():
-        if why := listing.irregular(root):
-            raise console.Misuse(f"{root}: {why}", "give a file, or a folder of files")
-        name, why = _choose(root, recipes, by_name=forced is None)
-        if name is None:
-            remedy = KEYS if why.startswith("its keys") else "name a recipe with --recipe"
-            raise console.Problem(f"{root}: {why}", remedy)
-        return [Source(listing.shown(root.name), root, name, recipes[name])], []
-    files, others = listing.below(root)
+        return [_one_file(root, recipes, by_name=forced is None)], []
+    files, others = source_files.below(root)
     if without is not None:
         files = [p for p in files if without.resolve() not in p.resolve().parents]
     skipped = [_skip(_name(path, root), why) for path, why in others]
@@ -57,7 +51,7 @@ def find_sources(
     sources = []
     for path in files:
         shown = _name(path, root)
-        name, why = None, listing.about_the_data(path, files)
+        name, why = None, source_files.about_the_data(path, files)
         if not why:
             name, why = _choose(path, recipes)
         if name is None:
@@ -76,13 +70,24 @@ def find_sources(
     return sources, skipped
 
 
+def _one_file(file: Path, recipes: dict[str, Any], by_name: bool) -> Source:
+    """The file that was given itself; Misuse or Problem where no recipe reads it."""
+    if why := source_files.irregular(file):
+        raise console.Misuse(f"{file}: {why}", "give a file, or a folder of files")
+    name, why = _choose(file, recipes, by_name=by_name)
+    if name is None:
+        remedy = KEYS if why.startswith("its keys") else "name a recipe with --recipe"
+        raise console.Problem(f"{file}: {why}", remedy)
+    return Source(source_files.shown(file.name), file, name, recipes[name])
+
+
 def _without_held_out(
     sources: list[Source], files: list[Path]
 ) -> tuple[list[Source], list[Reject]]:
     """(the sources to train on, a Reject for each file whose name says test or validation)."""
     kept, held = [], []
     for source in sources:
-        side = listing.held_out(source.path, files, source.recipe.kind in ("csv", "jsonl"))
+        side = source_files.held_out(source.path, files, source.recipe.kind in ("csv", "jsonl"))
         if side and source.recipe.kind not in ("pdf", "html"):
             why = f"a {side} file by its name; --input {source.path} alone reads it all the same"
             held.append(_skip(source.name, why))
@@ -92,7 +97,7 @@ def _without_held_out(
 
 
 def _name(path: Path, root: Path) -> str:
-    return listing.shown(path.relative_to(root).as_posix())
+    return source_files.shown(path.relative_to(root).as_posix())
 
 
 def _skip(name: str, why: str) -> Reject:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from typing import TYPE_CHECKING
+from typing import Any
 
 from serving.answer_forms import ChatForm, TextForm
 from serving.answer_row import AnswerRow, Piece
@@ -13,14 +13,14 @@ from serving.api_errors import ApiError
 from serving.api_requests import ChatRequest, CompletionRequest
 from serving.model_catalog import Served
 
-if TYPE_CHECKING:
-    from serving.service import Service
-
 
 class Exchange:
-    """One request while it is answered: its answers, and the queue of their pieces."""
+    """One request while it is answered: its answers, and the queue of their pieces.
 
-    def __init__(self, service: Service, asked: ChatRequest | CompletionRequest, served: Served,
+    service: the serving.service.Service that runs its answers.
+    """
+
+    def __init__(self, service: Any, asked: ChatRequest | CompletionRequest, served: Served,
                  form: ChatForm | TextForm, prompt: int):  # fmt: skip
         self.service, self.asked, self.served, self.prompt = service, asked, served, prompt
         self.form, self.id = form, f"{form.prefix}-{secrets.token_hex(12)}"

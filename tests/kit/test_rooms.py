@@ -1,0 +1,130 @@
+"""The house itself: rooms import upwards, files form no circle, a name means one thing."""
+
+from __future__ import annotations
+
+import ast
+import collections
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+from support.checkout import ROOT
+
+SCRIPTS = ROOT / "scripts"
+
+
+@functools.cache
+def room_order() -> list[str]:
+    """The rooms from top to bottom, as CONTRIBUTING.md lists them."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    return re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)
+
+
+@functools.cache
+def modules() -> dict[str, Path]:
+    """{dotted name: file} of every Python file below scripts/."""
+    files = {}
+    for file in SCRIPTS.rglob("*.py"):
+        parts = file.relative_to(SCRIPTS).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return files
+
+
+def imports(file: Path, top_level_only: bool = False) -> set[str]:
+    """The modules of the house that a file imports, inside functions too."""
+    tree = ast.parse(file.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names & set(modules())
+
+
+def room_of(module: str) -> str:
+    """The room that a module is in; '' for a command."""
+    room = module.partition(".")[0]
+    return room if (SCRIPTS / room).is_dir() else ""
+
+
+def test_contributing_lists_every_room_and_no_other():
+    rooms = {p.name for p in SCRIPTS.iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert len(room_order()) == len(set(room_order())) and set(room_order()) == rooms
+
+
+def test_every_room_imports_only_from_itself_and_the_rooms_above():
+    order = room_order()
+    wrong = []
+    for name, file in sorted(modules().items()):
+        if not (room := room_of(name)):
+            continue
+        for imported in imports(file):
+            other = room_of(imported)
+            if not other:
+                wrong.append(f"{name} imports the command {imported}")
+            elif order.index(other) > order.index(room):
+                wrong.append(f"{name} imports {imported}, of a room below")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_two_files_import_each_other_in_a_circle():
+    graph = {name: imports(file) - {name} for name, file in modules().items()}
+    for package in [n for n in graph if modules()[n].name == "__init__.py"]:
+        graph.pop(package)
+    graph = {name: {n for n in found if n in graph} for name, found in graph.items()}
+    while leaves := [name for name, found in graph.items() if not found]:
+        for leaf in leaves:
+            del graph[leaf]
+        graph = {name: found - set(leaves) for name, found in graph.items()}
+    in_circle = set(graph)
+    while True:  # what only leads into a circle is in none
+        needed = set().union(*(graph[n] & in_circle for n in in_circle)) if in_circle else set()
+        if needed == in_circle:
+            break
+        in_circle = needed
+    assert not in_circle, f"a circle of imports among {sorted(in_circle)}"
+
+
+def doubles(named: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {name: places for name, places in sorted(named.items()) if len(places) > 1}
+
+
+def test_a_class_name_means_one_thing():
+    named = collections.defaultdict(list)
+    for module, file in modules().items():
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                named[node.name].append(module)
+    assert not doubles(named)
+
+
+def test_a_file_name_means_one_thing():
+    named = collections.defaultdict(list)
+    for module, file in modules().items():
+        if file.name != "__init__.py" and room_of(module):
+            named[file.name].append(module)
+    assert not doubles(named)
+
+
+@pytest.mark.parametrize("what", ["files", "functions", "commands"])
+def test_everything_can_be_read_in_one_sitting(what):
+    """Files of at most 350 lines, functions of 45, commands of 150."""
+    long = []
+    for name, file in modules().items():
+        text = file.read_text()
+        lines = len(text.splitlines())
+        if what == "files" and lines > 350:
+            long.append(f"{name}: {lines} lines")
+        if what == "commands" and not room_of(name) and lines > 150:
+            long.append(f"{name}: {lines} lines")
+        if what == "functions":
+            long += [
+                f"{name}.{node.name}: {node.end_lineno - node.lineno + 1} lines"
+                for node in ast.walk(ast.parse(text))
+                if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 45
+            ]
+    assert not long, "\n".join(long)
