@@ -12,7 +12,7 @@ from typing import Any
 from base_model import architectures, hashes, locate
 from base_model.description import Description
 from base_model.model_folder import ModelFolder
-from kit import paths
+from kit import console, paths
 from kit.report import Check
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -32,6 +32,15 @@ def checks(model: Description, revision: str | None = None, quantization=None) -
         *quantised(model, quantization),
         *revisions(model, revision),
     ]
+
+
+def refuse_unloadable(model: Description) -> None:
+    """Problem with the reason where it is not loaded: code, pickles, quantisation, architecture."""
+    for part in (custom_code, weights, quantised, architecture):
+        for check in part(model):
+            if check.status == "fail":
+                where = paths.show(model.folder)
+                raise console.Problem(f"{where}: {check.name}: {check.found}", check.fix)
 
 
 def architecture(model: Description) -> list[Check]:

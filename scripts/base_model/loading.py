@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from base_model import architectures, description, locate
+from base_model import architectures, base_checks, description, locate
 from kit import console, paths
 
 ADAPTER = "adapter_model.safetensors"
@@ -100,8 +100,9 @@ def load(
 ) -> Any:
     """The model of a folder. `dtype`: default that of its files; `quantization`: a section.
 
-    Raises Problem where it cannot be loaded; torch.OutOfMemoryError passes through.
+    Raises Problem where it must not or cannot be loaded; torch.OutOfMemoryError passes through.
     """
+    base_checks.refuse_unloadable(description.read(folder))
     quiet()
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -143,11 +144,10 @@ def keep_4bit_weights_as_they_are(model: Any) -> None:
 
 
 def attach(
-    model, adapter: str | os.PathLike, name: str = "default", trainable: bool = False, rows: int = 0
+    model, adapter: str | os.PathLike, name: str = "default", trainable: bool = False
 ) -> Any:
     """The model with one more adapter on it, as a PeftModel.
 
-    rows: the embedding gets at least so many rows first, as PEFT's AutoPeftModel does.
     Problem where the adapter does not fit the model; torch.OutOfMemoryError passes through.
     """
     import torch
@@ -156,8 +156,6 @@ def attach(
     adapter = Path(adapter)
     if not (adapter / ADAPTER).is_file():
         raise console.Problem(f"{paths.show(adapter)}: no {ADAPTER}", "restore that file")
-    if rows > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(rows)
     try:
         if hasattr(model, "peft_config"):
             model.load_adapter(str(adapter), adapter_name=name, is_trainable=trainable)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from base_model import architectures, base_checks, description, lora_modules, tokenizer_checks
 from base_model.description import Description
 from kit import console
@@ -53,6 +55,12 @@ def of_tokenizer(words, model: Description) -> list[Check]:
     """What is wrong with the tokenizer, and what was repaired."""
     made = tokenizer_checks.checks(words, model)
     return [c for c in made if c.status != "ok" or c.found.startswith("repaired")]
+
+
+def warn(words, folder: Path) -> None:
+    """Warnings about the tokenizer that a model in `folder` is used with; nothing is refused."""
+    for check in of_tokenizer(words, description.read(folder)):
+        console.warn(f"{check.name}: {check.found}" + (f"; {check.fix}" if check.fix else ""))
 
 
 def of_rows(largest: int, lengths: list[int], words, model: Description) -> list[Check]:

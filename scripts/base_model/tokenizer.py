@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +154,6 @@ def configured(model) -> Any:
 def of_adapter(adapter: Path, base: Path) -> Any:
     """The adapter's own tokenizer where it has one, else its base's."""
     return load(adapter if (adapter / CONFIG).is_file() else base)
-
-
-def longest(tokenizers: Iterable[Any]) -> int:
-    """The number of rows that the embedding needs for these tokenizers."""
-    return max((len(tokenizer) for tokenizer in tokenizers if tokenizer), default=0)
 
 
 def _unused_token(tokenizer) -> str:

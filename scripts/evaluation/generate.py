@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from adapters import metrics
-from base_model import chat_template
+from base_model import chat_template, tokenizer_checks
 from evaluation import example_rows
 from kit import console
 from training import encoding
@@ -55,6 +55,7 @@ def answers(
 
     ends = model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
+    ends.add(tokenizer_checks.template_end(tokenizer) if tokenizer.chat_template else None)
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,

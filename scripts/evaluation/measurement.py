@@ -32,7 +32,7 @@ def predictions(args, settings) -> tuple[dict[str, Any], Path | None]:
 
 def model(args, settings) -> tuple[dict[str, Any], Path | None]:
     """(report, run folder) for --model on --dataset; an adapter is measured beside its base."""
-    from base_model import loading
+    from base_model import loading, readiness
     from evaluation import generate, targets
 
     target = targets.resolve(args.model, args.base, settings)
@@ -47,6 +47,7 @@ def model(args, settings) -> tuple[dict[str, Any], Path | None]:
         retrieval = rag.augment(examples, settings.rag.collection, settings.rag.top_k)
     console.say(f"Loading {target.name} on {loading.device()}")
     tokenizer = targets.tokenizer(target)
+    readiness.warn(tokenizer, Path(target.model.model_name_or_path))
     read = len(examples)
     examples = _fitting(tokenizer, examples, settings.data.max_length)
     generate.fill_references(tokenizer, examples)

@@ -13,7 +13,7 @@ from typing import Any
 
 from adapters import effect as effects
 from adapters import load, names, verification, version_store, weights
-from base_model import loading, locate
+from base_model import loading, locate, readiness, tokenizer_checks
 from base_model import tokenizer as tokenizers
 from kit import console, paths
 from serving.engine import BASE
@@ -227,7 +227,10 @@ def _load_base(catalog: Catalog) -> tuple[Any, Any]:
         )
     except torch.OutOfMemoryError:
         raise _no_memory(catalog) from None
-    return model, _tokenizer(catalog.folder)
+    tokenizer = _tokenizer(catalog.folder)
+    if tokenizer:
+        readiness.warn(tokenizer, catalog.folder)
+    return model, tokenizer
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -244,8 +247,10 @@ def _finish(served: Served, model) -> None:
     if served.tokenizer is None:
         raise console.Problem(f"{served.id} has no tokenizer", "copy tokenizer.json to the base")
     ends = model.generation_config.eos_token_id
-    listed = set(ends if isinstance(ends, list) else [ends]) | {served.tokenizer.eos_token_id}
-    served.ends = frozenset(listed - {None})
+    stops = set(ends if isinstance(ends, list) else [ends]) | {served.tokenizer.eos_token_id}
+    if served.tokenizer.chat_template:
+        stops.add(tokenizer_checks.template_end(served.tokenizer))
+    served.ends = frozenset(stops - {None})
     served.vocabulary = len(served.tokenizer)
 
 
