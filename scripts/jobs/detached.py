@@ -6,7 +6,7 @@ import re
 import sys
 
 from kit import console
-from transfer.frame import Limits
+from transfer.frame import AnswerLimits
 from transfer.host import Host, ScriptFailed, open_host, quote
 from transfer.listing import read_facts
 
@@ -81,7 +81,7 @@ def foreground(host: Host, command: list[str]) -> int:
         out.flush()
 
     try:
-        framed = remote.answer(Limits(silence=float("inf")), pass_on)
+        framed = remote.answer(AnswerLimits(silence=float("inf")), pass_on)
     finally:
         remote.process.stdin.close()  # ends the command there if it still runs
     if not framed.begun:

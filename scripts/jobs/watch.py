@@ -11,7 +11,7 @@ import time
 from jobs.detached import ALIVE
 from kit import console
 from transfer.adapter_units import RUN_ID
-from transfer.frame import Limits
+from transfer.frame import AnswerLimits
 from transfer.host import Host, ScriptFailed, open_host, quote, wait_before
 from transfer.listing import read_facts
 
@@ -101,7 +101,7 @@ def look(host: Host, name: str, seen: int) -> JobView:
     place = {"root": quote(host.root), "name": quote(name)}
     script = ALIVE + LOOK.format(after=seen + 1, piece=PIECE, **place)
     try:
-        return JobView(host, host.run(script, limits=Limits(stdout=2 * PIECE)))
+        return JobView(host, host.run(script, limits=AnswerLimits(stdout=2 * PIECE)))
     except ScriptFailed as failed:
         if failed.exit_code not in NO_JOB:
             raise

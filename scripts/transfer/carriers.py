@@ -16,14 +16,15 @@ from pathlib import Path
 
 from checks import rsync_tool
 from kit import console
-from transfer import host_shell, refusals
-from transfer.frame import BrokenAnswer, Limits
+from transfer import host_shell, local_files, refusals
+from transfer.frame import AnswerLimits, BrokenAnswer
 from transfer.host import TRIES, ConnectionLost, FolderHost, Host, quote, wait_to_retry
-from transfer.listing import HostState
+from transfer.listing import LISTING_BYTES, HostState, ListedFile, read_listing
 from transfer.progress_line import ProgressLine
 from transfer.rsync_carrier import NO_RSYNC, SLACK, RsyncCarrier
 
 BLOCK = 1 << 20
+LISTING_LIMITS = AnswerLimits(stdout=LISTING_BYTES)
 TAR_SILENCE = 600  # seconds: while files are sent, the host says nothing
 
 
@@ -135,12 +136,19 @@ class TarCarrier:
     def send(self, names: list[str], source: Path, below: str, total: int) -> None:
         """Copy `names` from the folder `source` here into the folder `below` in the kit there."""
         where = f"{quote(self.host.root)}/{quote(below)}" if below else quote(self.host.root)
-        script = f"{host_shell.HEAD}mkdir -p {where} && cd {where} && tar xf -\n"
-        self._persist(lambda: self._send_once(script, names, source, total))
+        self._persist(lambda: self._send_once(where, names, source, total))
 
-    def _send_once(self, script: str, names: list[str], source: Path, total: int) -> None:
+    def _send_once(self, where: str, names: list[str], source: Path, total: int) -> None:
+        """Send what is not there yet: tar gives a file its time when it is whole."""
+        script = f"{host_shell.HEAD}{host_shell.LISTING}mkdir -p {where} && cd {where} && "
+        output = self.host.run(f"{script}list_files .\n", limits=LISTING_LIMITS, repeatable=True)
+        there = read_listing(self.host, output).files
+        names = [n for n in names if not _is_same(there.get(n), local_files.look(source / n))]
+        if not names:
+            return
+        script = f"{host_shell.HEAD}cd {where} && tar xf -\n"
         remote = self.host.start(script, keep_input=True)
-        answer = Answer(self.host, remote)
+        answer = BackgroundAnswer(self.host, remote)
         try:
             out = remote.process.stdin
             with ProgressLine(total) as line, tarfile.open(fileobj=out, mode="w|") as tar:
@@ -177,7 +185,7 @@ class TarCarrier:
         script = f"{host_shell.HEAD}cd {where} && tar --null -cf - -T - 2>/dev/null || true\n"
         remote = self.host.start(script, data=listed)
         reader, writer = os.pipe()
-        answer = Answer(self.host, remote, writer)
+        answer = BackgroundAnswer(self.host, remote, writer)
         wanted = set(names)
         with (
             open(reader, "rb") as stream,
@@ -211,7 +219,12 @@ class TarCarrier:
                 wait_to_retry(self.host.name, lost, tries)
 
 
-class Answer:
+def _is_same(there: ListedFile | None, here: ListedFile | None) -> bool:
+    """Whether size and time agree. SHA-256 is compared afterwards all the same."""
+    return bool(there and here) and there[:2] == here[:2]
+
+
+class BackgroundAnswer:
     """Reads a script's framed answer in the background, into `pipe` where one is given."""
 
     def __init__(self, host: Host, remote, pipe: int | None = None):
@@ -228,7 +241,7 @@ class Answer:
 
         try:
             sink = pass_on if self.pipe is not None else None
-            self.framed = self.remote.answer(Limits(silence=TAR_SILENCE), sink)
+            self.framed = self.remote.answer(AnswerLimits(silence=TAR_SILENCE), sink)
         except BrokenAnswer as broken:
             self.broken = str(broken)
         except BrokenPipeError:

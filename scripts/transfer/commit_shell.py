@@ -126,7 +126,7 @@ def prologue(root: str, kept: str, stage: str) -> list[str]:
     It makes the staging folder its own: a commit that goes on there after its connection is lost
     takes nothing of what the next sync stages.
     """
-    source = Path(__file__).with_name("exchange.py").read_text(encoding="utf-8")
+    source = Path(__file__).with_name("name_swap.py").read_text(encoding="utf-8")
     return [
         "set -e", f"cd {quote(root)}", f"kept={quote(f'./{kept}')}", LOCK, PUT,
         f"exchange={quote(source)}", "swapper=$(command -v python3 || true)",

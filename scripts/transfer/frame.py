@@ -26,7 +26,7 @@ def patience() -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class AnswerLimits:
     """What one answer may take: bytes on each stream, seconds without a byte."""
 
     stdout: int = 1 << 20
@@ -44,7 +44,7 @@ class Framed:
     code: int | None = None
 
 
-class Frame:
+class AnswerFrame:
     """One token: `wrap` puts it around a script, `read` takes the answer out of a stream."""
 
     def __init__(self):
@@ -62,7 +62,7 @@ class Frame:
     def read(
         self,
         stream: int,
-        limits: Limits,
+        limits: AnswerLimits,
         stderr_bytes: Callable[[], int],
         sink: Callable[[bytes], None] | None = None,
     ) -> Framed:

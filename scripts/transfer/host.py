@@ -24,7 +24,7 @@ from typing import IO
 from kit import console
 from transfer import address, refusals, ssh_configuration
 from transfer.address import Address
-from transfer.frame import BrokenAnswer, Frame, Framed, Limits
+from transfer.frame import AnswerFrame, AnswerLimits, BrokenAnswer, Framed
 
 TRIES = 5
 # Variables of a command here that would mislead one there; ssh does not carry them either.
@@ -38,7 +38,7 @@ class ConnectionLost(console.Problem):
 class RemoteScript:
     """A script that runs on a host: the process here, its frame, its stderr."""
 
-    def __init__(self, process: subprocess.Popen, frame: Frame, errors: IO[bytes] | None):
+    def __init__(self, process: subprocess.Popen, frame: AnswerFrame, errors: IO[bytes] | None):
         self.process, self.frame, self.errors = process, frame, errors
 
     def feed(self, *pieces: bytes) -> None:
@@ -52,7 +52,7 @@ class RemoteScript:
 
         threading.Thread(target=write, daemon=True).start()
 
-    def answer(self, limits: Limits, sink: Callable[[bytes], None] | None = None) -> Framed:
+    def answer(self, limits: AnswerLimits, sink: Callable[[bytes], None] | None = None) -> Framed:
         """Read the answer; end the process here, whatever comes."""
         try:
             framed = self.frame.read(self.process.stdout.fileno(), limits, self._stderr_bytes, sink)
@@ -103,7 +103,7 @@ class Host:
         The script travels ahead of its input on stdin, so no login shell (fish, csh) parses it.
         With `keep_input` stdin stays open after the script, and the caller closes it.
         """
-        frame = Frame()
+        frame = AnswerFrame()
         code = f"{{ {frame.wrap(script)}\n}}\n".encode("utf-8", "surrogateescape")
         command = f"""sh -c 'eval "$(dd bs=1 count={len(code)} 2>/dev/null)"'"""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE} | pipes
@@ -132,21 +132,21 @@ class Host:
         self,
         script: str,
         data: bytes = b"",
-        limits: Limits | None = None,
+        limits: AnswerLimits | None = None,
         repeatable: bool = False,
     ) -> bytes:
         """Run `script` there and return its output; a Problem if it or the connection failed."""
         tries = 0
         while True:
             try:
-                return self._run_once(script, data, limits or Limits())
+                return self._run_once(script, data, limits or AnswerLimits())
             except ConnectionLost as lost:
                 tries += 1
                 if not repeatable or tries > TRIES:
                     raise
                 wait_to_retry(self.name, lost, tries)
 
-    def _run_once(self, script: str, data: bytes, limits: Limits) -> bytes:
+    def _run_once(self, script: str, data: bytes, limits: AnswerLimits) -> bytes:
         remote = self.start(script, data=data)
         try:
             framed = remote.answer(limits)
@@ -206,7 +206,7 @@ class Host:
             code,
         )
 
-    def run_lines(self, lines: list[str], limits: Limits | None = None, **options) -> bytes:
+    def run_lines(self, lines: list[str], limits: AnswerLimits | None = None, **options) -> bytes:
         """Run a script of many lines: all of it or, if the line is cut, nothing."""
         script = "\n".join(["{", *lines, "}", ""])
         return self.run(

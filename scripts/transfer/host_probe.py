@@ -5,7 +5,7 @@ from __future__ import annotations
 from kit import console
 from kit.report import Check, report
 from transfer import host_shell, refusals
-from transfer.frame import Limits, patience
+from transfer.frame import AnswerLimits, patience
 from transfer.host import Host, open_host, quote
 from transfer.listing import read_facts
 
@@ -43,7 +43,9 @@ def look(host: Host) -> dict[str, str]:
     """{fact: value, '' for nothing}"""
     head = f"{host_shell.HEAD}root={quote(host.root)}\n"
     script = head + host_shell.FACTS + host_shell.HASH + SCRIPT
-    output = host.run(script, limits=Limits(silence=patience() + GPU_SECONDS), repeatable=True)
+    output = host.run(
+        script, limits=AnswerLimits(silence=patience() + GPU_SECONDS), repeatable=True
+    )
     return read_facts(host, output.rstrip(b"\n"))
 
 

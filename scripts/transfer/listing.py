@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from kit import console
 from transfer import host_shell
-from transfer.frame import Limits, patience
+from transfer.frame import AnswerLimits, patience
 from transfer.host import Host
 
 LISTING_BYTES = 256 << 20  # about 1.5 million files
@@ -251,10 +251,10 @@ def hashes_on(host: Host, files: dict[str, int]) -> dict[str, str]:
     return read_hashes(output, files)
 
 
-def hash_limits(sizes: Iterable[int], name_bytes: int) -> Limits:
+def hash_limits(sizes: Iterable[int], name_bytes: int) -> AnswerLimits:
     """What the answer to a hash script may take: one line a file, time to read the files."""
     sizes = list(sizes)
-    return Limits(
+    return AnswerLimits(
         stdout=2 * name_bytes + 100 * len(sizes) + (1 << 16),
         silence=patience() + sum(sizes) / HASH_SPEED,
     )

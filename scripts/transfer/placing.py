@@ -16,8 +16,8 @@ from pathlib import Path
 
 from kit import publish
 from transfer import local_files
-from transfer.exchange import exchange
 from transfer.listing import ListedFile
+from transfer.name_swap import exchange
 
 
 class Keeper:

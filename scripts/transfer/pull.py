@@ -36,7 +36,10 @@ def sync(host: Host, args: argparse.Namespace) -> int:
             return _outcome(host, plan)
         if plan.fetch:
             sync_lines.emit(plan.lines(), console.note)
+            known_before = dict(plan.unfinished)
             unsettled = PullStage(host, plan, carriers.carrier_for(host, state)).run()
+            new = {u: why for u, why in plan.unfinished.items() if u not in known_before}
+            sync_lines.emit(sync_lines.skipped_lines(new), console.note)
         else:
             sync_lines.emit(sync_lines.skipped_lines(plan.unfinished), console.note)
         record.save()

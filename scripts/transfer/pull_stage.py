@@ -15,7 +15,7 @@ from kit import card_files, console, json_files, paths, publish
 from transfer import adapter_units, host_shell, local_files, record
 from transfer.adapter_units import is_version, unit_of
 from transfer.carriers import CopyCarrier, TarCarrier
-from transfer.frame import Limits
+from transfer.frame import AnswerLimits
 from transfer.host import Host
 from transfer.listing import LISTING_BYTES, HostState, hashes_on
 from transfer.placing import Keeper, flush
@@ -35,7 +35,7 @@ FIND = (
 
 def listing_of(host: Host) -> HostState:
     """What the host has to give."""
-    probe, limits = host_shell.probe_script(host, FIND), Limits(stdout=LISTING_BYTES)
+    probe, limits = host_shell.probe_script(host, FIND), AnswerLimits(stdout=LISTING_BYTES)
     return HostState(host, host.run(probe, limits=limits, repeatable=True), TOPS)
 
 
@@ -105,11 +105,20 @@ class PullStage:
         for path in bad:
             _remove(self.staged(path))
             if path not in listed:
-                self.plan.fetch.pop(path)
+                self.plan.fetch.pop(path, None)
+                if unit := unit_of(path):  # never a part of it
+                    self._leave_out(unit)
             elif listed[path].sig != self.plan.there[path].sig:
                 moved.add(path)
                 self.plan.there[path] = listed[path]
         return moved
+
+    def _leave_out(self, unit: str) -> None:
+        """Fetch nothing of a unit from which files vanish there."""
+        self.plan.unfinished[unit] = "changed there while it was fetched; run this again"
+        self.plan.units = [u for u in self.plan.units if u != unit]
+        for path in [p for p in self.plan.fetch if unit_of(p) == unit]:
+            del self.plan.fetch[path]
 
     def _against_cards(self, broken: dict[str, str]) -> dict[str, str]:
         """{unit: what is wrong} for units that are not whole by what was fetched of them."""

@@ -14,7 +14,7 @@ import time
 from kit import console
 from transfer import carriers, host_shell, sync_lines
 from transfer.exclusions import STAY
-from transfer.frame import Limits
+from transfer.frame import AnswerLimits
 from transfer.host import (
     TRIES,
     ConnectionLost,
@@ -86,7 +86,7 @@ class Push:
     def _look(self) -> None:
         """List both sides and decide."""
         probe = host_shell.probe_script(self.host, find_arguments(), stage_name_if_any())
-        limits = Limits(stdout=LISTING_BYTES)
+        limits = AnswerLimits(stdout=LISTING_BYTES)
         answer = Background(self.host.run, probe, b"", limits, True)
         self.local = LocalFiles(self.args.kit_only)  # what is here, while the host answers
         self.state = HostState(self.host, answer.result())

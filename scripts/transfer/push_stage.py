@@ -13,7 +13,7 @@ import time
 from kit import console
 from transfer import commit_shell, host_shell, local_files, record, sync_lines
 from transfer.carriers import CopyCarrier, TarCarrier
-from transfer.frame import Limits
+from transfer.frame import AnswerLimits
 from transfer.host import Host, ScriptFailed, quote
 from transfer.listing import LISTING_BYTES, HostState, hash_limits, read_hashes
 from transfer.local_files import LocalFiles
@@ -127,7 +127,7 @@ class PushStage:
         lines += commit_shell.prologue(self.host.root, self.kept, f"./{self.folder}")
         lines += commit_shell.moving_aside(aside)
         lines += commit_shell.placing(names, over)
-        limits = Limits(stdout=LISTING_BYTES)
+        limits = AnswerLimits(stdout=LISTING_BYTES)
         try:
             output = self.host.run_lines(lines, limits)
         except ScriptFailed as failed:
@@ -174,5 +174,5 @@ class PushStage:
         if kept:
             names = sync_lines.names(sorted(kept))
             console.note(f"kept      {names}: what was there is in {self.host.place}/{self.kept}")
-        limits = Limits(stdout=LISTING_BYTES)
+        limits = AnswerLimits(stdout=LISTING_BYTES)
         return HostState(self.host, self.host.run_lines(lines, limits, repeatable=True))

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transfer.frame import BrokenAnswer, Frame, Limits
+from transfer.frame import AnswerFrame, AnswerLimits, BrokenAnswer
 
 
-def read(frame: Frame, pieces: list[bytes], limits: Limits | None = None, sink=None, stderr=0):
+def read(
+    frame: AnswerFrame, pieces: list[bytes], limits: AnswerLimits | None = None, sink=None, stderr=0
+):
     """What `frame` reads from a pipe into which `pieces` are written."""
     reader, writer = os.pipe()
 
@@ -28,14 +30,14 @@ def read(frame: Frame, pieces: list[bytes], limits: Limits | None = None, sink=N
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     try:
-        return frame.read(reader, limits or Limits(), lambda: stderr, sink)
+        return frame.read(reader, limits or AnswerLimits(), lambda: stderr, sink)
     finally:
         os.close(reader)
         thread.join()
 
 
 def test_a_script_runs_inside_its_frame_and_its_exit_code_and_bytes_are_kept():
-    frame = Frame()
+    frame = AnswerFrame()
     script = "printf 'Welcome\\n\\n'\n" + frame.wrap("printf 'a\\nb'; exit 7")
     done = subprocess.run(["sh", "-c", script], capture_output=True, check=False)
     framed = read(frame, [done.stdout])
@@ -55,7 +57,7 @@ def test_a_script_runs_inside_its_frame_and_its_exit_code_and_bytes_are_kept():
 def test_the_answer_is_what_stands_between_the_marks_however_it_is_cut(
     banner, body, after, cuts, piped
 ):
-    frame = Frame()
+    frame = AnswerFrame()
     whole = banner + frame.begin + body + frame.end + b"0\n" + after
     places = sorted({min(cut, len(whole)) for cut in cuts} | {0, len(whole)})
     pieces = [whole[a:b] for a, b in zip(places, places[1:], strict=False)]
@@ -68,30 +70,30 @@ def test_the_answer_is_what_stands_between_the_marks_however_it_is_cut(
 @settings(max_examples=100, deadline=None)
 @given(garbage=st.binary(max_size=300))
 def test_garbage_is_never_an_answer(garbage):
-    framed = read(Frame(), [garbage])
+    framed = read(AnswerFrame(), [garbage])
     assert not framed.begun and framed.code is None and framed.banner == garbage
 
 
 def test_an_answer_without_its_end_has_no_exit_code():
-    frame = Frame()
+    frame = AnswerFrame()
     framed = read(frame, [frame.begin + b"half"])
     assert framed.begun and framed.code is None
 
 
 @pytest.mark.parametrize("end", [b"\n", b"x\n", b"-1\n", b"1000\n", b" 0\n"])
 def test_an_end_without_a_plain_exit_code_is_no_end(end):
-    frame = Frame()
+    frame = AnswerFrame()
     assert read(frame, [frame.begin + frame.end + end]).code is None
 
 
 def test_an_endless_answer_and_endless_errors_are_cut_off():
-    frame, limits = Frame(), Limits(stdout=1000, stderr=1000)
+    frame, limits = AnswerFrame(), AnswerLimits(stdout=1000, stderr=1000)
     with pytest.raises(BrokenAnswer, match="longer than"):
         read(frame, [frame.begin, b"x" * 2000], limits)
     with pytest.raises(BrokenAnswer, match="error messages"):
         read(frame, [frame.begin], limits, stderr=2000)
     with pytest.raises(BrokenAnswer, match="prints without end"):
-        read(Frame(), [b"x" * (1 << 17)])
+        read(AnswerFrame(), [b"x" * (1 << 17)])
     with pytest.raises(BrokenAnswer, match="longer than"):
         read(frame, [frame.begin, frame.end + b"1" * 2000], limits, sink=lambda piece: None)
 
@@ -100,7 +102,7 @@ def test_a_silent_host_is_given_up():
     reader, writer = os.pipe()
     try:
         with pytest.raises(BrokenAnswer, match="no answer within"):
-            Frame().read(reader, Limits(silence=0), lambda: 0)
+            AnswerFrame().read(reader, AnswerLimits(silence=0), lambda: 0)
     finally:
         os.close(reader)
         os.close(writer)

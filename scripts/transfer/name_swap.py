@@ -1,6 +1,6 @@
 """Put new files in the place of old ones so that the old ones stay: two names swap their files.
 
-    python3 -I -S exchange.py WAITING/ TARGET/ NAME…   each WAITING/NAME and TARGET/NAME swap
+    python3 -I -S name_swap.py WAITING/ TARGET/ NAME…   each WAITING/NAME and TARGET/NAME swap
 
 Linux and macOS swap two names in one step, so nobody finds a name missing and nothing that lay
 there is lost, whatever wrote it last. Elsewhere three renames do it. Used here, and sent as it is
