@@ -10,7 +10,7 @@ from typing import Any
 from jobs import contract
 from jobs.detached import ALIVE
 from kit import console
-from transfer.frame import Limits
+from transfer.frame import AnswerLimits
 from transfer.host import Host, quote
 
 # One look at a job: its files, whether it lives, its run's status, the clock there, GPU load.
@@ -49,7 +49,7 @@ def read_folder(host: Host, name: str) -> JobFolder:
     """Look at .jobs/NAME there. Misuse where there is none."""
     script = ALIVE + LOOK.format(root=quote(host.root), name=name)
     try:
-        output = host.run(script, repeatable=True, limits=Limits(stdout=1 << 18, silence=60))
+        output = host.run(script, repeatable=True, limits=AnswerLimits(stdout=1 << 18, silence=60))
     except console.Problem as problem:
         if getattr(problem, "exit_code", None) in (96, 97):
             raise console.Misuse(
