@@ -95,7 +95,7 @@ def unescape(text: str) -> str:
     import html
 
     for _ in range(3):
-        decoded = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
+        decoded = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
         if decoded == text:
             break
         text = decoded

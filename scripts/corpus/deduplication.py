@@ -118,8 +118,8 @@ def repeats(
     result: dict[int, int] = {}
     for place in np.flatnonzero(keys.any(axis=1)).tolist():
         bands = [(i, key) for i, key in enumerate(keys[place].tolist()) if key]
-        near = {other for i, key in bands for other in buckets[i].get(key, ())}
-        for other in sorted(near):
+        candidates = {other for i, key in bands for other in buckets[i].get(key, ())}
+        for other in sorted(candidates):
             equal = np.count_nonzero(hashes[other] == hashes[place])
             if equal < least or jaccard(sets[other], sets[place]) < config.jaccard:
                 continue
@@ -170,8 +170,8 @@ def pairs_across(left: Sequence, right: Sequence, threshold: float) -> Iterator[
         pairs, shared = np.unique(owner[shift] * (end - begin) + places, return_counts=True)
         one, other = pairs // (end - begin), pairs % (end - begin)
         ratio = sizes[one] / lengths[other]
-        near = (shared >= least[one]) & (ratio >= threshold) & (ratio * threshold <= 1)
-        for i, j in zip(one[near].tolist(), (other[near] + begin).tolist(), strict=True):
+        likely = (shared >= least[one]) & (ratio >= threshold) & (ratio * threshold <= 1)
+        for i, j in zip(one[likely].tolist(), (other[likely] + begin).tolist(), strict=True):
             if jaccard(left[i], right[j]) >= threshold:
                 yield i, j
 

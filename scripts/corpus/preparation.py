@@ -173,16 +173,16 @@ class Preparation:
     def finish(self) -> PreparedRows:
         """De-duplicate, measure, draw, split, part near-duplicates."""
         result, config = self.result, self.config
-        near = config.deduplication.near
-        rows = self._without_near_duplicates(self._rows) if near else self._rows
+        by_likeness = config.deduplication.near
+        rows = self._without_near_duplicates(self._rows) if by_likeness else self._rows
         self._warn_of_losses()
         rows = self._within_length(rows)
         shared_text.group(rows)
         drawn = splitting.sample(rows, config.seed, config.max_samples)
         self._not_drawn(rows, drawn)
         result.train, result.val = splitting.split(drawn, config.seed, config.split.val_fraction)
-        if near:
-            self._part()
+        if by_likeness:
+            self._part_sides()
         return result
 
     def _warn_of_losses(self) -> None:
@@ -228,7 +228,7 @@ class Preparation:
             if id(row) not in chosen:
                 self._forget(row, "not drawn (max_samples)")
 
-    def _part(self) -> None:
+    def _part_sides(self) -> None:
         """Take out of train what nearly repeats a validation row: the search misses nothing."""
         result = self.result
         sides = ([row.shingles for row in rows] for rows in (result.val, result.train))

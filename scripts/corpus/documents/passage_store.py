@@ -41,9 +41,9 @@ class PassageStore:
         self._client = _client(self.folder)
         known = {c.name for c in self._client.list_collections()}
         if not create and self.name not in known:
-            there = ", ".join(sorted(known)) or "none"
+            names = ", ".join(sorted(known)) or "none"
             raise console.Misuse(
-                f"no collection is named {self.name}; there are: {there}", self._remedy()
+                f"no collection is named {self.name}; there are: {names}", self._remedy()
             )
         self._collection = self._open(documents, self.name in known)
 
@@ -68,9 +68,9 @@ class PassageStore:
 
     def has(self, sha256: str, chunking: str) -> str | None:
         """The source that a file's content is stored under, whole and cut the same way; or None."""
-        found = self._collection.get(where={"sha256": sha256}, include=["metadatas"])["metadatas"]
-        if found and found[0]["chunking"] == chunking and found[0]["passages"] == len(found):
-            return found[0]["source"]
+        stored = self._collection.get(where={"sha256": sha256}, include=["metadatas"])["metadatas"]
+        if stored and stored[0]["chunking"] == chunking and stored[0]["passages"] == len(stored):
+            return stored[0]["source"]
         return None
 
     def replace(
@@ -110,8 +110,8 @@ class PassageStore:
         for start in range(0, len(ids), _BATCH):
             wanted = [i for _, _, i in ids[start : start + _BATCH]]
             part = self._collection.get(ids=wanted, include=["metadatas", "documents"])
-            made = map(_passage, part["ids"], part["documents"], part["metadatas"])
-            yield from sorted(made, key=lambda p: (p.source, p.place))
+            page = map(_passage, part["ids"], part["documents"], part["metadatas"])
+            yield from sorted(page, key=lambda p: (p.source, p.place))
 
     def search(self, questions: Sequence[str], top_k: int) -> list[list[Passage]]:
         """For each question its `top_k` nearest passages (fewer where fewer are), nearest first."""
@@ -120,12 +120,12 @@ class PassageStore:
         result: list[list[Passage]] = []
         for start in range(0, len(questions), _BATCH):
             part = questions[start : start + _BATCH]
-            found = self._collection.query(
+            answer = self._collection.query(
                 query_embeddings=self.embedder.embed(part), n_results=min(top_k, self.count()),
                 include=["metadatas", "documents"],
             )  # fmt: skip
             for ids, texts, facts in zip(
-                found["ids"], found["documents"], found["metadatas"], strict=True
+                answer["ids"], answer["documents"], answer["metadatas"], strict=True
             ):
                 result.append(list(map(_passage, ids, texts, facts)))
         return result
@@ -174,14 +174,14 @@ def _check_database(path: Path) -> None:
         return
     try:
         with contextlib.closing(sqlite3.connect(path)) as database:
-            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+            verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.OperationalError:  # in use, or not ours to open: Chroma will say
         return
     except sqlite3.DatabaseError as error:
-        found = str(error)
-    if found != "ok":
+        verdict = str(error)
+    if verdict != "ok":
         raise console.Problem(
-            f"{path} is damaged ({' '.join(found.split())})",
+            f"{path} is damaged ({' '.join(verdict.split())})",
             "move its folder away and ingest the documents again",
         )
 

@@ -43,7 +43,7 @@ def prose(text: str) -> Iterator[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """The text's sentences, each as it stands there; an abbreviation does not end one."""
+    """The text's sentences, each unchanged; an abbreviation does not end one."""
     result, begin = [], 0
     for border in _SENTENCE.finditer(text):
         if not _ABBREVIATION.search(text, begin, border.start()):

@@ -61,7 +61,7 @@ class Asked(NamedTuple):
 
 
 class Terms:
-    """How many of the passages each term stands in, so that a telling one can be chosen."""
+    """How many of the passages contain each term, so that a rare one can be chosen."""
 
     def __init__(self, texts: Iterable[str]):
         self.passages = 0
@@ -164,14 +164,14 @@ def halves(passage: str) -> tuple[str, str] | None:
 def continuation(title: str, begin: str, end: str) -> Row:
     """A row that asks for the second half of a passage."""
     ask = f"Continue this passage from “{title}”.\n\n{begin}"
-    said = (("user", ask), ("assistant", end))
-    return Row([{"role": role, "content": text} for role, text in said], topic=title)
+    turns = (("user", ask), ("assistant", end))
+    return Row([{"role": role, "content": text} for role, text in turns], topic=title)
 
 
-def numbered(found: Sequence) -> str:
+def numbered(retrieved: Sequence) -> str:
     """Retrieved passages (store.Passage) as a prompt shows them."""
     lines = []
-    for number, passage in enumerate(found, 1):
+    for number, passage in enumerate(retrieved, 1):
         page = f", page {passage.page}" if passage.page else ""
         lines.append(f"[{number}] {passage.title}{page}\n{passage.text}")
     return "\n\n".join(lines)

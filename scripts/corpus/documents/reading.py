@@ -34,11 +34,11 @@ def strip_gutenberg(text: str) -> tuple[str, str | None]:
     The last START marker before the first END counts: some files have a header in a header.
     """
     starts, end = [], None
-    for found in _MARK.finditer(text):
-        if found[1].upper() == "END":
-            end = found.start()
+    for mark in _MARK.finditer(text):
+        if mark[1].upper() == "END":
+            end = mark.start()
             break
-        starts.append(found)
+        starts.append(mark)
     if not starts and end is None:
         return text, None
     begin = starts[-1].end() if starts else 0

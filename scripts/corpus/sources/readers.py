@@ -211,7 +211,7 @@ def _csv_records(text: str) -> Iterator[tuple[int, str, list[str] | csv.Error]]:
 
 
 def _stray_quote(raw: str, fields: list[str]) -> bool:
-    """Whether a quote stands inside a field without quotes around it, as at the end of a cell."""
+    """Whether a quote is inside a field without quotes around it, as at the end of a cell."""
     return any('"' in field and field.replace('"', '""') not in raw for field in fields)
 
 

@@ -32,7 +32,7 @@ def find_sources(
 ) -> tuple[list[Source], list[Reject]]:
     """The files below `root` (or `root` itself) with their recipes, and the files that none reads.
 
-    Hidden files and what lies below `without` (our own output) are left out. Raises Misuse where
+    Hidden files and everything below `without` (our own output) are left out. Raises Misuse where
     `root` is missing, Problem where nothing in it can be read.
     """
     if not root.exists():
@@ -45,9 +45,9 @@ def find_sources(
         files = [p for p in files if without.resolve() not in p.resolve().parents]
     skipped = [_skip(_name(path, root), why) for path, why in others]
     if not files:
-        said = "; ".join(r.line() for r in skipped[:3])
-        there = f"no files there ({said})" if said else "the folder is empty"
-        raise console.Problem(f"{root}: {there}", "put your raw files there")
+        listed = "; ".join(r.line() for r in skipped[:3])
+        text = f"no files there ({listed})" if listed else "the folder is empty"
+        raise console.Problem(f"{root}: {text}", "put your raw files there")
     sources = []
     for path in files:
         shown = _name(path, root)
@@ -254,10 +254,10 @@ def _from_documents(source: Source, config) -> Iterator[Row | Reject]:
             cut += [(item, text) for text in passages.passages(item.text, recipe.passage_chars)]
     terms = questions.Terms(text for _, text in cut)
     for number, (document, text) in enumerate(cut, 1):
-        made = list(_from_passage(text, document.title, recipe.styles, terms))
-        if not made:
+        rows_of_it = list(_from_passage(text, document.title, recipe.styles, terms))
+        if not rows_of_it:
             yield Reject(source.name, number, "nothing to ask in a passage", text[:60], bad=False)
-        for row in made:
+        for row in rows_of_it:
             row.number, row.group = number, f"{source.name}\0{number}"
             yield row
 
@@ -289,10 +289,11 @@ def _from_collection(target, recipe, config) -> Iterator[Row | Reject]:
             reason = "nothing to ask in a passage"
             yield Reject(p.source, p.place + 1, reason, p.text[:60], bad=False)
     asked = [(p, question) for p, question in asked if question is not None]
-    found: list[list] = [[]] * len(asked)
+    retrieved: list[list] = [[]] * len(asked)
     if "rag" in recipe.styles:
-        found = target.search([question.question for _, question in asked], config.documents.top_k)
-    for (p, question), hits in zip(asked, found, strict=True):
+        texts = [question.question for _, question in asked]
+        retrieved = target.search(texts, config.documents.top_k)
+    for (p, question), hits in zip(asked, retrieved, strict=True):
         if hits and p not in hits:  # the answer must stand in what the model is shown
             hits[p.place % len(hits)] = p
         for row in questions.rows(question, recipe.styles, questions.numbered(hits)):
@@ -304,18 +305,18 @@ def _from_collection(target, recipe, config) -> Iterator[Row | Reject]:
 
 
 def _of_kind(kind: str, config, forced: str | None) -> tuple[str, Any]:
-    made = {n: r for n, r in config.recipes.items() if r.kind == kind}
-    if forced is not None and forced not in made:
+    fitting = {n: r for n, r in config.recipes.items() if r.kind == kind}
+    if forced is not None and forced not in fitting:
         raise console.Misuse(
             f"--recipe {forced}: no recipe of kind {kind} has that name",
-            f"there are: {', '.join(made) or 'none'}; files need --input PATH",
+            f"there are: {', '.join(fitting) or 'none'}; files need --input PATH",
         )
-    if not made:
+    if not fitting:
         raise console.Misuse(
             f"data_config.yaml has no recipe of kind {kind}", "add one, or give --input PATH"
         )
-    name = forced or next(iter(made))
-    return name, made[name]
+    name = forced or next(iter(fitting))
+    return name, fitting[name]
 
 
 def generated(config, forced: str | None) -> tuple[str, str, Iterator[Row]]:

@@ -1,4 +1,4 @@
-"""What lies in a folder that a command was given: the files to read, and what is passed over."""
+"""The files of a folder that a command was given: those to read, and those passed over."""
 
 from __future__ import annotations
 

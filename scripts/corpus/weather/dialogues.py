@@ -64,9 +64,9 @@ def dialogues(size: int, seed: int) -> Iterator[dict[str, Any]]:
         talk = _Dialogue(Random(f"{seed}:{number}"), cities)
         number += 1
         row = talk.make()
-        said = json.dumps([m for m in row["messages"] if m["role"] == "user"])
-        if said not in seen:
-            seen.add(said)
+        questions = json.dumps([m for m in row["messages"] if m["role"] == "user"])
+        if questions not in seen:
+            seen.add(questions)
             yield row
 
 
@@ -227,5 +227,5 @@ class _Dialogue:
 
     def when(self, ahead: int) -> str:
         """'today', 'tomorrow', 'in 3 days': words that need no date to be known."""
-        near = ("today", "tomorrow", "the day after tomorrow")
-        return near[ahead] if ahead < len(near) else f"in {ahead} days"
+        named = ("today", "tomorrow", "the day after tomorrow")
+        return named[ahead] if ahead < len(named) else f"in {ahead} days"

@@ -56,10 +56,10 @@ def load() -> list[Place]:
         return [Place(*(k(v) for k, v in zip(kinds, line, strict=True))) for line in lines]
 
 
-def geocoding(found: list[Place], random: Random) -> dict[str, Any]:
+def geocoding(places: list[Place], random: Random) -> dict[str, Any]:
     """The reply of /v1/search; where nothing is found it has no `results`."""
     results = []
-    for place in found:
+    for place in places:
         item = {k: v for k, v in place._asdict().items() if v != ""}
         item["feature_code"] = "PPLC" if place.population > 3_000_000 else "PPL"
         if random.random() < 0.15:  # the real service leaves fields out too
