@@ -12,14 +12,17 @@ files        {name: {sha256, bytes}} of every file of the version but card.json 
 from __future__ import annotations
 
 import datetime
+import math
 from pathlib import Path
 from typing import Any
 
 from adapters import card_schema, peft_config, weights
 from base_model import chat_template, identity, locate
+from config import yaml_reader
 from kit import console, json_files, paths
 
 FILE = "card.json"
+MOST_BYTES = 4 << 20  # of a run's config.yaml
 LOADING = ("model", "quantization")  # sections of a configuration that say how to load the base
 
 
@@ -50,12 +53,13 @@ def read_config(run: Path) -> dict[str, Any]:
     file = run / "config.yaml"
     if not file.is_file():
         return {}
-    import yaml
-
     try:
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError):
+        text = file.read_text(encoding="utf-8") if file.stat().st_size <= MOST_BYTES else None
+        value = yaml_reader.scalar(text) if text is not None else None
+    except (ValueError, RecursionError):
         raise console.Problem(f"{paths.show(file)}: not YAML", "copy the run again") from None
+    if text is None:
+        raise console.Problem(f"{paths.show(file)}: too large", "copy the run again")
     value = {} if value is None else value
     if not isinstance(value, dict) or not all(isinstance(value.get(k, {}), dict) for k in LOADING):
         raise console.Problem(f"{paths.show(file)}: its sections are damaged", "copy the run again")
@@ -63,14 +67,21 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def _portable(value: Any) -> Any:
-    """`value` with paths below the work folder made relative to it."""
+    """`value` as JSON can hold it, with paths below the work folder made relative to it."""
     if isinstance(value, dict):
-        return {str(key): _portable(inner) for key, inner in value.items()}
-    if isinstance(value, list):
+        return {_encodable(str(key)): _portable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set):
         return [_portable(inner) for inner in value]
     if isinstance(value, str) and value.startswith("/"):
         return locate.relative(value) if Path(value).is_relative_to(paths.workdir()) else value
-    return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, int | float | None) else _encodable(str(value))
+
+
+def _encodable(text: str) -> str:
+    """`text` with '?' for half a character, which YAML's escapes allow."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def build(run: Path, final: Path, evaluation: dict[str, Any] | None) -> dict[str, Any]:

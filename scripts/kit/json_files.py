@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 16 << 20
 MOST_DEPTH = 64  # a card has 6 levels
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a character, as an escape
 MOST_DIGITS = 400  # of one number; a float has at most 309 before its point
 
 
@@ -37,6 +39,8 @@ def parse(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     _check_depth(value)
+    if _SURROGATE.search(data):
+        _check_texts(value)
     return value
 
 
@@ -68,3 +72,11 @@ def _check_depth(value: Any) -> None:
         if not level:
             return
     raise ValueError("nested too deep")
+
+
+def _check_texts(value: Any) -> None:
+    """ValueError for half a character, which no output can encode."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("half of a character in a text") from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import pytest
 
@@ -135,8 +136,9 @@ def test_an_odd_card_is_one_line_and_hides_no_other_version(versions, monkeypatc
     "text",
     ["", "null", "[" * 100000, '{"a":' * 5000 + "1" + "}" * 5000, '{"format": 1' + "0" * 5000 + "}",
      '{"format": 1, "name": "odd", "version": "v1.' + "0" * 5000 + '"}', "\xff", '{"a": 1e999}',
-     '{"format": NaN}', " " * (17 << 20)],
-    ids=["empty", "null", "lists", "objects", "digits", "version", "bytes", "large", "nan", "long"],
+     '{"format": NaN}', '{"name": "\\ud800"}', " " * (17 << 20)],
+    ids=["empty", "null", "lists", "objects", "digits", "version", "bytes", "large", "nan", "half",
+         "long"],
 )  # fmt: skip
 def test_texts_that_no_register_writes_are_damaged(versions, monkeypatch, text):
     work, _ = versions
@@ -248,3 +250,56 @@ def test_what_the_reader_returns_is_finite_and_can_be_written_again(value):
 def test_a_report_s_metrics_are_numbers_or_left_out(section):
     for entry in gate._metrics(section).values():
         assert card_schema.are_measures({"x": entry})
+
+
+RUN_FILES = {
+    "status.json": '{"state": %s, "run_id": %s, "step": %s, "loss": %s}',
+    "run.json": '{"base_model": %s, "train_sha256": %s, "base_identity": %s, "data": %s}',
+    "report.json": '{"dataset": %s, "metrics": %s, "base": %s, "rag": %s}',
+    "config.yaml": "model: %s\nquantization: %s\ntraining: %s\nx: %s\n",
+    "final/adapter_config.json": '{"peft_type": "LORA", "r": %s, "bias": %s, "a": [%s, %s]}',
+    "final/tokenizer_config.json": '{"chat_template": %s, "a": [%s, %s, %s]}',
+}
+
+
+@pytest.mark.slow
+@hypothesis.settings(
+    max_examples=100, deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@hypothesis.given(file=st.sampled_from(sorted(RUN_FILES)), values=st.tuples(*[VALUES] * 4))
+def test_an_odd_run_is_registered_or_refused_in_one_line(tmp_path, monkeypatch, file, values):
+    from adapters import register
+
+    monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
+    run = adapter_runs.run(tmp_path, "odd", report=adapter_runs.report(0.5))
+    (run / file).write_text(RUN_FILES[file] % tuple(map(json.dumps, values)))
+    shutil.rmtree(tmp_path / "adapters" / "odd", ignore_errors=True)
+    try:
+        version = register.register(tmp_path / "adapters", run, "odd", force="drawn values")
+    except console.Problem as problem:
+        assert "\n" not in str(problem)
+    else:
+        assert card_schema.problem(version.card) is None
+
+
+@pytest.mark.parametrize(
+    "text", ['x: "\\ud800"\n', "x: 2026-01-01\n", "x: .nan\n", "x: [1, !!set {a, b}]\n"]
+)
+def test_yaml_that_json_has_no_word_for_is_kept_as_text(tmp_path, monkeypatch, text):
+    from adapters import card
+
+    monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
+    (tmp_path / "config.yaml").write_text(text)
+    config = card.read_config(tmp_path)
+    json.dumps(config, allow_nan=False, ensure_ascii=False).encode("utf-8")
+
+
+def test_anchors_that_expand_without_end_are_refused(tmp_path, monkeypatch):
+    from adapters import card
+
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    (tmp_path / "config.yaml").write_text("\n".join(lines))
+    with pytest.raises(console.Problem, match="config.yaml: "):
+        card.read_config(tmp_path)
