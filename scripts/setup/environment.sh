@@ -196,7 +196,7 @@ python_of() {
   if [ "$1" = venv ]; then
     printf '%s\n' "$PYTHON_VERSION $PYTHON"
   else
-    facts=$(python_facts "$FOLDER/bin/python")
+    facts=$(python_facts "$FOLDER/bin/python" any)
     printf '%s %s\n' "$(cut -d '|' -f 2 <<<"$facts")" "${facts%%|*}"
   fi
 }

@@ -6,11 +6,16 @@
 WANTED_PYTHON=${TANDEM_PYTHON:-3.10}
 PYTHON='' LACKING=''
 
-# python_facts PYTHON: "<base interpreter>|<version>|<machine>|<modules that it lacks>", or nothing
-# if it does not run. The base interpreter is asked for, so that an active virtual environment is
-# not built upon. A Python that was compiled without a library's headers lacks that module.
+# python_facts PYTHON VERSION: "<base interpreter>|<version>|<machine>|<modules that it lacks>", or
+# nothing if it does not run or is another version ('any' stands for 3.10 to 3.13). The base
+# interpreter is asked for, so that an active virtual environment is not built upon. A Python that
+# was compiled without a library's headers lacks that module.
 python_facts() {
-  "$1" -I -c 'import os, platform, sys
+  "$1" -I -c 'import sys
+own = "%d.%d" % sys.version_info[:2]
+if own != sys.argv[1] and (sys.argv[1] != "any" or own not in ("3.10", "3.11", "3.12", "3.13")):
+    sys.exit(1)
+import os, platform
 lacking = []
 for name in ("ssl", "sqlite3", "ctypes", "lzma", "bz2", "zlib", "socket", "hashlib", "uuid", "fcntl"):
     try:
@@ -19,18 +24,17 @@ for name in ("ssl", "sqlite3", "ctypes", "lzma", "bz2", "zlib", "socket", "hashl
         lacking.append(name)
 base = getattr(sys, "_base_executable", None) or sys.executable
 if sys.prefix != sys.base_prefix and base.startswith(sys.prefix + os.sep):
-    name = "python%d.%d" % sys.version_info[:2]
-    places = os.path.join(sys.base_prefix, "bin", name), os.path.realpath(base)
+    places = os.path.join(sys.base_prefix, "bin", "python" + own), os.path.realpath(base)
     base = next(place for place in (*places, base) if os.path.exists(place))
-print(base, platform.python_version(), platform.machine(), " ".join(lacking), sep="|")' 2>/dev/null
+print(base, platform.python_version(), platform.machine(), " ".join(lacking), sep="|")' "$2" 2>/dev/null
 }
 
 # fits PYTHON VERSION: set PYTHON, PYTHON_VERSION and PYTHON_MACHINE if it is that version.
-# VERSION 'any' stands for 3.10 to 3.13. An x86 build on Apple silicon does not fit, nor does one
-# without modules of the standard library that the packages import.
+# An x86 build on Apple silicon does not fit, nor does one without modules of the standard library
+# that the packages import.
 fits() {
   local facts base version machine lacking
-  facts=$(python_facts "$1") || return 1
+  facts=$(python_facts "$1" "$2") || return 1
   IFS='|' read -r base version machine lacking <<<"$facts"
   case "$2:$version" in
     any:3.10.* | any:3.11.* | any:3.12.* | any:3.13.* | "$2:$2".*) ;;
