@@ -4,7 +4,7 @@
 #
 #   ./setup_local.sh             set up, repair or update; the old one works until the switch
 #   ./setup_local.sh --check     only report: Python, disk, folders, every file, every import
-#   ./setup_local.sh --force     build the environment anew, whatever stands there
+#   ./setup_local.sh --force     build the environment anew, whatever is there
 #
 # TANDEM_PYTHON=3.12 ./setup_local.sh   another Python, 3.10 to 3.13, or the path of one; it
 #                                       stays the choice until another is named

@@ -10,7 +10,7 @@
 #   --allow-cpu            go on without an NVIDIA GPU: to rehearse, or to serve on a laptop
 #   --backend conda|venv   default: conda, mamba or micromamba where found, else venv
 #   --check                only report: GPU, disk, every file, every import, one NF4 forward
-#   --force                build the environment anew, whatever stands there
+#   --force                build the environment anew, whatever is there
 #
 # HOST=gpu1 REMOTE_DIR=tandem ./setup_remote.sh   the same by variables
 # TANDEM_PYTHON=3.12 ./setup_remote.sh            another Python, 3.10 to 3.13; it stays the choice

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Check this machine before it costs anything: environment, disks, configuration, model, GPU.
 
-    python scripts/validate_environment.py --env local            the laptop, in half a second
+    python scripts/validate_environment.py --env local            the laptop, in 0.4 s
     python scripts/validate_environment.py --env remote           the GPU host: driver, CUDA, cards
     python scripts/validate_environment.py --env remote --allow-cpu   a laptop that rehearses
     python scripts/validate_environment.py --env local --deep     every file's hash, every import
     python scripts/validate_environment.py --env local --json     one object on stdout
 
-Runs with any Python 3.10 or newer, before any environment stands: what needs packages is then
+Runs with any Python 3.10 or newer, before any environment is there: what needs packages is then
 skipped. Nothing is changed, downloaded or installed; values of secrets are never printed.
 
 Exit codes: 0 good (warnings too), 1 a check failed, 2 called wrongly.
@@ -20,8 +20,7 @@ import subprocess
 import sys
 from typing import Any
 
-from base_model import folder_checks
-from checks import configs, gpu, hub, leaks, machine, pins, programs, storage
+from checks import configs, leaks, machine, pins, programs
 from checks.probe import ProgramAnswer, StartedPrograms
 from kit import console, paths
 from kit.report import Check, report
@@ -56,18 +55,18 @@ def check_environment(
     if not facts:
         text = "the environment's interpreter does not run"
         return [*machine.check_link(env, fix), Check("python", "fail", text, fix)], None
-    found = machine.check_python(facts, running.answer("rosetta").text.strip(), fix)
-    found += machine.check_link(env, fix)
+    checks = machine.check_python(facts, running.answer("rosetta").text.strip(), fix)
+    checks += machine.check_link(env, fix)
     site, installed = installed_packages.site_packages(folder), None
     if site:
         installed = set(installed_packages.versions(site)[0])
-        found.append(pins.check(folder, locks()[env == "remote"], facts, fix))
+        checks.append(pins.check(folder, locks()[env == "remote"], facts, fix))
     else:
-        found.append(Check("pins", "skip", f"no environment to compare; {fix}"))
-    found.append(pins.check_shared(locks(), facts))
+        checks.append(Check("pins", "skip", f"no environment to compare; {fix}"))
+    checks.append(pins.check_shared(locks(), facts))
     if env == "remote":
-        found += machine.check_platform(facts) + machine.check_bitsandbytes(folder)
-    return found, installed
+        checks += machine.check_platform(facts) + machine.check_bitsandbytes(folder)
+    return checks, installed
 
 
 def _facts(answer: ProgramAnswer) -> dict[str, str]:
@@ -77,11 +76,13 @@ def _facts(answer: ProgramAnswer) -> dict[str, str]:
         return {}
 
 
-def check_model(said: dict[str, Any]) -> tuple[list[Check], bool]:
+def check_model(configured: dict[str, Any]) -> tuple[list[Check], bool]:
     """(the base model's check, whether a token will be needed to fetch it)."""
-    if not said.get("model"):
+    from base_model import folder_checks
+
+    if not configured.get("model"):
         return [Check("base model", "skip", "the configuration does not say which")], False
-    check, gated = folder_checks.summary(said["model"], said["known"])
+    check, gated = folder_checks.summary(configured["model"], configured["known"])
     return [check], gated
 
 
@@ -91,18 +92,20 @@ def check_all(env: str, allow_cpu: bool) -> list[Check]:
     python = str(interpreter) if interpreter.exists() else sys.executable
     setup = f"./setup_{env}.sh"
     running = ask(env, python)
-    found, installed = check_environment(env, running, setup)
+    from checks import gpu, hub, storage  # while the slowest of them, the configurations, runs
+
+    checks, installed = check_environment(env, running, setup)
     folders, broken = machine.configured_folders()
-    found += broken or [machine.check_folders(folders)]
-    found += storage.checks(paths.ROOT, folders)
+    checks += broken or [machine.check_folders(folders)]
+    checks += storage.checks(paths.ROOT, folders)
     if env == "remote":
-        found += gpu.look(locks()[1], allow_cpu=allow_cpu)[0]
-    found += leaks.check(*(running.answer(name) for name in leaks.COMMANDS), root=paths.ROOT)
-    found += programs.checks(running, env) + machine.check_variables()
-    loaded, said = configs.checks(running.answer("configs"), setup)
-    model, gated = check_model(said) if folders else ([], False)
-    found += [*loaded, hub.check_cache(), hub.check_token(gated), *hub.check_transfer(installed)]
-    return found + model
+        checks += gpu.look(locks()[1], allow_cpu=allow_cpu)[0]
+    checks += leaks.check(*(running.answer(name) for name in leaks.COMMANDS), root=paths.ROOT)
+    checks += programs.checks(running, env) + machine.check_variables()
+    loaded, configured = configs.checks(running.answer("configs"), setup)
+    model, gated = check_model(configured) if folders else ([], False)
+    checks += [*loaded, hub.check_cache(), hub.check_token(gated), *hub.check_transfer(installed)]
+    return checks + model
 
 
 def check_deep(env: str, allow_cpu: bool) -> list[Check]:
@@ -131,7 +134,7 @@ def _run(command: list[str], fix: str) -> list[Check]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = console.ArgumentParser(__doc__)
-    parser.add_argument("--env", choices=("local", "remote"), help="default: what stands here")
+    parser.add_argument("--env", choices=("local", "remote"), help="default: the one that is here")
     parser.add_argument("--deep", action="store_true", help="hash, import and use everything too")
     parser.add_argument("--allow-cpu", action="store_true", help="no GPU is no failure (remote)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")

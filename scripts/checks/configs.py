@@ -14,20 +14,23 @@ from checks.probe import ProgramAnswer
 from kit import console, paths
 from kit.report import Check
 
-_START = "import sys; sys.path.insert(0, sys.argv[1]); from checks import configs; configs.tell()"
+_START = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from checks import configs; "
+    "configs.print_outcome()"
+)
 
 
 def command(python: str) -> list[str]:
-    """What to run for an ProgramAnswer that `checks` reads."""
+    """What to run for the answer that `checks` reads."""
     return [python, "-c", _START, str(Path(__file__).resolve().parent.parent)]
 
 
-def tell() -> None:
+def print_outcome() -> None:
     """Print {"errors": {file: [line, …]}, "model": …, "known": …} or {"missing": package}."""
     try:
         from config import loader
 
-        said: dict[str, Any] = {"errors": {}, "model": None, "known": {}}
+        outcome: dict[str, Any] = {"errors": {}, "model": None, "known": {}}
         for kind in loader.KINDS:
             file = f"{kind}.yaml"
             if not (paths.ROOT / "configs" / file).is_file():
@@ -35,34 +38,34 @@ def tell() -> None:
             try:
                 loaded = loader.load(file)
             except console.Problem as problem:
-                said["errors"][file] = getattr(problem, "errors", [str(problem)])
+                outcome["errors"][file] = getattr(problem, "errors", [str(problem)])
                 continue
-            said["errors"][file] = []
+            outcome["errors"][file] = []
             if kind == "training_config":
-                said["model"] = loaded.model.model_name_or_path
+                outcome["model"] = loaded.model.model_name_or_path
             elif kind == "models":
-                said["known"] = loaded.model_dump()["base_models"]
+                outcome["known"] = loaded.model_dump()["base_models"]
     except ModuleNotFoundError as error:
-        said = {"missing": error.name}
-    json.dump(said, sys.stdout)
+        outcome = {"missing": error.name}
+    json.dump(outcome, sys.stdout)
 
 
 def checks(answer: ProgramAnswer, setup: str) -> tuple[list[Check], dict[str, Any]]:
-    """(one check for all configurations, or one per broken file; what `tell` said)."""
+    """(one check for all configurations, or one per broken file; what `print_outcome` printed)."""
     try:
-        said = json.loads(answer.text)
+        outcome = json.loads(answer.text)
     except ValueError:
         last = (answer.text.strip().splitlines() or ["no answer in time"])[-1]
         fix = "python scripts/config_loader.py says more"
         return [Check("configs", "fail", f"could not be read ({last[:120]})", fix)], {}
-    if "missing" in said:
-        text = f"not read: {said['missing']} is not installed; {setup} brings it"
+    if "missing" in outcome:
+        text = f"not read: {outcome['missing']} is not installed; {setup} brings it"
         return [Check("configs", "skip", text)], {}
-    found = []
-    for file, errors in said["errors"].items():
+    failed = []
+    for file, errors in outcome["errors"].items():
         if errors:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
             fix = f"python scripts/config_loader.py --config {file} lists all"
-            found.append(Check(file, "fail", f"{errors[0]}{more}", fix))
-    good = Check("configs", "ok", f"{', '.join(said['errors'])} load")
-    return found or [good], said
+            failed.append(Check(file, "fail", f"{errors[0]}{more}", fix))
+    good = Check("configs", "ok", f"{', '.join(outcome['errors'])} load")
+    return failed or [good], outcome

@@ -1,4 +1,4 @@
-"""Hugging Face: where its cache lies, whether a token is there (never which)."""
+"""Hugging Face: where its cache is, whether a token is there (never which)."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def check(
         checks.append(Check("secrets in files", "warn", text, "run git grep here and look"))
     elif holding := [n for n in values.text.split("\0") if n and values.code == 0]:
         fix = "take it out of the file, and make the token or key invalid where it was issued"
-        text = f"a key or token stands in {_few(holding)}"
+        text = f"a key or token is in {_few(holding)}"
         checks.append(Check("secrets in files", "fail", text, fix))
     return checks or [Check("secrets", "ok", "none tracked, all ignored")]
 

@@ -24,16 +24,16 @@ def check_python(facts: Facts, rosetta: str, fix: str) -> list[Check]:
     text = f"{version} ({facts['implementation_name']}, {machine})"
     numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
     if not OLDEST <= numbers <= NEWEST or facts["implementation_name"] != "cpython":
-        found = Check("python", "fail", f"{text}: CPython 3.10 to 3.13 is needed", fix)
+        check = Check("python", "fail", f"{text}: CPython 3.10 to 3.13 is needed", fix)
     elif facts["bits"] != "64":
-        found = Check("python", "fail", f"{text}: a {facts['bits']}-bit build", fix)
+        check = Check("python", "fail", f"{text}: a {facts['bits']}-bit build", fix)
     elif rosetta == "1" and machine == "x86_64":
         text = f"{text}: an x86 build, translated on Apple silicon"
         arm = "TANDEM_PYTHON=/opt/homebrew/bin/python3.10"
-        found = Check("python", "fail", text, f"install an arm64 Python, then {arm} {fix}")
+        check = Check("python", "fail", text, f"install an arm64 Python, then {arm} {fix}")
     else:
-        found = Check("python", "ok", text)
-    return [found]
+        check = Check("python", "ok", text)
+    return [check]
 
 
 def check_link(env: str, fix: str) -> list[Check]:
@@ -79,26 +79,26 @@ def check_folders(folders: dict[str, Path]) -> Check:
 def configured_folders() -> tuple[dict[str, Path], list[Check]]:
     """({name: path}, what is wrong with configs/paths_config.json)."""
     try:
-        found = {n: paths.workdir() / where for n, where in paths.load()["folders"].items()}
+        folders = {n: paths.workdir() / where for n, where in paths.load()["folders"].items()}
     except (console.Problem, OSError, UnicodeDecodeError) as error:
-        fix = "mend it: python scripts/paths.py shows when it is right"
+        fix = "correct it; python scripts/paths.py shows when it is right"
         return {}, [Check("paths_config.json", "fail", str(error), fix)]
-    return found, []
+    return folders, []
 
 
 def check_variables() -> list[Check]:
     """Variables that put other packages before the environment's, or name what is not there."""
-    found = []
+    checks = []
     for name in _SPOILERS:
         if os.environ.get(name):
             text = "set: other packages come before the environment's"
-            found.append(Check(name, "warn", text, f"unset {name}"))
+            checks.append(Check(name, "warn", text, f"unset {name}"))
     for name in _CERTIFICATES:
         value = os.environ.get(name)
         if value and not os.path.exists(value):
             fix = f"point {name} to the certificates of your network, or unset it"
-            found.append(Check(name, "fail", f"{value} is not there: every download fails", fix))
-    return found
+            checks.append(Check(name, "fail", f"{value} is not there: every download fails", fix))
+    return checks
 
 
 def check_platform(facts: Facts) -> list[Check]:

@@ -14,14 +14,14 @@ SSH = ["-o", "Ciphers=^aes128-gcm@openssh.com", "-o", "StrictHostKeyChecking=acc
 
 def commands() -> dict[str, list[str]]:
     """The probes of what is there; none has an effect."""
-    found = {"tar": ["tar", "--version"]}
+    commands_by_name = {"tar": ["tar", "--version"]}
     if tool := next(iter(rsync_tool.installed()), None):
-        found["rsync core"] = [tool, *rsync_tool.CORE, "--files-from=-", "--version"]
-        found["rsync progress"] = [tool, rsync_tool.PROGRESS, "--version"]
+        commands_by_name["rsync core"] = [tool, *rsync_tool.CORE, "--files-from=-", "--version"]
+        commands_by_name["rsync progress"] = [tool, rsync_tool.PROGRESS, "--version"]
     if shutil.which("ssh"):
-        found["ssh"] = ["ssh", "-G", "-F", os.devnull, *SSH, "localhost"]
-        found["ssh plain"] = ["ssh", "-G", "-F", os.devnull, "localhost"]
-    return found
+        commands_by_name["ssh"] = ["ssh", "-G", "-F", os.devnull, *SSH, "localhost"]
+        commands_by_name["ssh plain"] = ["ssh", "-G", "-F", os.devnull, "localhost"]
+    return commands_by_name
 
 
 def checks(running: StartedPrograms, env: str) -> list[Check]:

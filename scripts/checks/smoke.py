@@ -58,9 +58,9 @@ def vector_store() -> str:
         store = client.create_collection("smoke", embedding_function=None)
         vectors = [[1.0, 0.0], [0.0, 1.0], [0.7, 0.7]]
         store.add(ids=["a", "b", "c"], embeddings=vectors, documents=["x", "y", "z"])
-        found = store.query(query_embeddings=[[0.1, 0.9]], n_results=1)["ids"]
-        if found != [["b"]]:
-            raise ValueError(f"the nearest of three vectors is b, found {found}")
+        nearest = store.query(query_embeddings=[[0.1, 0.9]], n_results=1)["ids"]
+        if nearest != [["b"]]:
+            raise ValueError(f"the nearest of three vectors is b, not {nearest}")
     return "the nearest of three vectors is found"
 
 

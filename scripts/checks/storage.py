@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from kit import console
+from kit import console, paths
 from kit.report import Check
 
 GB = 1 << 30
@@ -37,6 +37,13 @@ CACHES = {
     "pip cache": (2.0, 0.5),
     "conda packages": (2.0, 0.5),
     "TMPDIR": (4.0, 0.5),
+}
+# The variable that moves each of those caches which a home that cannot be written would block.
+VARIABLES = {
+    "HF cache": "HF_HOME",
+    "uv cache": "UV_CACHE_DIR",
+    "pip cache": "PIP_CACHE_DIR",
+    "conda packages": "CONDA_PKGS_DIRS",
 }
 _NO_DISK = re.compile(
     r"autofs|bpf|cgroup2?|configfs|debugfs|dev(pts|tmpfs)|efivarfs|fusectl|hugetlbfs|mqueue|nsfs|"
@@ -71,15 +78,15 @@ def caches() -> dict[str, Path]:
     pip = os.path.join(_cache_home(), "pip")
     if sys.platform == "darwin":
         pip = os.path.expanduser("~/Library/Caches/pip")
-    found = {
+    folders = {
         "HF cache": hf_cache(),
         "uv cache": Path(os.environ.get("UV_CACHE_DIR") or os.path.join(_cache_home(), "uv")),
         "pip cache": Path(os.environ.get("PIP_CACHE_DIR") or pip),
         "TMPDIR": Path(tempfile.gettempdir()),
     }
     if os.environ.get("CONDA_PKGS_DIRS"):
-        found["conda packages"] = Path(os.environ["CONDA_PKGS_DIRS"].split(os.pathsep)[0])
-    return found
+        folders["conda packages"] = Path(os.environ["CONDA_PKGS_DIRS"].split(os.pathsep)[0])
+    return folders
 
 
 def existing(path: Path) -> Path:
@@ -189,7 +196,7 @@ def checks(
     """
     places = {"checkout": root} | folders | caches()
     mounts: dict[str, tuple[Mount, list[str]]] = {}
-    found: list[Check] = []
+    answered: list[Check] = []
     silent: list[Check] = []
     for name, path in places.items():
         mount = _in_time(lambda path=path: mount_of(path))
@@ -197,12 +204,12 @@ def checks(
             silent.append(Check(f"disk of {name}", "fail", f"{path} does not answer", "remount it"))
             continue
         mounts.setdefault(mount.point, (mount, []))[1].append(name)
-        found += _writable(name, path, mount)
+        answered += _writable(name, path, mount)
     for mount, names in mounts.values():
         here = int(_model_bytes(folders)) if "models" in names else 0
         limits = _limits(names, folders, here / GB, warn_below, fail_below)
-        found += [_space(mount, names, limits, places, tuple(mounts)), *_inodes(mount)]
-    return silent + sorted(found, key=lambda c: not c.name.startswith("disk"))
+        answered += [_space(mount, names, limits, places, tuple(mounts)), *_inodes(mount)]
+    return silent + sorted(answered, key=lambda c: not c.name.startswith("disk"))
 
 
 def _model_bytes(folders: dict[str, Path]) -> int:
@@ -214,7 +221,7 @@ def _limits(names, folders, model_here, warn_below, fail_below) -> tuple[float, 
     warn = fail = 0.0
     if "checkout" in names:
         warn, fail = warn_below, fail_below
-        if "models" in folders and "models" not in names:  # the base model lies elsewhere
+        if "models" in folders and "models" not in names:  # the base model is elsewhere
             warn, fail = warn - BASE_MODEL, fail - BASE_MODEL
     elif "models" in names:
         warn = fail = BASE_MODEL
@@ -274,6 +281,10 @@ def _writable(name: str, path: Path, mount: Mount) -> list[Check]:
     if mount.read_only:
         fix = f"mount {mount.point} writable (dmesg says whether the disk failed), or use another"
         return [Check(f"write {name}", status, f"{mount.point} is read-only ({path})", fix)]
+    if name in VARIABLES:
+        other = shlex.quote(str(paths.ROOT / ".cache" / name.split()[0]))
+        fix = f"export {VARIABLES[name]}={other} (the set-up does so by itself)"
+        return [Check(f"write {name}", status, f"{where} is not writable for you", fix)]
     fix = f"sudo chown -R $(id -un) {shlex.quote(str(where))}, or name another folder"
     return [Check(f"write {name}", status, f"{where} is not writable for you", fix)]
 

@@ -242,7 +242,7 @@ reverify() {
 }
 
 # --- the step that both set-ups share -------------------------------------------------------
-# install_environment BACKEND: nothing, a mending, or a new environment; two at once are safe.
+# install_environment BACKEND: nothing, a repair, or a new environment; two at once are safe.
 install_environment() {
   take_lock
   env_state # once more: another run may have built it while this one waited

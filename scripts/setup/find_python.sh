@@ -95,7 +95,7 @@ search() {
 remembered_python() {
   local path=${STAMPED_PYTHON#* }
   if [ -n "${TANDEM_PYTHON:-}" ] || [ -z "${STAMPED_PYTHON:-}" ]; then return 1; fi
-  case $path in "$ENVS"/*) return 1 ;; esac # conda's lies in the environment itself
+  case $path in "$ENVS"/*) return 1 ;; esac # conda's is in the environment itself
   fits "$path" "$WANTED_PYTHON"
 }
 

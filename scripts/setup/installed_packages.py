@@ -86,7 +86,7 @@ def _plain(version: str) -> str:
 
 
 def with_records(site: Path) -> list[Path]:
-    """The .dist-info folders, without those that conda itself installed and keeps books on."""
+    """The .dist-info folders, without those of packages that conda itself installed."""
     return [d for d in sorted(site.glob("*.dist-info")) if _installer(d) != "conda"]
 
 
@@ -99,7 +99,7 @@ def _installer(dist_info: Path) -> str:
 def read_record(dist_info: Path) -> list[RecordedFile]:
     """The rows of `dist_info`/RECORD that carry a SHA-256; raises UNREADABLE.
 
-    Without __pycache__, which a few wheels ship: Python rewrites what lies there as it likes.
+    Without __pycache__, which a few wheels ship: Python rewrites that folder at will.
     """
     with open(dist_info / "RECORD", newline="", encoding="utf-8") as f:
         rows = [r for r in csv.reader(f) if len(r) == 3 and r[1].startswith("sha256=")]

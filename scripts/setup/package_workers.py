@@ -197,7 +197,7 @@ class PackageChecker:
             time.sleep(POLL)
 
     def finish(self) -> Findings:
-        """Hash what is left, import everything, and tell what was found."""
+        """Hash what is left, import everything, and return what was wrong."""
         dist_infos = sorted(with_records(self._site), key=_record_size, reverse=True)
         for dist_info in dist_infos:
             if self._records.get(dist_info) != _record_state(dist_info):

@@ -188,3 +188,13 @@ def test_a_path_that_is_no_folder_is_a_misuse(command, tmp_path):
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(("name", "variable"), storage.VARIABLES.items())
+def test_a_cache_in_a_home_that_cannot_be_written_moves_by_its_variable(
+    name, variable, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(storage.os, "access", lambda path, mode: False)
+    mount = storage.Mount("/", 1 << 40, 1 << 40, None, False)
+    (check,) = storage._writable(name, tmp_path, mount)
+    assert check.status == "warn" and check.fix.startswith(f"export {variable}=")

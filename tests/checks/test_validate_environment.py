@@ -224,7 +224,7 @@ def test_an_environment_that_is_not_finished_is_seen(breaking, status, said, val
     assert code == (status == "fail")
 
 
-def test_it_runs_on_a_bare_interpreter_before_anything_stands(validate, kit):
+def test_it_runs_on_a_bare_interpreter_before_anything_is_there(validate, kit):
     for env in ("local", "remote"):
         (kit.root / f".venv-{env}").unlink()
     code, checks = validate(python=(os.path.realpath(sys.executable), "-S", "-E"))
@@ -331,7 +331,7 @@ def test_a_secret_that_git_would_take_fails(validate, kit):
 def test_a_token_inside_an_innocent_file_fails(validate, kit):
     (kit.root / "notes.md").write_text(f"my token: {TOKEN}\n")
     code, checks = validate()
-    assert code == 1 and checks["secrets in files"]["found"] == "a key or token stands in notes.md"
+    assert code == 1 and checks["secrets in files"]["found"] == "a key or token is in notes.md"
 
 
 def test_ignored_secrets_are_good_while_others_cannot_read_them(validate, kit):
@@ -370,7 +370,7 @@ def test_a_users_git_configuration_does_not_blind_the_search(setting, validate, 
     (kit.root / "notes.md").write_text(f"my token: {TOKEN}\n")
     subprocess.run(["git", "config", "-f", tmp_path / "gitconfig", *setting.split("=")], check=True)
     code, checks = validate(GIT_CONFIG_GLOBAL=tmp_path / "gitconfig")
-    assert code == 1 and checks["secrets in files"]["found"].endswith("stands in notes.md")
+    assert code == 1 and checks["secrets in files"]["found"].endswith("is in notes.md")
 
 
 def test_a_search_that_fails_is_said(kit):
