@@ -68,6 +68,14 @@ host_from_config() {
   fi
 }
 
+# host_variable: the variable HOST, unless another program has set it (tcsh: this machine's name,
+# conda: a compiler's target); that is said.
+host_variable() {
+  "$(any_python)" -c 'import sys; sys.path.insert(0, sys.argv[1])
+from kit import paths
+print(paths.host_variable())' "$KIT_ROOT/scripts"
+}
+
 # set_up_host: push the kit, run this script there, end with its exit code.
 set_up_host() {
   local python
@@ -123,6 +131,9 @@ check() {
 }
 
 if [ "$HERE" = no ]; then
+  if [ "$NAMED" = no ] && [ -n "$HOST" ]; then
+    HOST=$(host_variable)
+  fi
   [ -n "$HOST" ] || host_from_config
   [ -z "$HOST" ] || set_up_host
 fi

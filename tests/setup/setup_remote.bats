@@ -287,3 +287,12 @@ linking() { [ -d "$(folders remote | head -n 1)/pkgs" ]; }
   run ./setup_remote.sh --here --backend venv --allow-cpu
   assert_success
 }
+
+@test "HOST that a shell or conda has set sends the set-up nowhere" {
+  for name in "$(uname -n)" x86_64-conda-linux-gnu; do
+    HOST=$name run ./setup_remote.sh --backend venv --check --allow-cpu
+    assert_failure 1
+    assert_output --partial "the variable HOST=$name is not used"
+    assert_output --partial 'FAIL  packages  not set up'
+  done
+}
