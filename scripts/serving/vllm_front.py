@@ -55,11 +55,9 @@ def words(catalog: Catalog, port: int, rows: int, context: int | None) -> list[s
         call += ["--dtype", catalog.options.dtype]
     if catalog.quantization["load_in_4bit"] or catalog.quantization["load_in_8bit"]:
         call += ["--quantization", "bitsandbytes"]
-    for version in versions:
-        if reasons := vllm.refusals(version):
-            fix = f"checkpoint_manager.py export {version.reference} --format merged --output DIR"
-            text = f"vLLM cannot serve {version.reference} ({', '.join(reasons)})"
-            raise console.Problem(text, f"{fix}, or --engine own")
+    for served in catalog.served:
+        if served.version:
+            _check(served)
     if versions:
         highest = max(version.card["adapter"]["max_rank"] for version in versions)
         rank = next(rank for rank in vllm.RANKS if rank >= highest)
@@ -67,6 +65,20 @@ def words(catalog: Catalog, port: int, rows: int, context: int | None) -> list[s
         call += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(len(versions)),
                  "--lora-modules", *modules]  # fmt: skip
     return call + _template(versions)
+
+
+def _check(served: Served) -> None:
+    """Problem for a version that vLLM cannot serve."""
+    reasons, rank = list(served.effect.vllm_refusals), served.version.card["adapter"]["max_rank"]
+    if rank > vllm.RANKS[-1]:
+        reasons.append(f"rank {rank} above {vllm.RANKS[-1]}")
+    if not reasons:
+        return
+    fix = "--engine own"
+    if served.effect.mergeable:
+        export = f"checkpoint_manager.py export {served.id} --format merged --output DIR"
+        fix = f"{export}, or {fix}"
+    raise console.Problem(f"vLLM cannot serve {served.id} ({', '.join(reasons)})", fix)
 
 
 def _template(versions: list[Any]) -> list[str]:

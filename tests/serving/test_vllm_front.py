@@ -44,6 +44,7 @@ class Front:
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                         text=True, env=os.environ | env)  # fmt: skip
         line = self.process.stdout.readline()
+        assert line or "FAIL" in env, self.process.communicate()[1]
         self.facts = json.loads(line) if line else {}
 
     def __enter__(self):
@@ -123,9 +124,10 @@ def test_what_vllm_cannot_serve_is_refused_before_anything_starts(work, monkeypa
     adapter = register.register(work / "adapters", "one", "fine-lora")
     catalog = model_catalog.check([adapter], None, model_catalog.BaseOptions())
     assert "--enable-lora" in vllm_front.words(catalog, 1, 2, None)
-    monkeypatch.setattr(vllm_front.vllm, "refusals", lambda version: ["DoRA"])
+    monkeypatch.setattr(vllm_front.vllm, "RANKS", (1,))
     with pytest.raises(console.Problem, match="--format merged --output DIR, or --engine own"):
         vllm_front.words(catalog, 1, 2, None)
+    monkeypatch.undo()
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(vllm_front.paths, "ROOT", Path("/nowhere"))
     with pytest.raises(console.Misuse, match="no vllm on the PATH"):
