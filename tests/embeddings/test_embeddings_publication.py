@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import write_manifest
-from embeddings import merge, merge_folder, merged_check, merged_formats, shard_rows
+from embeddings import merge, merge_folder, merged_check, merged_formats, shard_rows, worker
 from kit import console
 from support.embeddings_merges import (
     ITEMS,
@@ -361,3 +362,28 @@ def test_a_disk_that_fills_up_leaves_the_old_output_whole(options, monkeypatch, 
         assert not list(disk.glob(".*"))
     finally:
         subprocess.run(["umount", "-l", disk], check=True)  # -l: the traceback holds a file open
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_second_process_starts_is_not_lost(options, monkeypatch, number):
+    def stop(*_):
+        raise Stopped
+
+    plain = worker.multiprocessing.get_context("fork").Process.start
+
+    def start(process):
+        os.kill(os.getpid(), number)
+        plain(process)
+        started.append(process)
+
+    started, before = [], signal.signal(number, stop)
+    monkeypatch.setattr(worker.multiprocessing.get_context("fork").Process, "start", start)
+    try:
+        with pytest.raises(Stopped):
+            merge.merge(options)
+    finally:
+        signal.signal(number, before)
+        for process in started:
+            process.kill()
+            process.join()
+    assert started and not options.output.exists()
