@@ -68,7 +68,8 @@ nothing_came() { [ ! -e "$WORK/adapters/mapper" ] && [ ! -e "$WORK/adapters/runs
 # bats test_tags=slow
 @test "find prints garbage, nothing, without end, or waits for ever" {
   for text in 'head -c 5000 /dev/urandom' 'exit 0' 'echo oops >&2; exit 3' 'exec sleep 600' \
-    'yes "644 1 5 1.0 1.0 reports/planted"' 'yes oops >&2' 'kill -9 $PPID'; do
+    'yes "644 1 5 1.0 1.0 reports/planted" | head -c 80000000' \
+    'yes oops | head -c 80000000 >&2' 'kill -9 $PPID'; do
     lie find "$text"
     bounded "$KIT/scripts/sync_to_remote.sh" gpu-test --kit-only
     bounded "$KIT/scripts/sync_from_remote.sh" gpu-test
