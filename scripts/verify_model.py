@@ -59,9 +59,11 @@ def named(name: str, revision: str | None) -> tuple[ModelFolder, list[Check]]:
     if model is None and Path(name).parent.name == "models":
         model = ModelFolder(paths.workdir() / name, Path(name).name)
     if model is None:
-        near = difflib.get_close_matches(name.rpartition("/")[2], entries, 1, 0.5)
+        nearest = difflib.get_close_matches(name.rpartition("/")[2], entries, 1, 0.5)
         hint = (
-            f"did you mean {near[0]}?" if near else "name a folder, or one of configs/models.yaml"
+            f"did you mean {nearest[0]}?"
+            if nearest
+            else "name a folder, or one of configs/models.yaml"
         )
         raise console.Misuse(f"{name}: no such folder, and no known or cached model", hint)
     return model, notes

@@ -2,7 +2,7 @@
 
 config.json (with its text_config, and the attribute names of GPT-2-like models), the headers of
 its safetensors, generation_config.json, tokenizer_config.json. No tensor is read, no package is
-needed, and a folder without weights is described as far as its files go.
+needed, and a folder without weights is described by what it has.
 """
 
 from __future__ import annotations
@@ -210,9 +210,9 @@ class Description:
         for layer in self.linears:
             sizes.setdefault(layer.name, collections.Counter())[layer.inputs, layer.outputs] += 1
         linear = {}
-        for name, found in sizes.items():  # where layers differ, the usual size stands for all
-            (inputs, outputs), _ = found.most_common(1)[0]
-            total = sum(i * o * n for (i, o), n in found.items())
+        for name, counted in sizes.items():  # where layers differ, the usual size stands for all
+            (inputs, outputs), _ = counted.most_common(1)[0]
+            total = sum(i * o * n for (i, o), n in counted.items())
             linear[name] = (inputs, outputs, max(1, round(total / (inputs * outputs))))
         rest = sum(counts.values()) - experts
         rest -= sum(layer.inputs * layer.outputs for layer in self.linears)

@@ -178,12 +178,12 @@ def _second_copies(model: ModelFolder) -> list[Check]:
     names = ("consolidated.safetensors", "original", "pytorch_model.bin")
     if not (model.folder / INDEX).is_file():
         return []
-    found = []
+    copies = []
     for path in (model.folder / n for n in names if (model.folder / n).exists()):
         size = storage.used(path) if path.is_dir() else path.stat().st_size
         text = f"{console.size(size)}, a second copy of the weights that nothing here reads"
-        found.append(Check(path.name, "skip", f"{text}; may be deleted"))
-    return found
+        copies.append(Check(path.name, "skip", f"{text}; may be deleted"))
+    return copies
 
 
 def summary(name: str, known: dict[str, dict[str, Any]]) -> tuple[Check, bool]:

@@ -15,16 +15,17 @@ from kit.report import Check
 def downloaded(folder: Path) -> dict[str, tuple[str, str]]:
     """{file: (commit, etag)} as `hf download --local-dir` noted it; etag is a SHA-256 for LFS."""
     notes = folder / ".cache" / "huggingface" / "download"
-    found = {}
+    notes_of: dict[str, tuple[str, str]] = {}
     for path in sorted(notes.rglob("*.metadata")):
         lines = path.read_text(encoding="utf-8", errors="replace").split()
         if len(lines) >= 2:
-            found[path.relative_to(notes).as_posix().removesuffix(".metadata")] = lines[0], lines[1]
-    return found
+            file = path.relative_to(notes).as_posix().removesuffix(".metadata")
+            notes_of[file] = lines[0], lines[1]
+    return notes_of
 
 
 def commits(folder: Path) -> set[str]:
-    """The revisions that the files there are of, as far as the hub's tools noted them."""
+    """The revisions that the files there are of, where the hub's tools noted them."""
     cached = locate.snapshot(folder)
     noted = {commit for commit, _ in downloaded(folder).values()}
     return noted | ({cached[1]} if cached else set())

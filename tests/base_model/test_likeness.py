@@ -1,11 +1,13 @@
 """What a miniature imitates: the configured model's architecture, template and special tokens."""
 
 import json
+import re
 
 import pytest
 
 from base_model import family_templates, likeness, miniature
 from config import loader
+from support.checkout import ROOT
 from support.model_files import CHAT, LLAMA, PHI3, tokenizer_json, write_model, write_tokenizer
 
 
@@ -115,3 +117,11 @@ def test_a_text_part_alone_is_imitated(settings, tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     facts = build(tmp_path, likeness.of(None, settings("models/gemma")))
     assert facts["family"] == "gemma3_text" and "note" not in facts
+
+
+def test_the_guide_lists_the_architectures_that_the_tests_build():
+    tests = (ROOT / "tests" / "base_model" / "test_families.py").read_text(encoding="utf-8")
+    built = re.findall(r'"(\w+)"', tests[tests.index("FAMILIES = (") : tests.index(")  # fmt")])
+    text = (ROOT / "docs" / "MODELS.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (\w+) \| [\w ]+ \|", text, re.M)
+    assert len(built) > 20 and listed == built
