@@ -80,7 +80,8 @@ def exit_at_once() -> None:
 
     for signum in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(signum, leave_now)
-    faulthandler.register(signal.SIGUSR1)  # prints every thread's stack: where a run hangs
+    with contextlib.suppress(ValueError, AttributeError):  # stderr may be no file of the system
+        faulthandler.register(signal.SIGUSR1)  # prints every thread's stack: where a run hangs
 
 
 def callback(request: StopRequest) -> Any:

@@ -208,3 +208,30 @@ def test_a_plan_asks_nobody_on_the_network(work, command, script, monkeypatch):
         server.settimeout(0)
         with pytest.raises(BlockingIOError):
             server.accept()
+
+
+def test_an_empty_validation_file_is_no_validation(work):
+    (work / "data" / "processed" / "val_sft.jsonl").write_text("\n")
+    made = plan.make(loader.load("training_config.yaml", tiny.options()[1::2]))
+    (check,) = (c for c in made.checks if c.name == "validation data")
+    assert check.status == "skip" and "no rows: no validation" in check.found
+    assert list(made.facts["data"]) == ["train"]
+
+
+def test_a_named_card_is_held_against_the_estimate(work):
+    from training import cards
+
+    settings = loader.load("training_config.yaml", tiny.options()[1::2])
+    made = plan.make(settings, cards=[cards.named("RTX 4090")])
+    (check,) = (c for c in made.checks if c.name.startswith("memory"))
+    assert (check.name, check.status) == ("memory, RTX 4090 24 GB", "ok")
+    assert list(made.facts["estimate"]["fits"]) == ["RTX 4090 24 GB"]
+    assert any("fits, about" in line for line in plan.lines(made))
+
+
+def test_the_line_for_a_full_card_says_what_to_lower():
+    from training import gpu_memory
+
+    problem = gpu_memory.out_of_memory(13 * (1 << 30), ["a=1 saves 2 GB", "b=2 saves 1 GB"])
+    assert "estimated need 13.0 GB" in problem.text
+    assert problem.remedy == "lower, in this order: 1. a=1 saves 2 GB; 2. b=2 saves 1 GB"
