@@ -202,6 +202,13 @@ def _tail(answer: list[Message]) -> list[Message]:
     return answer[users[-1] + 1 :] if users else answer
 
 
+def _talk_before(answer: list[Message], other: list[Message]) -> list[Message]:
+    """The turns before an answer's last ones, where the other is an answer alone."""
+    if other[0]["role"] != "assistant" or answer[0]["role"] == "assistant":
+        return []
+    return answer[: len(answer) - len(_tail(answer))]
+
+
 def _from_rejected_response(f: Fields) -> Iterator[Row]:
     """ms-swift: a conversation, and beside its last answer a worse one."""
     talk = _with_system(messages_of(f.take("messages"), f), f)
@@ -210,6 +217,8 @@ def _from_rejected_response(f: Fields) -> Iterator[Row]:
 
 def _pair(prompt: list[Message], better: list[Message], worse: list[Message], f: Fields) -> Row:
     """The preference row of a prompt and two answers, each of which may repeat the prompt."""
+    if better and worse:  # where one answer brings the talk before it, it is the other's too
+        better, worse = _talk_before(worse, better) + better, _talk_before(better, worse) + worse
     shared: list[Message] = []
     while len(better) > 1 and len(worse) > 1 and _same(better[0], worse[0]):
         shared.append(better[0])  # HH, UltraFeedback: both answers hold the whole conversation

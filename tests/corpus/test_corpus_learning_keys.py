@@ -183,6 +183,8 @@ SYSTEM = {"role": "system", "content": "Be brief."}
         {"chosen": [U, A], "rejected": [U, WORSE], "messages": [U, A]},
         {"messages": [U, A], "chosen": "Because.", "rejected": "No idea."},
         {"messages": [U, A], "rejected_response": "No idea."},
+        {"chosen": [U, A], "rejected": "No idea."},
+        {"prompt": "Why?", "chosen": "Because.", "rejected": [U, WORSE]},
         {"input": {"messages": [U]}, "preferred_output": [A], "non_preferred_output": [WORSE]},
         {"chosen": "\n\nHuman: Why?\n\nAssistant: Because.",
          "rejected": "\n\nHuman: Why?\n\nAssistant: No idea."},
