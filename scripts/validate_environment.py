@@ -43,7 +43,7 @@ def ask(env: str, python: str) -> StartedPrograms:
         **leaks.COMMANDS,
         **programs.commands(),
     }
-    variables = leaks.variables() | {"TANDEM_ENV": env}
+    variables = leaks.variables() | {"TANDEM_ENV": env, "PYDANTIC_DISABLE_PLUGINS": "__all__"}
     return StartedPrograms(commands, TIMEOUT, cwd=str(paths.ROOT), env=variables)
 
 

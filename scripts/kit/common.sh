@@ -42,7 +42,7 @@ any_python() {
   local candidate
   for candidate in "$KIT_ROOT/.venv-local/bin/python" "$KIT_ROOT/.venv-remote/bin/python" \
     python3.10 python3 python3.13 python3.12 python3.11; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then
+    if "$candidate" -E -S -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then
       printf '%s\n' "$candidate"
       return
     fi
