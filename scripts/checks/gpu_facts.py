@@ -154,7 +154,7 @@ MEMORY_CLASSES = (
         10_000,
         22_000,
         "below the 24 GB class",
-        "an 8B model in 4 bits needs 12.4 GB; make train ARGS=--estimate says it for yours",
+        "lower training.per_device_train_batch_size to 1 and training.max_length to 1024",
     ),
     (22_000, 26_000, "24 GB class", ""),
     (26_000, 78_000, "between the 24 GB and 80 GB classes", ""),
