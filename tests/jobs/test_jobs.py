@@ -57,16 +57,20 @@ class Desk:
         rows = json.loads(self.jobs("list", "--json").splitlines()[0])["jobs"]
         return next(row for row in rows if row["job"] == name)
 
-    def wait(self, name, *kinds, seconds=240):
-        return wait_until(lambda: self.state(name)["state"] in kinds and self.state(name),
-                          seconds=seconds, problem=f"{name}: {self.log(name)[-2000:]}")  # fmt: skip
+    def wait(self, name, kind):
+        """The row of a job once it has ended, which must be as `kind` says."""
+        ended = (self.there / ".jobs" / name / "exit").exists
+        wait_until(ended, seconds=600, problem=f"{name}: {self.log(name)[-2000:]}")
+        row = self.state(name)
+        assert row["state"] == kind, self.log(name)[-2000:]
+        return row
 
     def log(self, name):
         file = self.there / ".jobs" / name / "log.txt"
         return file.read_text() if file.exists() else ""
 
     def wait_for_step(self, name, step):
-        wait_until(lambda: f"step {step}/" in self.log(name), problem=self.log(name))
+        wait_until(lambda: f"step {step}/" in self.log(name), seconds=600)
 
     def adapter(self, name):
         job = json.loads((self.there / ".jobs" / name / "engine.json").read_text())
