@@ -32,7 +32,7 @@ def bare(settings, run: Path, model, tokenizer, data) -> float:
         args=lora.sft_config(settings, run),
         train_dataset=data["train"],
         processing_class=tokenizer,
-        peft_config=lora.lora_config(settings, model.config.model_type),
+        peft_config=lora.lora_config(settings),
     )
     return trainer.train().metrics["train_runtime"]
 

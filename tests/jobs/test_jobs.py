@@ -13,8 +13,13 @@ from support import tiny
 from support.checkout import ROOT
 from support.processes import wait_until
 
-pytestmark = [pytest.mark.remote_env, pytest.mark.slow]
-STEPS = {"training__max_steps": 40, "training__eval_steps": 10, "training__save_steps": 10,
+ASKED = os.environ.get("TANDEM_TEST_JOBS")
+pytestmark = [
+    pytest.mark.remote_env,
+    pytest.mark.slow,
+    pytest.mark.skipif(not ASKED, reason="takes minutes; TANDEM_TEST_JOBS=1 runs it"),
+]
+STEPS = {"training__max_steps": 300, "training__eval_steps": 50, "training__save_steps": 50,
          "model__model_name_or_path": "data/synthetic/miniature"}  # fmt: skip
 
 
@@ -43,8 +48,10 @@ class Desk:
 
     def jobs(self, *words, host=None, fails=0):
         env = os.environ | {"TANDEM_WORKDIR": str(self.laptop), "TANDEM_WATCH_SECONDS": "0.2"}
-        command = [sys.executable, str(ROOT / "scripts" / "jobs.py"), *map(str, words)]
-        done = subprocess.run([*command, "--host", str(host or self.host)], env=env, text=True,
+        verb, *rest = map(str, words)
+        place = ["--host", str(host or self.host)]
+        command = [sys.executable, str(ROOT / "scripts" / "jobs.py"), verb, *place, *rest]
+        done = subprocess.run(command, env=env, text=True,
                               capture_output=True, stdin=subprocess.DEVNULL)  # fmt: skip
         assert done.returncode == fails, done.stderr
         return done.stdout + done.stderr
@@ -105,7 +112,7 @@ def test_submitted_twice_it_is_one_run_and_finished_it_is_refused(desk):
 
 def test_stopped_and_resumed_the_adapter_is_that_of_an_undisturbed_run(desk):
     desk.train("stopped")
-    desk.wait_for_step("stopped", 10)
+    desk.wait_for_step("stopped", 50)
     assert "with a checkpoint" in desk.jobs("stop", "stopped")
     assert desk.wait("stopped", "ended (143)")["step"]
     assert "goes on" in desk.jobs("resume", "stopped")
@@ -115,7 +122,7 @@ def test_stopped_and_resumed_the_adapter_is_that_of_an_undisturbed_run(desk):
 
 def test_a_killed_job_goes_on_with_its_run(desk):
     desk.train("killed")
-    desk.wait_for_step("killed", 20)
+    desk.wait_for_step("killed", 60)
     desk.jobs("stop", "killed", "--now")
     desk.wait("killed", "ended (137)")
     runs = desk.runs()
@@ -126,7 +133,7 @@ def test_a_killed_job_goes_on_with_its_run(desk):
 
 def test_a_kept_run_goes_on_at_another_host(desk, tmp_path):
     desk.train("moved")
-    desk.wait_for_step("moved", 20)
+    desk.wait_for_step("moved", 60)
     desk.jobs("stop", "moved")
     desk.wait("moved", "ended (143)")
     assert "checkpoint-" in desk.jobs("keep", "moved", "--once")
@@ -220,7 +227,7 @@ def number(desk, name):
 def test_slurm_runs_it_once_and_a_requeue_goes_on_with_the_run(desk, slurm):
     assert "is started" in desk.train("queued", "--engine", "slurm")
     assert "runs already" in desk.train("queued", "--engine", "slurm")
-    desk.wait_for_step("queued", 10)
+    desk.wait_for_step("queued", 50)
     control("scontrol", "requeue", number(desk, "queued"))
     wait_until(lambda: desk.state("queued")["state"] == "queued")
     control("scontrol", "update", f"JobId={number(desk, 'queued')}", "StartTime=now")
@@ -230,7 +237,7 @@ def test_slurm_runs_it_once_and_a_requeue_goes_on_with_the_run(desk, slurm):
 
 def test_slurm_stops_with_a_checkpoint_and_resumes(desk, slurm):
     desk.train("stopped-there", "--engine", "slurm")
-    desk.wait_for_step("stopped-there", 10)
+    desk.wait_for_step("stopped-there", 50)
     desk.jobs("stop", "stopped-there")
     desk.wait("stopped-there", "ended (143)")
     desk.jobs("resume", "stopped-there")
