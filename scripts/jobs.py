@@ -46,7 +46,7 @@ def parse(argv: list[str]):
     parser.add_argument("--now", action="store_true", help="stop: without waiting for a checkpoint")
     parser.add_argument("--once", action="store_true", help="keep: look once")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    args = parser.parse_args(own)
+    args = parser.parse_intermixed_args(own)  # the name may stand after options
     args.words = tuple(words)
     return args
 
