@@ -132,6 +132,7 @@ find_python() {
       return 0
     fi
   done
+  [ -z "$TRANSLATED" ] || refuse_python # one of the other versions
   [ -z "$LACKING" ] || die "$LACKING, which the packages need; install another Python 3.10 to 3.13" \
     "(uv python install 3.10), or name one in TANDEM_PYTHON"
   die "no Python 3.10 to 3.13 on PATH, in pyenv, uv or conda;" \
