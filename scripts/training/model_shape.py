@@ -1,7 +1,6 @@
-"""The sizes of a model that decide memory and time, read from config.json by a bare Python.
+"""The sizes of a model that decide memory and time, of config.json alone (no torch).
 
-Configurations name the same size differently (hidden_size, n_embd, d_model …) and multimodal ones
-keep the language model's in text_config.
+base_model/description.py knows under which names and in which section a configuration keeps them.
 """
 
 from __future__ import annotations
@@ -9,15 +8,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from base_model import description
 from base_model.description import Description
 from kit import console
 
-HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
-LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
-INNER = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-GATED = ("gpt2", "opt", "gpt_neox", "bloom", "falcon", "starcoder2", "phi", "gptj", "mpt")  # not
+# Families whose feed-forward has no gate_proj.
+UNGATED = ("gpt2", "opt", "gpt_neox", "bloom", "falcon", "starcoder2", "phi", "gptj", "mpt")
 STATE_SPACE = ("mamba",)
 
 
@@ -73,20 +70,18 @@ def of_config(config: dict[str, Any]) -> ModelShape:
 
 def _by_names(config: dict[str, Any]) -> ModelShape:
     """The shape by the layers of Llama and Mamba, for a model whose weights are not here."""
-    text = config.get("text_config")
-    section = {**config, **text} if isinstance(text, dict) else config
-    hidden, layers = _size(section, HIDDEN), _size(section, LAYERS)
+    section = description.normalised(config)
+    hidden, layers = _size(section, "hidden_size"), _size(section, "num_hidden_layers")
     kind = str(section.get("model_type", ""))
-    tied = section.get("tie_word_embeddings", config.get("tie_word_embeddings", kind == "mamba"))
-    vocabulary = _size(section, ("vocab_size",))
+    tied = section.get("tie_word_embeddings", kind in STATE_SPACE)
+    vocabulary = _size(section, "vocab_size")
     if kind in STATE_SPACE:
         return _state_space(section, kind, hidden, layers, vocabulary, bool(tied))
-    heads = _size(section, HEADS)
+    heads = _size(section, "num_attention_heads")
     head = section.get("head_dim") or hidden // heads
-    groups = section.get("num_key_value_heads") or section.get("n_head_kv")
-    groups = 1 if section.get("multi_query") else groups or heads
-    inner = next((section[k] for k in INNER if section.get(k)), 4 * hidden)
-    gated = kind not in GATED
+    groups = section.get("num_key_value_heads") or heads
+    inner = _size(section, "intermediate_size")
+    gated = kind not in UNGATED
     query, keys = heads * head, groups * head
     linear = {
         "q_proj": (hidden, query, layers), "k_proj": (hidden, keys, layers),
@@ -126,12 +121,11 @@ def _state_space(section, kind, hidden, layers, vocabulary, tied) -> ModelShape:
                       active_inner=inner, state=state)  # fmt: skip
 
 
-def _size(section: dict[str, Any], names: tuple[str, ...]) -> int:
-    for name in names:
-        value = section.get(name)
-        if type(value) is int and value > 0:
-            return value
-    raise console.Problem(
-        f"config.json names no {names[0]}, so memory and time cannot be estimated",
-        "correct config.json, or download the model again",
-    )
+def _size(section: dict[str, Any], name: str) -> int:
+    value = section.get(name)
+    if value is None:
+        raise console.Problem(
+            f"config.json names no {name}, so memory and time cannot be estimated",
+            "correct config.json, or download the model again",
+        )
+    return value

@@ -52,7 +52,7 @@ def room_of(module: str) -> str:
 
 
 def test_contributing_lists_every_room_and_no_other():
-    rooms = {p.name for p in SCRIPTS.iterdir() if p.is_dir() and p.name != "__pycache__"}
+    rooms = {p.parent.name for p in SCRIPTS.glob("*/*.py")}  # an old checkout keeps empty folders
     assert len(room_order()) == len(set(room_order())) and set(room_order()) == rooms
 
 
