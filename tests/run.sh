@@ -120,12 +120,21 @@ shell_tests() {
   [ $# = 0 ] || step "shell tests" tests/node_modules/.bin/bats --timing ${tags[@]+"${tags[@]}"} "$@"
 }
 
-# not_python FILE...: lint, and the shell tests; its exit code says whether all is well.
-not_python() {
+# second_core: lint, the shell tests, and the last part of the Python tests; its exit code says
+# whether all is well.
+second_core() {
   failed=()
   [ ${#files[@]} != 0 ] || lint
-  shell_tests "$@"
+  shell_tests ${shell_files[@]+"${shell_files[@]}"}
+  python_tests ${later[@]+"${later[@]}"}
   [ ${#failed[@]} = 0 ]
+}
+
+# python_tests FILE...: those of the data environment.
+python_tests() {
+  local fast=''
+  [ "$mode" = fast ] && fast=' and not slow'
+  [ $# = 0 ] || step "Python tests, data environment" run_pytest local "not remote_env$fast" "$@"
 }
 
 ./setup_local.sh
@@ -138,28 +147,29 @@ if [ "$mode" != lint ]; then
   export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TANDEM_TEST_FAST=''
   [ "$mode" = fast ] && export TANDEM_TEST_FAST=1
   unset HOST RAW DRY_RUN CONFIRM TANDEM_HOST TANDEM_WORKDIR TANDEM_ENV MAKEFLAGS MAKELEVEL
-  set --
+  shell_files=() python_files=() later=()
   if install_bats; then
-    # shellcheck disable=SC2046  # names without spaces
-    set -- $(wanted 'tests/*/*.bats')
+    # shellcheck disable=SC2207  # names without spaces
+    shell_files=($(wanted 'tests/*/*.bats'))
   fi
-  if [ "$mode" = fast ]; then # beside the Python tests: each uses one core
+  # shellcheck disable=SC2207
+  python_files=($(wanted 'tests/*/test_*.py'))
+  if [ "$mode" = fast ]; then # a third of the Python tests goes to the second core, with the shell tests
+    first=$((${#python_files[@]} * 2 / 3))
+    later=(${python_files[@]+"${python_files[@]:first}"})
+    python_files=(${python_files[@]+"${python_files[@]:0:first}"})
     beside_log=$(mktemp)
-    not_python "$@" >"$beside_log" 2>&1 &
+    second_core >"$beside_log" 2>&1 &
     beside=$!
   else
-    shell_tests "$@"
+    shell_tests ${shell_files[@]+"${shell_files[@]}"}
   fi
-  # shellcheck disable=SC2046
-  set -- $(wanted 'tests/*/test_*.py')
-  if [ $# != 0 ]; then
-    fast=''
-    [ "$mode" = fast ] && fast=' and not slow'
-    step "Python tests, data environment" run_pytest local "not remote_env$fast" "$@"
-    [ "$mode" = fast ] || step "Python tests, training environment" run_pytest remote remote_env "$@"
+  python_tests ${python_files[@]+"${python_files[@]}"}
+  if [ "$mode" != fast ] && [ ${#python_files[@]} != 0 ]; then
+    step "Python tests, training environment" run_pytest remote remote_env "${python_files[@]}"
   fi
   if [ -n "$beside" ]; then
-    step "lint and shell tests" wait "$beside"
+    step "the second core's tests" wait "$beside"
     cat "$beside_log"
     rm -f "$beside_log"
     skip "slow tests and the training stack's: make test runs them"

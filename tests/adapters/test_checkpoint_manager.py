@@ -318,6 +318,7 @@ def test_what_a_kill_left_is_swept_once_it_is_old(manage, tmp_path):
     assert not left.exists() and fresh.exists()
 
 
+@pytest.mark.slow
 def test_help_of_every_subcommand_needs_no_package():
     script = ROOT / "scripts" / "checkpoint_manager.py"
     for name in ("register", "list", "show", "verify", "pack", "unpack", "load", "diff", "retire",

@@ -79,6 +79,7 @@ def thinking(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_the_way_out_that_is_printed_works(thinking, tmp_path, capsys):
     from training import encoding
 

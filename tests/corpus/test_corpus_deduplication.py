@@ -76,6 +76,7 @@ def test_what_is_called_a_near_duplicate_reaches_the_threshold_exactly():
         assert deduplication.jaccard(made[first], made[place]) >= 0.7
 
 
+@pytest.mark.slow
 def test_it_finds_what_datasketch_finds():
     from datasketch import MinHash, MinHashLSH
 

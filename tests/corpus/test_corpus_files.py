@@ -78,6 +78,7 @@ def test_a_git_lfs_pointer_is_named_with_its_command(prep, tmp_path, name):
     assert "a Git LFS pointer" in last and "git lfs pull" in last
 
 
+@pytest.mark.slow
 def test_parquet_is_named_and_the_command_that_converts_it_works(prep, tmp_path):
     import pandas
 

@@ -52,6 +52,7 @@ def test_every_kind_of_document_goes_in_and_every_file_is_reported(ingest, sampl
     assert said["collection"] == "pdf_docs" and said["passages"] > 2000
 
 
+@pytest.mark.slow
 def test_a_second_run_changes_nothing(ingest, samples):
     first = ingest(samples / "html/pages")[1]
     code, again = ingest(samples / "html/pages")

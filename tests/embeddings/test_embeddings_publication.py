@@ -309,6 +309,7 @@ def test_a_publication_that_an_error_cut_short_is_kept_for_the_next_command(opti
     assert (loaded(options.output)["embeddings"] == array[:ITEMS]).all()
 
 
+@pytest.mark.slow
 def test_two_merges_into_one_output_do_not_mix(options):
     with (
         merge_folder.MergeFolder(options.output),

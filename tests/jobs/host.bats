@@ -271,6 +271,7 @@ lost() {
   grep -q 'the run there goes on; again in' "$WORK/stderr"
 }
 
+# bats test_tags=slow
 @test "probe reports what a sync needs, as a table and as one JSON object" {
   there ssh
   run --separate-stderr "$KIT/scripts/host_probe.sh" "$HOST_NAME"

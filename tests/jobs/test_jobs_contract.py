@@ -39,6 +39,7 @@ def test_an_edited_job_is_one_line_and_no_job(change):
         contract.parse(text, "engine.json")
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.text() | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps))
 def test_any_text_is_a_job_or_a_problem(text):

@@ -32,17 +32,22 @@ def modules() -> dict[str, Path]:
     return files
 
 
-def imports(file: Path, top_level_only: bool = False) -> set[str]:
+@functools.cache
+def tree(file: Path) -> ast.Module:
+    """A file's syntax tree; several tests look at each."""
+    return ast.parse(file.read_text())
+
+
+@functools.cache
+def imports(file: Path) -> frozenset[str]:
     """The modules of the house that a file imports, inside functions too."""
-    tree = ast.parse(file.read_text())
-    nodes = tree.body if top_level_only else ast.walk(tree)
     names: set[str] = set()
-    for node in nodes:
+    for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-    return names & set(modules())
+    return frozenset(names & set(modules()))
 
 
 def room_of(module: str) -> str:
@@ -96,7 +101,7 @@ def doubles(named: dict[str, list[str]]) -> dict[str, list[str]]:
 def test_a_class_name_means_one_thing():
     named = collections.defaultdict(list)
     for module, file in modules().items():
-        for node in ast.parse(file.read_text()).body:
+        for node in tree(file).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 named[node.name].append(module)
     assert not doubles(named)
@@ -115,8 +120,7 @@ def test_everything_can_be_read_in_one_sitting(what):
     """Files of at most 350 lines, functions of 45, commands of 150."""
     long = []
     for name, file in modules().items():
-        text = file.read_text()
-        lines = len(text.splitlines())
+        lines = len(file.read_text().splitlines())
         if what == "files" and lines > 350:
             long.append(f"{name}: {lines} lines")
         if what == "commands" and not room_of(name) and lines > 150:
@@ -124,7 +128,7 @@ def test_everything_can_be_read_in_one_sitting(what):
         if what == "functions":
             long += [
                 f"{name}.{node.name}: {node.end_lineno - node.lineno + 1} lines"
-                for node in ast.walk(ast.parse(text))
+                for node in ast.walk(tree(file))
                 if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 45
             ]
     assert not long, "\n".join(long)

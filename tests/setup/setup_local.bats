@@ -16,6 +16,7 @@ file_of() { printf '%s\n' .venv-"$1"/lib/python3*/site-packages/"$2"; }
   assert_output "setup_local.sh: unknown argument '--chekc'; see ./setup_local.sh --help"
 }
 
+# bats test_tags=slow
 @test "a first run makes folders and environment, a second one touches nothing" {
   run ./setup_local.sh
   assert_success
@@ -69,6 +70,7 @@ END
   .venv-local/bin/python -c 'import xxhash'
 }
 
+# bats test_tags=slow
 @test "--force builds anew beside the environment that stands" {
   ./setup_local.sh
   first=$(readlink .venv-local)
@@ -133,6 +135,7 @@ MOMENTS
   [ "$(folders local)" = "$(readlink .venv-local)" ]
 }
 
+# bats test_tags=slow
 @test "two at once: both succeed, one of them builds" {
   start "$BATS_TEST_TMPDIR/a" ./setup_local.sh
   one=$PID
@@ -145,6 +148,7 @@ MOMENTS
   [ "${#lines[@]}" = 1 ]
 }
 
+# bats test_tags=slow
 @test "a damaged file is noticed by a plain run and mended, uv's cache with it" {
   ./setup_local.sh
   file=$(file_of local idna/core.py)
@@ -247,6 +251,7 @@ print(f"{name}==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest(
 PYTHON
 }
 
+# bats test_tags=slow
 @test "a package that does not import is never published; PIP_FIND_LINKS reaches uv" {
   ./setup_local.sh
   first=$(readlink .venv-local)
@@ -269,6 +274,7 @@ PYTHON
   assert_output --partial 'exit status 7'
 }
 
+# bats test_tags=slow
 @test "a wheel with another hash than the lock's is refused" {
   ./setup_local.sh
   first=$(readlink .venv-local)
@@ -298,6 +304,7 @@ PYTHON
   [ -f .venv-local/mine ]
 }
 
+# bats test_tags=slow
 @test "settings that send packages elsewhere do no harm" {
   PIP_TARGET=/nowhere PIP_USER=1 PIP_PREFIX=/nowhere PYTHONPATH=/nowhere PYTHONHOME=/nowhere \
     run ./setup_local.sh
@@ -305,6 +312,7 @@ PYTHON
   works local
 }
 
+# bats test_tags=slow
 @test "the user's index holds for uv: PIP_INDEX_URL, and uv's own before it" {
   PIP_INDEX_URL=http://127.0.0.1:9/pip UV_HTTP_RETRIES=0 UV_CACHE_DIR=$PWD/empty run ./setup_local.sh
   assert_failure 1
@@ -353,6 +361,7 @@ PYTHON
   assert_output --partial 'TANDEM_PYTHON=3.10 ./setup_local.sh'
 }
 
+# bats test_tags=slow
 @test "an x86 Python on Apple silicon is refused" {
   [ "$(uname -m)" = x86_64 ] || skip "needs an x86_64 Python"
   mkdir bin

@@ -59,6 +59,7 @@ SH
   [ -z "$(folders remote)" ]
 }
 
+# bats test_tags=slow
 @test "--allow-cpu makes the environment, a second run touches nothing" {
   run ./setup_remote.sh --here --backend venv --allow-cpu
   assert_success
@@ -72,6 +73,7 @@ SH
   assert_output ''
 }
 
+# bats test_tags=slow
 @test "an environment made with --allow-cpu still asks for a GPU later, once" {
   ./setup_remote.sh --here --backend venv --allow-cpu
   run ./setup_remote.sh --here
@@ -122,6 +124,7 @@ SH
   done
 }
 
+# bats test_tags=slow
 @test "CONDA_EXE comes first, and what stands keeps its back end" {
   stand_in_conda conda
   CONDA_EXE=$PWD/bin/conda ./setup_remote.sh --here --allow-cpu
@@ -226,6 +229,7 @@ SH
   assert_output --partial 'this machine has an NVIDIA driver: setting it up'
 }
 
+# bats test_tags=slow
 @test "what conda's configuration adds to every environment is refused by name" {
   stand_in_conda conda
   sed 's/^exec \(.*\)$/\1\nsite=$(echo "$prefix"\/lib\/python3*\/site-packages)\nmkdir "$site\/ipdb-1.0.dist-info"/' \
@@ -246,6 +250,7 @@ SH
   assert_regex "$(last_line)" 'made no environment, see its lines above; --backend venv needs no conda$'
 }
 
+# bats test_tags=slow
 @test "Ctrl-C while mamba links ends with 130 and leaves no half-made folder" {
   mkdir bin
   cat >bin/mamba <<'SH'
@@ -277,6 +282,7 @@ linking() { [ -d "$(folders remote | head -n 1)/pkgs" ]; }
   assert_output --partial 'next: make validate ARGS="--env remote --allow-cpu"'
 }
 
+# bats test_tags=slow
 @test "the final check is asked for the GPU, unless --allow-cpu" {
   printf 'print("ok    gpu  (stand-in)")\n' >scripts/check_gpu.py
   printf 'import sys\nprint("FAIL  NF4 forward  on the CPU\\n      fix: x") if "--gpu" in sys.argv else 0\n' >"$NF4"
@@ -288,6 +294,7 @@ linking() { [ -d "$(folders remote | head -n 1)/pkgs" ]; }
   assert_success
 }
 
+# bats test_tags=slow
 @test "HOST that a shell or conda has set sends the set-up nowhere" {
   for name in "$(uname -n)" x86_64-conda-linux-gnu; do
     HOST=$name run ./setup_remote.sh --backend venv --check --allow-cpu

@@ -43,6 +43,7 @@ last_line() { printf '%s\n' "${lines[${#lines[@]} - 1]}"; }
   assert_output --partial 'Python 3.10'
 }
 
+# bats test_tags=slow
 @test "a comment in the lock is no reason to build anew" {
   ./setup_local.sh
   printf '# another header\n\n%s\n' "$(cat small.txt)" >changed && mv changed small.txt
@@ -50,6 +51,7 @@ last_line() { printf '%s\n' "${lines[${#lines[@]} - 1]}"; }
   assert_output --partial 'nothing to do'
 }
 
+# bats test_tags=slow
 @test "a flipped byte is noticed by a plain run, with the same size and the same time" {
   ./setup_local.sh
   file=$(printf '%s' .venv-local/lib/python3*/site-packages/tqdm/std.py)
@@ -113,6 +115,7 @@ reached() {
   works local
 }
 
+# bats test_tags=slow
 @test "uv.toml: the index holds, what would spoil the lock does not" {
   mkdir -p config/uv
   cat >config/uv/uv.toml <<'TOML'

@@ -88,6 +88,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.sampled_from([*run_schema.STATUS, "odd"]), json_values))
 def test_any_json_object_is_a_status_or_damaged(value):

@@ -325,6 +325,7 @@ mends() {
   [ ! -e "$WORK/adapters/runs/r1/final" ]
 }
 
+# bats test_tags=slow
 @test "a version with a file that its card does not list, or a card that lists none, stays out" {
   use folder
   results

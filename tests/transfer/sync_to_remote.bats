@@ -214,6 +214,7 @@ arriving() {
   HOST=/nowhere/at/all run -2 "$KIT/scripts/sync_to_remote.sh" --dry-run
 }
 
+# bats test_tags=slow
 @test "a HOST that is no name is refused and nothing of it is executed" {
   marker="$BATS_TEST_TMPDIR/marker"
   before=$(picture "$WORK" "$KIT")
@@ -325,6 +326,7 @@ arriving() {
   [ "$(cat "$THERE"/.replaced/*/docs/GUIDE.md)" = 'cloned there and edited' ]
 }
 
+# bats test_tags=slow
 @test "--verify finds damage that no signature shows" {
   use folder
   up
@@ -363,6 +365,7 @@ EOF
   says "nothing to send"
 }
 
+# bats test_tags=slow
 @test "a file that became a folder here, and the reverse: the other kind there goes to .replaced" {
   use folder
   mkdir -p "$WORK/data/processed/folder/deep"
@@ -449,6 +452,7 @@ EOF
   [ -e "$THERE/data/processed/train_sft.jsonl" ]
 }
 
+# bats test_tags=slow
 @test "a file there that is edited while the sync runs is kept, a new one too" {
   use folder
   up
@@ -486,6 +490,7 @@ EOF
   [ "$(cat "$THERE"/.replaced/*/data/processed/shared.jsonl)" = second ]
 }
 
+# bats test_tags=slow
 @test "neither rsync nor ssh is needed for a folder, both ways" {
   use folder
   path=$(path_without rsync ssh scp sftp)
@@ -743,6 +748,7 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
   [ ! -e "$THERE/data" ]
 }
 
+# bats test_tags=slow
 @test "ssh troubles: each has its own line, exit 1, and changes nothing" {
   use ssh
   before=$(picture "$SSHD/home")

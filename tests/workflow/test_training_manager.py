@@ -111,6 +111,7 @@ def test_each_stage_is_done_once_until_what_it_stands_on_changes(work, capsys):
     assert why() == "its result is gone"
 
 
+@pytest.mark.slow
 @needs_local
 def test_data_that_is_there_is_never_replaced_by_generated_examples(work, capsys):
     assert prepare(work) == 0
