@@ -154,10 +154,10 @@ if [ "$mode" != lint ]; then
   fi
   # shellcheck disable=SC2207
   python_files=($(wanted 'tests/*/test_*.py'))
-  if [ "$mode" = fast ]; then # a third of the Python tests goes to the second core, with the shell tests
-    first=$((${#python_files[@]} * 2 / 3))
-    later=(${python_files[@]+"${python_files[@]:first}"})
-    python_files=(${python_files[@]+"${python_files[@]:0:first}"})
+  if [ "$mode" = fast ]; then # the second core gets half of the Python tests, and the shell tests
+    half=$((${#python_files[@]} / 2))
+    later=(${python_files[@]+"${python_files[@]:half}"})
+    python_files=(${python_files[@]+"${python_files[@]:0:half}"})
     beside_log=$(mktemp)
     second_core >"$beside_log" 2>&1 &
     beside=$!
@@ -166,7 +166,8 @@ if [ "$mode" != lint ]; then
   fi
   python_tests ${python_files[@]+"${python_files[@]}"}
   if [ "$mode" != fast ] && [ ${#python_files[@]} != 0 ]; then
-    step "Python tests, training environment" run_pytest remote remote_env "${python_files[@]}"
+    step "Python tests, training environment" run_pytest remote remote_env \
+      ${python_files[@]+"${python_files[@]}"}
   fi
   if [ -n "$beside" ]; then
     step "the second core's tests" wait "$beside"
