@@ -13,7 +13,8 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/kit/common.sh
 . scripts/kit/common.sh
 
-mode=all beside='' beside_log=''
+mode=all
+jobs_beside=() pids_beside=() logs_beside=()
 files=()
 for word in "$@"; do
   case $word in
@@ -120,14 +121,35 @@ shell_tests() {
   [ $# = 0 ] || step "shell tests" tests/node_modules/.bin/bats --timing ${tags[@]+"${tags[@]}"} "$@"
 }
 
-# second_core: lint, the shell tests, and the last part of the Python tests; its exit code says
-# whether all is well.
-second_core() {
+# lint_and_shell: its exit code says whether all is well.
+lint_and_shell() {
   failed=()
   [ ${#files[@]} != 0 ] || lint
   shell_tests ${shell_files[@]+"${shell_files[@]}"}
-  python_tests ${later[@]+"${later[@]}"}
   [ ${#failed[@]} = 0 ]
+}
+
+# beside NAME COMMAND...: run it in the background; `join` waits, shows its output, and notes failures.
+beside() {
+  local log
+  log=$(mktemp)
+  jobs_beside+=("$1") logs_beside+=("$log")
+  shift
+  (
+    failed=()
+    "$@"
+    [ ${#failed[@]} = 0 ]
+  ) >"$log" 2>&1 &
+  pids_beside+=("$!")
+}
+
+join() {
+  local i
+  for i in ${pids_beside[@]+"${!pids_beside[@]}"}; do
+    step "${jobs_beside[i]}" wait "${pids_beside[i]}"
+    cat "${logs_beside[i]}"
+    rm -f "${logs_beside[i]}"
+  done
 }
 
 # python_tests FILE...: those of the data environment.
@@ -154,26 +176,22 @@ if [ "$mode" != lint ]; then
   fi
   # shellcheck disable=SC2207
   python_files=($(wanted 'tests/*/test_*.py'))
-  if [ "$mode" = fast ]; then # the second core gets half of the Python tests, and the shell tests
+  if [ "$mode" = fast ]; then # three at once: the shell tests mostly wait
     half=$((${#python_files[@]} / 2))
     later=(${python_files[@]+"${python_files[@]:half}"})
     python_files=(${python_files[@]+"${python_files[@]:0:half}"})
-    beside_log=$(mktemp)
-    second_core >"$beside_log" 2>&1 &
-    beside=$!
+    beside "lint and shell tests" lint_and_shell
+    beside "the other half of the Python tests" python_tests ${later[@]+"${later[@]}"}
   else
     shell_tests ${shell_files[@]+"${shell_files[@]}"}
   fi
   python_tests ${python_files[@]+"${python_files[@]}"}
-  if [ "$mode" != fast ] && [ ${#python_files[@]} != 0 ]; then
+  if [ "$mode" = fast ]; then
+    join
+    skip "slow tests and the training stack's: make test runs them"
+  elif [ ${#python_files[@]} != 0 ]; then
     step "Python tests, training environment" run_pytest remote remote_env \
       ${python_files[@]+"${python_files[@]}"}
-  fi
-  if [ -n "$beside" ]; then
-    step "the second core's tests" wait "$beside"
-    cat "$beside_log"
-    rm -f "$beside_log"
-    skip "slow tests and the training stack's: make test runs them"
   fi
 fi
 
