@@ -121,25 +121,18 @@ shell_tests() {
   [ $# = 0 ] || step "shell tests" tests/node_modules/.bin/bats --timing ${tags[@]+"${tags[@]}"} "$@"
 }
 
-# lint_and_shell: its exit code says whether all is well.
 lint_and_shell() {
-  failed=()
   [ ${#files[@]} != 0 ] || lint
   shell_tests ${shell_files[@]+"${shell_files[@]}"}
-  [ ${#failed[@]} = 0 ]
 }
 
-# beside NAME COMMAND...: run it in the background; `join` waits, shows its output, and notes failures.
+# beside NAME COMMAND...: run it in the background; `join` waits, shows its output, notes failures.
 beside() {
   local log
   log=$(mktemp)
   jobs_beside+=("$1") logs_beside+=("$log")
   shift
-  (
-    failed=()
-    "$@"
-    [ ${#failed[@]} = 0 ]
-  ) >"$log" 2>&1 &
+  { "$@" && [ ${#failed[@]} = 0 ]; } >"$log" 2>&1 &
   pids_beside+=("$!")
 }
 
