@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     from jobs import verbs
 
     settings = loader.load("jobs.yaml", kind="jobs")
-    return getattr(verbs, args.verb)(args, settings, args.host or paths.load()["host"])
+    return verbs.VERBS[args.verb](args, settings, args.host or paths.load()["host"])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from jobs import contract
 from kit import console
 
 
@@ -50,12 +51,7 @@ def cost(
     lives: list[dict[str, Any]], running_since: float | None, now: float, rate: float
 ) -> float:
     """Money that a job took so far: its ended lives and the one that runs. 0 for rate 0."""
-    seconds = sum(max(0.0, life["ended"] - life["began"]) for life in lives)
+    seconds = contract.seconds(lives)
     if running_since:
         seconds += max(0.0, now - running_since)
     return rate * seconds / 3600
-
-
-def total_seconds(lives: list[dict[str, Any]]) -> float:
-    """How long a job ran in all its ended lives."""
-    return sum(max(0.0, life["ended"] - life["began"]) for life in lives)

@@ -153,4 +153,9 @@ def spent_seconds(folder: Path) -> float:
         text = (folder / "lives.jsonl").read_text(encoding="utf-8")
     except OSError:
         return 0.0
-    return sum(max(0.0, life["ended"] - life["began"]) for life in lives(text))
+    return seconds(lives(text))
+
+
+def seconds(ended: list[dict[str, Any]]) -> float:
+    """How long a job ran in its ended lives."""
+    return sum(max(0.0, life["ended"] - life["began"]) for life in ended)

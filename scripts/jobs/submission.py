@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from typing import Any
 
@@ -163,8 +164,16 @@ def plan_seconds(host: Host, job: Job) -> float | None:
     words = [word for word in job.words if word not in ("--confirm-run", "--gpus", "auto")]
     script = f"CDPATH= cd {quote(host.root)} || exit 97\n{' '.join(map(quote, [*words, '--json']))}"
     output = host.run(f"{{ {script}\n}} </dev/null || true", repeatable=True)
-    lines = [line for line in output.decode("utf-8", "replace").splitlines() if line[:1] == "{"]
+    return parse_seconds(output.decode("utf-8", "replace"))
+
+
+def parse_seconds(text: str) -> float | None:
+    """Seconds of the run in the trainer's --json plan; None where its card is not known there."""
+    lines = [line for line in text.splitlines() if line[:1] == "{"]
     try:
-        return float(json.loads(lines[-1])["time"]["seconds"])
-    except (IndexError, KeyError, TypeError, ValueError):
+        estimate = json.loads(lines[-1])["plan"]["estimate"]
+        times = [float(value) for value in estimate["time"].values()]
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return None
+    known = times and not estimate.get("assumed_cards") and all(map(math.isfinite, times))
+    return max(times) if known else None

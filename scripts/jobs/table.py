@@ -37,9 +37,7 @@ def row(host: Host, name: str) -> dict[str, Any]:
     if folder.lives and folder.lives[-1].get("hung") and state.over:
         kind = "hung"
     beat = _number(status.get("heartbeat"))
-    seconds = budget.total_seconds(folder.lives)
-    running = None if state.over else (folder.lives[-1]["ended"] if folder.lives else None)
-    since = _number(status.get("started")) if not state.over else None
+    since = None if state.over else _number(status.get("started"))
     return made | {
         "engine": job.engine,
         "run": job.run_id,
@@ -49,11 +47,9 @@ def row(host: Host, name: str) -> dict[str, Any]:
         "loss": _number(status.get("loss")),
         "eta_seconds": None if state.over else _number(status.get("eta_seconds")),
         "heartbeat_seconds": max(0.0, folder.now - beat) if beat and not state.over else None,
-        "seconds": seconds,
+        "seconds": contract.seconds(folder.lives),
         "rate": job.rate or None,
-        "cost": budget.cost(folder.lives, since or running, folder.now, job.rate)
-        if job.rate
-        else None,
+        "cost": budget.cost(folder.lives, since, folder.now, job.rate) if job.rate else None,
         "cap_seconds": job.cap_seconds or None,
     }
 

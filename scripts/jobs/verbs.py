@@ -150,7 +150,7 @@ def keep(args: Any, settings: Any, host_name: str) -> int:
         return keeper.keep(host, args.name, settings.keeper, args.once)
 
 
-def list(args: Any, settings: Any, host_name: str) -> int:  # noqa: A001
+def list_jobs(args: Any, settings: Any, host_name: str) -> int:
     """A table of every job on every known host."""
     rows = _rows(settings, host_name)
     if args.json:
@@ -196,3 +196,9 @@ def costs(args: Any, settings: Any, host_name: str) -> int:
         console.result(f"{made['job']:<20} {made['host']:<16} {spent:>12}  {price:>12}")
     console.result(f"{'together':<20} {'':<16} {'':>12}  {total:>12.2f}")
     return console.GOOD
+
+
+VERBS = {
+    "run": run, "watch": watch, "stop": stop, "resume": resume, "keep": keep,
+    "list": list_jobs, "costs": costs,
+}  # fmt: skip

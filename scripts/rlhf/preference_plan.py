@@ -11,7 +11,7 @@ from typing import Any
 
 from base_model import readiness
 from kit import console
-from kit.report import Check, failed
+from kit.report import Check
 from rlhf import algorithms, policies, preference_memory, preference_recipe
 from rlhf.algorithms import PreferenceTask
 from training import memory_checks, setting_checks
@@ -51,33 +51,26 @@ def resolve(kind: str, settings, checks: list[Check] | None = None) -> Preferenc
     checks = [] if checks is None else checks
     start, run = None, None
     if kind != "reward":
-        start = _required(checks, "start adapter", lambda: policies.start_of(settings))
+        start = plan.attempt(
+            checks, "start adapter", lambda: policies.start_of(settings), required=True
+        )
         if start:
             checks.append(Check("start adapter", "ok", start.name))
     if kind != "reward" and policies.needs_reward_model(settings):
-        run = _required(
-            checks, "reward model", lambda: policies.reward_run(settings.reward_model_path)
+        run = plan.attempt(
+            checks,
+            "reward model",
+            lambda: policies.reward_run(settings.reward_model_path, required=True),
         )
         policies.reward_settings(run)
         checks.append(Check("reward model", "ok", run.name))
         settings = settings.model_copy(update={"reward_model_path": run.name})
     settings = policies.with_base(settings, start)
-    model = _required(checks, "base model", lambda: readiness.describe(settings))
+    model = plan.attempt(checks, "base model", lambda: readiness.describe(settings), required=True)
     checks += readiness.checks(model, settings)
     if not planning:
         readiness.refuse(checks)
     return PreferenceTask(kind, settings, start, run)
-
-
-def _required(checks: list[Check], name: str, action) -> Any:
-    """The action's result; its Problem becomes a failed check, and is raised all the same."""
-    try:
-        return action()
-    except console.Misuse:
-        raise
-    except console.Problem as problem:
-        checks.append(failed(name, problem))
-        raise
 
 
 def _data(task: PreferenceTask, facts: dict[str, Any], checks: list[Check]) -> None:

@@ -160,14 +160,19 @@ def method(settings) -> str:
     return "LoRA (8-bit base)" if q.load_in_8bit else f"LoRA ({settings.model.dtype})"
 
 
-def attempt(checks: list[Check], name: str, action):
-    """The action's result; None where it raised a Problem, which becomes a failed check."""
+def attempt(checks: list[Check], name: str, action, required: bool = False):
+    """The action's result; None where it raised a Problem, which becomes a failed check.
+
+    required: nothing can follow without it, so the Problem is raised all the same.
+    """
     try:
         return action()
     except console.Misuse:
         raise
     except console.Problem as problem:
         checks.append(failed(name, problem))
+        if required:
+            raise
         return None
 
 
@@ -231,6 +236,7 @@ def _add_times(shape, settings, train, facts: dict[str, Any], cards) -> None:
     epochs = facts["steps"] / facts["steps_per_epoch"] / facts["world_size"]
     estimate, bound = facts["estimate"], 0.0
     estimate["time"] = {}
+    estimate["assumed_cards"] = not cards  # no card is named or here: two usual ones are shown
     for card in cards_or_usual(cards):
         if card.tflops:
             rate = card.tflops

@@ -95,8 +95,30 @@ def test_a_run_that_its_budget_cannot_pay_is_refused_before_it_starts():
 
 def test_what_a_job_took_counts_all_its_lives():
     lives = [{"began": 0, "ended": 1800}, {"began": 5000, "ended": 6800}]
-    assert budget.total_seconds(lives) == 3600
+    assert contract.seconds(lives) == 3600
     assert budget.cost(lives, running_since=10_000, now=11_800, rate=2.0) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "seconds"),
+    [
+        ({"time": {"H100 80 GB": 3600.0}, "assumed_cards": False}, 3600.0),
+        ({"time": {"a": 10.0, "b": 20.0}, "assumed_cards": False}, 20.0),
+        ({"time": {"RTX 3090 24 GB": 9e4, "H100 80 GB": 3e4}, "assumed_cards": True}, None),
+        ({"time": {}, "assumed_cards": False}, None),
+        ({"time": {"a": float("nan")}}, None),
+        ({"time": "soon"}, None),
+        ([], None),
+    ],
+)
+def test_the_plans_time_is_that_of_the_card_that_is_there(estimate, seconds):
+    text = "a banner\n" + json.dumps({"plan": {"estimate": estimate}})
+    assert submission.parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "{", "{}", '{"plan": null}', "[" * 9999])
+def test_a_plan_that_says_nothing_is_no_time(text):
+    assert submission.parse_seconds(text) is None
 
 
 # --- the watchdog -----------------------------------------------------------------------------
