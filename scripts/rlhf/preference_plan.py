@@ -51,22 +51,23 @@ def resolve(kind: str, settings, checks: list[Check] | None = None) -> Preferenc
     checks = [] if checks is None else checks
     start, run = None, None
     if kind != "reward":
-        start = plan.attempt(
+        start = sft.attempt(
             checks, "start adapter", lambda: policies.start_of(settings), required=True
         )
         if start:
             checks.append(Check("start adapter", "ok", start.name))
     if kind != "reward" and policies.needs_reward_model(settings):
-        run = plan.attempt(
+        run = sft.attempt(
             checks,
             "reward model",
-            lambda: policies.reward_run(settings.reward_model_path, required=True),
+            lambda: policies.reward_run(settings.reward_model_path),
+            required=True,
         )
         policies.reward_settings(run)
         checks.append(Check("reward model", "ok", run.name))
         settings = settings.model_copy(update={"reward_model_path": run.name})
     settings = policies.with_base(settings, start)
-    model = plan.attempt(checks, "base model", lambda: readiness.describe(settings), required=True)
+    model = sft.attempt(checks, "base model", lambda: readiness.describe(settings), required=True)
     checks += readiness.checks(model, settings)
     if not planning:
         readiness.refuse(checks)
