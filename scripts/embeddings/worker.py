@@ -9,7 +9,6 @@ Reading 250,000 articles is pure Python and would hold up the copying if it shar
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -17,36 +16,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from embeddings import articles, shard_rows
 from embeddings.pickles import record_scan, writer
 from kit import console
-
-
-@contextlib.contextmanager
-def signals_deferred() -> Iterator[None]:
-    """Handle SIGINT and SIGTERM after the block.
-
-    In the middle of a fork their exception would be raised, and lost, in a module's fork hook.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for number in received:
-        signal.raise_signal(number)
+from kit.signals import signals_deferred
 
 
 class Worker:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import console
+from kit.signals import signals_deferred
 
 PULSE_SECONDS = 25  # without a terminal: nobody waits longer than half a minute for a line
 KEPT_LINES = 12  # of a command's stderr: enough for a table of checks and the line that ends it
@@ -75,21 +76,24 @@ class Stage:
         return out
 
     def _run(self, words, env, cwd, log) -> tuple[int, str]:
-        process = subprocess.Popen(
-            words, env=dict(env or os.environ), cwd=cwd, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-        )  # fmt: skip
-        reader = threading.Thread(target=self._follow, args=(process.stderr, log))
+        process = reader = None
         try:
-            reader.start()  # inside the try: a signal may come at any moment from here on
+            with signals_deferred():
+                process = subprocess.Popen(
+                    words, env=dict(env or os.environ), cwd=cwd, stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+                )  # fmt: skip
+                reader = threading.Thread(target=self._follow, args=(process.stderr, log))
+                reader.start()
             out = process.stdout.read()
             return process.wait(), out
         except BaseException:
-            process.terminate()
-            process.wait()
+            if process is not None:
+                process.terminate()
+                process.wait()
             raise
         finally:
-            with contextlib.suppress(RuntimeError):  # the thread had not started
+            if reader is not None:
                 reader.join()
 
     def _failure(self, code: int, program: str, out: str) -> StageFailed:

@@ -3,16 +3,9 @@
 # shellcheck disable=SC2154,SC2030,SC2031,SC2016 # bats sets status …; each test is a subshell;
 # what another shell expands stands in single quotes
 
-setup_file() {
-  load ../support/transfer
-  transfer_setup_file
-}
-teardown_file() {
-  load ../support/transfer
-  transfer_teardown_file
-}
+load ../support/transfer
+
 setup() {
-  load ../support/transfer
   transfer_setup
   export TANDEM_WATCH_SECONDS=0.05
   JOB="job-$BATS_TEST_NUMBER-$$"

@@ -194,3 +194,43 @@ end_child() {
   kill -9 "$CHILD" 2>/dev/null || true
   wait "$CHILD" 2>/dev/null || true
 }
+
+# results: what a host has after a run was trained and registered.
+results() {
+  local version="$THERE/adapters/mapper/v1.0.0" run="$THERE/adapters/runs/r1"
+  mkdir -p "$version" "$run/final" "$run/checkpoints/checkpoint-2" "$THERE/reports"
+  printf 'weights\n' >"$version/adapter_model.safetensors"
+  printf '{}\n' >"$version/adapter_config.json"
+  card
+  printf 'weights\n' >"$run/final/adapter_model.safetensors"
+  printf '{"r": 16}\n' >"$run/final/adapter_config.json"
+  printf '{"state": "completed"}\n' >"$run/status.json"
+  printf '{"step": 1}\n' >"$run/metrics.jsonl"
+  printf 'state\n' >"$run/checkpoints/checkpoint-2/optimizer.pt"
+  printf '{"global_step": 2}\n' >"$run/checkpoints/checkpoint-2/trainer_state.json"
+  printf '<p>\n' >"$THERE/reports/report.html"
+}
+# card: the version's card.json, with the SHA-256 of every other file.
+card() {
+  local version="$THERE/adapters/mapper/v1.0.0" name list=''
+  for name in adapter_model.safetensors adapter_config.json; do
+    list="$list${list:+, }\"$name\": {\"sha256\": \"$(openssl dgst -sha256 -r "$version/$name" | cut -c1-64)\"}"
+  done
+  printf '{"files": {%s}}\n' "$list" >"$version/card.json"
+}
+
+# The big file has begun to arrive.
+arriving_here() {
+  [ -n "$(find "$WORK/adapters/.incoming" -size +100k -name '*adapter_model*' 2>/dev/null)" ]
+}
+
+# The big file has begun to arrive.
+arriving_there() {
+  [ -n "$(find "$THERE/.incoming" -size +100k -name '*big*' 2>/dev/null)" ]
+}
+
+# A test file loads this file at its top and may replace any of these.
+setup_file() { transfer_setup_file; }
+teardown_file() { transfer_teardown_file; }
+setup() { transfer_setup; }
+teardown() { end_child; }

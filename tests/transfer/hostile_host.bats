@@ -4,16 +4,9 @@
 # shellcheck disable=SC2154,SC2030,SC2031,SC2016 # bats sets status …; each test is a subshell;
 # what another shell expands stands in single quotes
 
-setup_file() {
-  load ../support/transfer
-  transfer_setup_file
-}
-teardown_file() {
-  load ../support/transfer
-  transfer_teardown_file
-}
+load ../support/transfer
+
 setup() {
-  load ../support/transfer
   transfer_setup
   use ssh
   export TANDEM_SILENCE=2 TANDEM_WATCH_SECONDS=0.05

@@ -177,8 +177,8 @@ def test_a_signal_stops_the_stages_command_and_the_state_says_so(work, monkeypat
     from workflow import task
 
     pid, log = work / "pid", work / ".cache" / "manager" / "01-data_prep.txt"
-    said = f"echo $$ > {pid}; printf 'I %s\\n' work >&2; until grep -q 'I work' {log}; do :; done"
-    stops = ["sh", "-c", f"{said}; kill -TERM $PPID; exec sleep 100"]
+    works = f"echo $$ > {pid}; echo I work >&2; until grep -q '^I work' {log}; do :; done"
+    stops = ["sh", "-c", f"{works}; kill -TERM $PPID; exec sleep 100"]
     monkeypatch.setattr(task.Task, "command", lambda *_: stops)
     monkeypatch.setattr(task.Task, "python", lambda self: sys.executable)
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -192,6 +192,28 @@ def test_a_signal_stops_the_stages_command_and_the_state_says_so(work, monkeypat
     assert state["state"] == state["stages"]["data_prep"]["state"] == "stopped"
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
+
+
+def test_a_signal_while_a_command_starts_leaves_no_process(work, monkeypatch):
+    from workflow import stages
+
+    started = []
+
+    class Signalled(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self.pid)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(stages.subprocess, "Popen", Signalled)
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        with pytest.raises(SystemExit):
+            stages.Stage("sleeps", work / "log").run(["sleep", "100"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
 
 
 def test_the_state_has_the_keys_of_a_runs_status(work, monkeypatch):
