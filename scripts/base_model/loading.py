@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from base_model import architectures, base_checks, description, locate
+from base_model.memory_errors import memory_is_full
 from kit import console, paths
 
 ADAPTER = "adapter_model.safetensors"
@@ -100,7 +101,8 @@ def load(
 ) -> Any:
     """The model of a folder. `dtype`: default that of its files; `quantization`: a section.
 
-    Raises Problem where it must not or cannot be loaded; torch.OutOfMemoryError passes through.
+    Raises Problem where it must not or cannot be loaded, torch.OutOfMemoryError where memory is
+    full, whichever library says so.
     """
     base_checks.refuse_unloadable(description.read(folder))
     quiet()
@@ -121,9 +123,8 @@ def load(
             use_safetensors=True,
             **({"num_labels": 1} if scores else {}),
         )
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # an odd config.json makes the model's own code fail anywhere
+        refuse_full_memory(error)
         raise console.Problem(
             f"{paths.show(folder)}: the model could not be loaded ({first_line(error)})",
             remedy
@@ -132,6 +133,14 @@ def load(
         ) from None
     keep_4bit_weights_as_they_are(model)
     return model
+
+
+def refuse_full_memory(error: Exception) -> None:
+    """Raise torch.OutOfMemoryError where any library's error says that memory is full."""
+    import torch
+
+    if memory_is_full(error):
+        raise torch.OutOfMemoryError(first_line(error)) from None
 
 
 def keep_4bit_weights_as_they_are(model: Any) -> None:
@@ -148,9 +157,8 @@ def attach(
 ) -> Any:
     """The model with one more adapter on it, as a PeftModel.
 
-    Problem where the adapter does not fit the model; torch.OutOfMemoryError passes through.
+    Problem where the adapter does not fit the model, torch.OutOfMemoryError where memory is full.
     """
-    import torch
     from peft import PeftModel
 
     adapter = Path(adapter)
@@ -163,9 +171,8 @@ def attach(
         return PeftModel.from_pretrained(
             model, str(adapter), adapter_name=name, is_trainable=trainable
         )
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # PEFT raises what its layers raise
+        refuse_full_memory(error)
         raise console.Problem(
             f"{paths.show(adapter)}: the adapter does not fit the base model ({first_line(error)})",
             "give the base model that it was trained on",

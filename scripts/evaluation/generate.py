@@ -8,6 +8,7 @@ from typing import Any
 
 from adapters import metrics
 from base_model import chat_template, tokenizer_checks
+from base_model.memory_errors import memory_is_full
 from evaluation import example_rows
 from kit import console
 from training import encoding
@@ -148,7 +149,9 @@ def _in_batches(items: list, length, work, size: int, advance) -> list[Any]:
         try:
             with torch.inference_mode():
                 outputs = work([items[i] for i in chosen])
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not memory_is_full(error):
+                raise
             torch.cuda.empty_cache()
             if size == 1:
                 raise console.Problem(

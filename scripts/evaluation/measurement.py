@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import metrics
+from base_model.memory_errors import memory_is_full
 from evaluation import example_rows, intervals, score_report
 from kit import console, jsonl, paths, publish
 
@@ -86,9 +87,7 @@ def _fitting(tokenizer, examples, longest: int) -> list[example_rows.Example]:
 
 def _out_of_memory(error: RuntimeError, target) -> Exception:
     """The Problem for a model that does not fit; any other error stays itself."""
-    import torch
-
-    if not isinstance(error, torch.OutOfMemoryError):
+    if not memory_is_full(error):
         return error
     return console.Problem(
         f"out of GPU memory while loading {target.model.model_name_or_path}",

@@ -7,17 +7,11 @@ import errno
 from collections.abc import Callable, Iterator
 
 from base_model import loading
+from base_model.memory_errors import memory_is_full
 from kit import console
 from training.run_folder import RunFolder
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# How libraries other than torch's allocator report a full GPU.
-MEMORY_WORDS = (
-    "cuda error: out of memory", "cudaerrormemoryallocation", "cublas_status_alloc_failed",
-    "cudnn_status_alloc_failed", "cusolver_status_alloc_failed", "out of memory at line",
-    "cuda out of memory",
-    "defaultcpuallocator: can't allocate memory", "hip out of memory", "mps backend out of memory",
-)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -46,16 +40,6 @@ def recorded(
             raise
     end_failed(writer, problem)
     raise problem
-
-
-def memory_is_full(error: BaseException) -> bool:
-    """Whether an error says that the GPU's (or the host's) memory is full, by any library."""
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in MEMORY_WORDS)
 
 
 def disk_is_full(error: BaseException) -> bool:

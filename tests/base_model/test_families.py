@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from config import loader
+from kit import console
 from support import tiny
+from support.model_files import LLAMA, write_model
 
 pytestmark = [pytest.mark.remote_env, pytest.mark.slow]
 
@@ -166,3 +168,31 @@ def test_the_server_answers_with_it_and_without_it(family, settings, adapter):
         assert set(desk.finish(answers).values()) == {"length"}
     finally:
         desk.engine.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "OOM"),
+        (RuntimeError("CUDA error: out of memory"), "OOM"),
+        (MemoryError(), "OOM"),
+        (RuntimeError("shape '[2, 3]' is invalid for input of size 5"), "could not be loaded"),
+    ],
+)
+def test_full_memory_while_loading_is_not_called_a_broken_file(
+    tmp_path, monkeypatch, error, raised
+):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from base_model import loading
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    folder = write_model(tmp_path / "model", LLAMA)
+    expected = torch.OutOfMemoryError if raised == "OOM" else console.Problem
+    with pytest.raises(expected) as caught:
+        loading.load(folder)
+    assert raised == "OOM" or raised in str(caught.value)

@@ -8,6 +8,7 @@ from typing import Any
 from adapters import effect, load
 from adapters.version_store import Version
 from base_model import loading as base_loading
+from base_model.memory_errors import memory_is_full
 from kit import console, publish
 
 PROBE = "The quick brown fox jumps over the lazy dog."
@@ -60,12 +61,10 @@ def merge_into(version: Version, stage: Path, **loading: Any) -> dict[str, Any]:
 
 def _merge(version: Version, model) -> Any:
     """The model with the adapter in its weights; Problem where PEFT cannot do that."""
-    import torch
-
     try:
         return model.merge_and_unload(safe_merge=True)
     except (RuntimeError, ValueError, NotImplementedError, TypeError, AttributeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if memory_is_full(error):
             raise console.Problem(
                 f"{version.reference}: out of GPU memory", "merge it with --device cpu"
             ) from None
