@@ -1,79 +1,12 @@
 """The stand-in nvidia-smi replays what the real one prints; a driver cannot be had here."""
 
-import json
 import os
-import stat
 
 import pytest
 
-import check_gpu
 from checks import gpu, gpu_cards, gpu_facts, gpu_variables
 from checks.probe import ProgramAnswer
-
-MESSAGES = {
-    12: "Failed to initialize NVML: Shared library libnvidia-ml.so couldn't be found",
-    18: "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 550.54",
-    9: "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure "
-    "that the latest NVIDIA driver is installed and running.",
-    6: "No devices were found",
-    15: "Unable to determine the device handle for GPU 0000:01:00.0: GPU is lost.  Reboot the "
-    "system to recover this GPU",
-    16: "Unable to determine the device handle for GPU 0000:01:00.0: GPU requires reset",
-    4: "Failed to initialize NVML: Insufficient Permissions",
-    8: "Unable to initialize GPU: external power cables are not properly attached",
-    10: "NVIDIA kernel detected an interrupt issue with a GPU",
-    13: "Failed to initialize NVML: Function Not Found",
-    14: "WARNING: infoROM is corrupted at gpu 0000:01:00.0",
-    255: "Failed to initialize NVML: Unknown Error",
-}
-CARD_3090 = "NVIDIA GeForce RTX 3090, 24576, 550.54.15"
-CARD_H100 = "NVIDIA H100 80GB HBM3, 81559, 550.54.15"
-
-
-@pytest.fixture
-def smi(tmp_path, monkeypatch):
-    """smi(cards=…, compute_cap=…): put a stand-in on PATH that answers so."""
-
-    def make(cards=CARD_3090, compute_cap="8.6", used="3", mig="[N/A]", listing="", cuda="12.4"):
-        answers = {
-            "name,memory.total": cards,
-            "compute_cap": compute_cap,
-            "memory.used": used,
-            "mig.mode": mig,
-        }
-        lines = ["#!/bin/sh", 'case "$*" in']
-        lines += [f"*{asked}*) cat <<'END'\n{said}\nEND\n;;" for asked, said in answers.items()]
-        lines += [f"-L) cat <<'END'\n{listing}\nEND\n;;"]
-        lines += [f"*) echo '| Driver Version: 550.54.15   CUDA Version: {cuda} |' ;;", "esac"]
-        return write("\n".join(lines))
-
-    def write(text: str):
-        program = tmp_path / "bin" / "nvidia-smi"
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(text)
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-        return program
-
-    make.write = write
-    for name in ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "BNB_CUDA_VERSION"):
-        monkeypatch.delenv(name, raising=False)
-    return make
-
-
-@pytest.fixture
-def look(capsys, monkeypatch):
-    """Run check_gpu.py --json, in this process: (exit code, {check: its values}, the cards)."""
-
-    def run(*arguments, env=None):
-        with monkeypatch.context() as patch:
-            for name, text in (env or {}).items():
-                patch.setenv(name, text)
-            code = check_gpu.main(["--json", *map(str, arguments)])
-        body = json.loads(capsys.readouterr().out)
-        return code, {c["name"]: c for c in body["checks"]}, body["gpus"]
-
-    return run
+from support.gpu_answers import CARD_3090, CARD_H100, MESSAGES
 
 
 def test_a_24_gb_card_is_good_and_named(smi, look):
@@ -278,76 +211,6 @@ def test_cards_at_the_ends_of_the_range_are_good(cap, smi, look):
     assert look()[0] == 0
 
 
-@pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles", "3"])
-def test_a_variable_that_hides_the_gpu_fails(hidden, smi, look):
-    smi()
-    code, checks, _ = look(env={"CUDA_VISIBLE_DEVICES": hidden})
-    assert code == 1
-    assert checks["CUDA_VISIBLE_DEVICES"]["fix"] == "unset CUDA_VISIBLE_DEVICES"
-
-
-TWO_CARDS = (
-    "GPU 0: Tesla T4 (UUID: GPU-aaaa1111-2222)\nGPU 1: NVIDIA RTX A6000 (UUID: GPU-aaaa9999-2222)"
-)
-
-
-@pytest.fixture
-def two_cards(smi):
-    """A T4 and an A6000: CUDA counts the A6000 first, nvidia-smi the T4."""
-    cards = "Tesla T4, 15360, 550.90.07\nNVIDIA RTX A6000, 49140, 550.90.07"
-    smi(cards=cards, compute_cap="7.5\n8.6", used="3\n3", mig="[N/A]\n[N/A]", listing=TWO_CARDS)
-
-
-@pytest.mark.parametrize("setting", ["0", "1", "1,0"])
-def test_an_index_is_uncertain_where_the_cards_differ(setting, two_cards, look):
-    code, checks, _ = look(env={"CUDA_VISIBLE_DEVICES": setting})
-    assert code == 0
-    assert checks["CUDA_VISIBLE_DEVICES"]["fix"] == "export CUDA_DEVICE_ORDER=PCI_BUS_ID"
-
-
-@pytest.mark.parametrize("setting", ["1", "GPU-aaaa9", "GPU-aaaa9999-2222"])
-def test_only_the_card_that_torch_gets_is_judged(setting, two_cards, look):
-    env = {"CUDA_VISIBLE_DEVICES": setting, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    code, checks, _ = look("--min-memory", 40, env=env)
-    assert code == 0 and checks["CUDA_VISIBLE_DEVICES"]["status"] == "ok"
-    assert checks["gpu 0"]["found"] == "Tesla T4: hidden by CUDA_VISIBLE_DEVICES"
-    assert look("--min-memory", 40, env=env | {"CUDA_VISIBLE_DEVICES": "0"})[0] == 1
-
-
-@pytest.mark.parametrize(
-    "setting", ["all", "GPU-deadbeef", "MIG-nothere", "GPU-aaaa", "gpu0", "none,0"]
-)
-def test_what_names_no_card_hides_every_gpu(setting, two_cards, look):
-    code, checks, _ = look(env={"CUDA_VISIBLE_DEVICES": setting})
-    assert code == 1
-    assert "hides every GPU" in checks["CUDA_VISIBLE_DEVICES"]["found"]
-
-
-def test_cuda_stops_reading_at_the_first_entry_that_names_nothing(two_cards, look):
-    env = {"CUDA_VISIBLE_DEVICES": "0,7,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    code, checks, _ = look(env=env)
-    assert code == 0 and "only gpu 0 is used: '7'" in checks["CUDA_VISIBLE_DEVICES"]["found"]
-    assert checks["gpu 1"]["status"] == "skip"
-
-
-def test_a_mig_device_is_chosen_by_its_uuid(smi, look):
-    listing = "GPU 0: H100 (UUID: GPU-1)\n  MIG 3g.40gb Device 0: (UUID: MIG-77)"
-    smi(cards=CARD_H100, compute_cap="9.0", mig="Enabled", listing=listing)
-    assert look(env={"CUDA_VISIBLE_DEVICES": "MIG-77"})[0] == 0
-    assert look(env={"CUDA_VISIBLE_DEVICES": "MIG-78"})[0] == 1
-
-
-def test_a_uuid_without_a_listing_cannot_be_compared(smi, look):
-    smi()
-    code, checks, _ = look(env={"CUDA_VISIBLE_DEVICES": "GPU-1"})
-    assert code == 0 and checks["CUDA_VISIBLE_DEVICES"]["status"] == "warn"
-
-
-def test_a_variable_that_chooses_a_card_is_good(smi, look):
-    smi()
-    assert look(env={"CUDA_VISIBLE_DEVICES": "0"})[0] == 0
-
-
 @pytest.mark.parametrize("name", ["NVIDIA GB10", "Orin (nvgpu)", "NVIDIA Thor"])
 def test_a_gpu_that_shares_the_hosts_memory_has_it(name, smi, look):
     smi(cards=f"{name}, [N/A], 580.126.09", compute_cap="12.1", used="[N/A]", cuda="13.0")
@@ -403,12 +266,6 @@ def test_library_path_shadows_are_found(folder, library, shadows, tmp_path):
     (check,) = gpu_variables.library_path(f"/nowhere:{tmp_path / folder}")
     assert check.status == ("warn" if shadows else "ok")
     assert (library in check.found) is shadows
-
-
-def test_a_stray_bitsandbytes_variable_warns(smi, look):
-    smi()
-    _, checks, _ = look(env={"BNB_CUDA_VERSION": "118"})
-    assert checks["BNB_CUDA_VERSION"]["fix"] == "unset BNB_CUDA_VERSION"
 
 
 @pytest.mark.parametrize("code", [row.code for row in gpu_facts.CUDA_FAILURES if row.code])

@@ -7,7 +7,7 @@ import pytest
 
 from embeddings import merge, merged_formats, vector_index
 from kit import console
-from support.embeddings_merges import ITEMS, merge_options  # noqa: F401
+from support.embeddings_merges import ITEMS
 from support.embeddings_samples import articles, shards
 
 

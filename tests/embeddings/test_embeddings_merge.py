@@ -15,7 +15,6 @@ from support.embeddings_merges import (
     change,
     left_behind,
     loaded,
-    merge_options,  # noqa: F401
     problem,
     read_back,
 )

@@ -17,7 +17,7 @@ import write_manifest
 from kit import console, publish
 from support import drill_embeddings
 from support.checkout import ROOT
-from support.embeddings_clusters import SHARDS, cluster  # noqa: F401
+from support.embeddings_clusters import SHARDS
 from support.embeddings_samples import shard, shards, vectors, wikipedia
 
 
@@ -211,7 +211,7 @@ def test_no_finite_norm_is_null_in_json(work, capsys):
 
 
 @pytest.mark.slow
-def test_without_clusters_all_credentials_files_are_used(cluster, work, capsys):  # noqa: F811
+def test_without_clusters_all_credentials_files_are_used(cluster, work, capsys):
     there = cluster("tensor01")
     for path in (work / "one" / SHARDS).iterdir():
         path.rename(there.folder / path.name)
@@ -225,7 +225,7 @@ def test_without_clusters_all_credentials_files_are_used(cluster, work, capsys):
 
 
 @pytest.mark.slow
-def test_a_server_that_is_down_is_exit_code_1_with_its_ranges(cluster, work, capsys):  # noqa: F811
+def test_a_server_that_is_down_is_exit_code_1_with_its_ranges(cluster, work, capsys):
     first, second = cluster("tensor01"), cluster("tensor02")
     for there, name in ((first, "one"), (second, "two")):
         for path in (work / name / SHARDS).iterdir():

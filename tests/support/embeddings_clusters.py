@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from embeddings import cluster_fetch, credentials
 from support.checkout import ROOT
 
 SSHD = ROOT / "tests" / "sshd.sh"
@@ -91,3 +94,38 @@ def cluster(monkeypatch):
         for one in started:
             one.stop()
         shutil.rmtree(servers)
+
+
+@pytest.fixture
+def here(tmp_path):
+    """The folder on this machine that the shards come to."""
+    return tmp_path / "here"
+
+
+def find(*names: str, folder: Path | None = None) -> list[credentials.Cluster]:
+    """The clusters of these names; `folder` holds their credentials."""
+    return [credentials.find(name, folder or Path("/nowhere"), SHARDS) for name in names]
+
+
+def sync(here: Path, clusters, **options) -> list[cluster_fetch.ClusterResult]:
+    results = cluster_fetch.sync(clusters, cluster_fetch.FetchOptions(here, **options))
+    assert not glob.glob(f"/tmp/td.{os.getpid()}.*")  # no configuration is left behind
+    return results
+
+
+def one(here: Path, clusters, **options) -> cluster_fetch.ClusterResult:
+    (result,) = sync(here, clusters, **options)
+    return result
+
+
+def good(result: cluster_fetch.ClusterResult) -> cluster_fetch.ClusterResult:
+    assert result.problem is None, result.problem
+    return result
+
+
+def same(here: Path, there: Path) -> None:
+    """Every shard there is here, byte for byte."""
+    paths = sorted(there.glob("*.pkl"))
+    assert paths
+    for path in paths:
+        assert (here / path.name).read_bytes() == path.read_bytes()

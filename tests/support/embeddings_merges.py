@@ -76,3 +76,7 @@ def problem(options) -> str:
     assert "\n" not in str(caught.value)
     assert not options.output.exists() and left_behind(options) == []
     return str(caught.value)
+
+
+class Stopped(BaseException):
+    """Like a signal: no Exception."""

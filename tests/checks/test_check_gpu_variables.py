@@ -1,0 +1,81 @@
+"""CUDA_VISIBLE_DEVICES decides which cards check_gpu judges."""
+
+import pytest
+
+from support.gpu_answers import CARD_H100
+
+
+@pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles", "3"])
+def test_a_variable_that_hides_the_gpu_fails(hidden, smi, look):
+    smi()
+    code, checks, _ = look(env={"CUDA_VISIBLE_DEVICES": hidden})
+    assert code == 1
+    assert checks["CUDA_VISIBLE_DEVICES"]["fix"] == "unset CUDA_VISIBLE_DEVICES"
+
+
+TWO_CARDS = (
+    "GPU 0: Tesla T4 (UUID: GPU-aaaa1111-2222)\nGPU 1: NVIDIA RTX A6000 (UUID: GPU-aaaa9999-2222)"
+)
+
+
+@pytest.fixture
+def two_cards(smi):
+    """A T4 and an A6000: CUDA counts the A6000 first, nvidia-smi the T4."""
+    cards = "Tesla T4, 15360, 550.90.07\nNVIDIA RTX A6000, 49140, 550.90.07"
+    smi(cards=cards, compute_cap="7.5\n8.6", used="3\n3", mig="[N/A]\n[N/A]", listing=TWO_CARDS)
+
+
+@pytest.mark.parametrize("setting", ["0", "1", "1,0"])
+def test_an_index_is_uncertain_where_the_cards_differ(setting, two_cards, look):
+    code, checks, _ = look(env={"CUDA_VISIBLE_DEVICES": setting})
+    assert code == 0
+    assert checks["CUDA_VISIBLE_DEVICES"]["fix"] == "export CUDA_DEVICE_ORDER=PCI_BUS_ID"
+
+
+@pytest.mark.parametrize("setting", ["1", "GPU-aaaa9", "GPU-aaaa9999-2222"])
+def test_only_the_card_that_torch_gets_is_judged(setting, two_cards, look):
+    env = {"CUDA_VISIBLE_DEVICES": setting, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    code, checks, _ = look("--min-memory", 40, env=env)
+    assert code == 0 and checks["CUDA_VISIBLE_DEVICES"]["status"] == "ok"
+    assert checks["gpu 0"]["found"] == "Tesla T4: hidden by CUDA_VISIBLE_DEVICES"
+    assert look("--min-memory", 40, env=env | {"CUDA_VISIBLE_DEVICES": "0"})[0] == 1
+
+
+@pytest.mark.parametrize(
+    "setting", ["all", "GPU-deadbeef", "MIG-nothere", "GPU-aaaa", "gpu0", "none,0"]
+)
+def test_what_names_no_card_hides_every_gpu(setting, two_cards, look):
+    code, checks, _ = look(env={"CUDA_VISIBLE_DEVICES": setting})
+    assert code == 1
+    assert "hides every GPU" in checks["CUDA_VISIBLE_DEVICES"]["found"]
+
+
+def test_cuda_stops_reading_at_the_first_entry_that_names_nothing(two_cards, look):
+    env = {"CUDA_VISIBLE_DEVICES": "0,7,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    code, checks, _ = look(env=env)
+    assert code == 0 and "only gpu 0 is used: '7'" in checks["CUDA_VISIBLE_DEVICES"]["found"]
+    assert checks["gpu 1"]["status"] == "skip"
+
+
+def test_a_mig_device_is_chosen_by_its_uuid(smi, look):
+    listing = "GPU 0: H100 (UUID: GPU-1)\n  MIG 3g.40gb Device 0: (UUID: MIG-77)"
+    smi(cards=CARD_H100, compute_cap="9.0", mig="Enabled", listing=listing)
+    assert look(env={"CUDA_VISIBLE_DEVICES": "MIG-77"})[0] == 0
+    assert look(env={"CUDA_VISIBLE_DEVICES": "MIG-78"})[0] == 1
+
+
+def test_a_uuid_without_a_listing_cannot_be_compared(smi, look):
+    smi()
+    code, checks, _ = look(env={"CUDA_VISIBLE_DEVICES": "GPU-1"})
+    assert code == 0 and checks["CUDA_VISIBLE_DEVICES"]["status"] == "warn"
+
+
+def test_a_variable_that_chooses_a_card_is_good(smi, look):
+    smi()
+    assert look(env={"CUDA_VISIBLE_DEVICES": "0"})[0] == 0
+
+
+def test_a_stray_bitsandbytes_variable_warns(smi, look):
+    smi()
+    _, checks, _ = look(env={"BNB_CUDA_VERSION": "118"})
+    assert checks["BNB_CUDA_VERSION"]["fix"] == "unset BNB_CUDA_VERSION"
