@@ -24,7 +24,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -32,9 +31,11 @@ from pathlib import Path
 from typing import Any
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-sys.path[:0] = [str(SCRIPTS)]
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent / "tests")]
 
-from kit import console  # noqa: E402
+from kit import console
+from support.process_memory import MemoryWatch
+from support.relay import relay_process
 
 COMMAND = [sys.executable, str(SCRIPTS / "sync_and_merge_embeddings.py")]
 SSHD = SCRIPTS.parent / "tests" / "sshd.sh"
@@ -91,41 +92,7 @@ def make_articles(path: Path, count: int) -> None:
         pickle.dump(rows, f, protocol=4)
 
 
-class Memory(threading.Thread):
-    """The peak of the anonymous memory of a process, and of it with its children, in bytes.
-
-    Pages that a forked child shares with its parent count once (Pss_Anon).
-    """
-
-    def __init__(self, process: subprocess.Popen):
-        super().__init__(daemon=True)
-        self.process, self.own, self.together = process, 0, 0
-
-    def run(self) -> None:
-        while self.process.poll() is None:
-            own = anonymous(self.process.pid)
-            self.own = max(self.own, own)
-            others = sum(map(anonymous, children(self.process.pid)))
-            self.together = max(self.together, own + others)
-            time.sleep(0.004)
-
-
-def anonymous(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        return int(status.split("Pss_Anon:")[1].split()[0]) * 1024
-    except (OSError, IndexError):
-        return 0
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def timed(words: list[str], out: Path, watch: type[Memory] | None = None) -> tuple[float, Any]:
+def timed(words: list[str], out: Path, watch: type[MemoryWatch] | None = None) -> tuple[float, Any]:
     """Seconds of a command that writes the new file `out`, and its stdout or what `watch` saw."""
     out.unlink(missing_ok=True)
     begin = time.perf_counter()
@@ -182,10 +149,10 @@ def bench_merge(place: Path, rows: int, rounds: int, dtype: str, naive: bool) ->
             note("load, concatenate, dump", timed(plain, out)[0])
     result: dict[str, Any] = {name: statistics.median(v) for name, v in seen.items()}
     # Runs of their own: looking at a process's memory holds it up.
-    result["memory"] = timed(merge, out, Memory)[1].together
+    result["memory"] = timed(merge, out, MemoryWatch)[1].together
     result["article list"] = list_size(articles, rows)
     if naive:
-        result["naive memory"] = timed(plain, out, Memory)[1].own
+        result["naive memory"] = timed(plain, out, MemoryWatch)[1].own
     out.unlink()
     shutil.rmtree(shards)
     return result
@@ -216,73 +183,6 @@ def print_merge(r: dict[str, Any]) -> None:
     beside = console.size(r["memory"] - r["article list"])
     print(f"  anonymous memory of both processes: {beside} beside the list of articles "
           f"({console.size(r['article list'])})")  # fmt: skip
-
-
-# Fetching
-
-
-class Relay:
-    """A TCP relay to a port on loopback that holds every byte back for `delay` seconds."""
-
-    def __init__(self, port: int, delay: float):
-        import socket
-
-        self.port_there, self.delay = port, delay
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.port = self.server.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self) -> None:
-        import socket
-
-        while True:
-            try:
-                client, _ = self.server.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self.port_there))
-            for a, b in ((client, server), (server, client)):
-                a.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self.pump(a, b)
-
-    def pump(self, source: Any, target: Any) -> None:
-        import queue
-
-        waiting: queue.Queue = queue.Queue(4096)
-
-        def take() -> None:
-            data = b"-"
-            while data:
-                try:
-                    data = source.recv(1 << 18)
-                except OSError:
-                    data = b""
-                waiting.put((time.perf_counter() + self.delay, data))
-
-        def give() -> None:
-            while True:
-                due, data = waiting.get()
-                time.sleep(max(0, due - time.perf_counter()))
-                try:
-                    if not data:
-                        return target.shutdown(1)
-                    target.sendall(data)
-                except OSError:
-                    return None
-
-        for run in (take, give):
-            threading.Thread(target=run, daemon=True).start()
-
-
-def relay_process(port: int, delay: float) -> tuple[subprocess.Popen, int]:
-    """A Relay in a process of its own, and its port."""
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import embeddings\n"
-        f"r = embeddings.Relay({port}, {delay}); print(r.port, flush=True); sys.stdin.read()"
-    )
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)
-    return process, int(process.stdout.readline())
 
 
 def by_paramiko(place: Path, port: int, names: list[str]) -> float:

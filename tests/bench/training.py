@@ -53,6 +53,41 @@ def ours(settings, run: Path, model, tokenizer, data) -> float:
     return seconds
 
 
+def compare(steps: int, rounds: int) -> list[dict[str, float]]:
+    """Seconds of `ours` and `bare` in each round, on the same model and rows."""
+    from config import loader
+    from support import tiny
+
+    times: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        os.environ["TANDEM_WORKDIR"] = name
+        tiny.write_rows(work, train=8 * steps)
+        tiny.build(work, steps=30)
+        from base_model import loading
+        from base_model import tokenizer as tokenizers
+        from training import lora
+
+        options = tiny.options(
+            training__max_steps=steps, training__eval_strategy="'no'",
+            training__load_best_model_at_end="false", training__early_stopping_patience="null",
+            training__save_steps=10**6, training__logging_steps=10, data__val_file="null",
+        )[1::2]  # fmt: skip
+        settings = loader.load("training_config.yaml", options)
+        tokenizer = tokenizers.configured(settings.model)
+        data = lora.datasets(settings, tokenizer)
+        for round_ in range(rounds + 1):  # the first warms up
+            pair = {}
+            order = (bare, ours) if round_ % 2 else (ours, bare)
+            for train in order:
+                model = loading.load_base(settings.model, settings.quantization)
+                run = work / f"{train.__name__}-{round_}"
+                pair[train.__name__] = train(settings, run, model, tokenizer, data)
+            if round_:
+                times.append(pair)
+    return times
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = console.ArgumentParser(__doc__)
     parser.add_argument("--steps", type=int, default=60, help="steps of each training")
@@ -63,37 +98,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.smallest or os.environ.get("BENCH_SMALLEST"):
         args.steps, args.rounds = 2, 1
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from config import loader
-    from support import tiny
-
-    ratios, times = [], []
-    with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        os.environ["TANDEM_WORKDIR"] = name
-        tiny.write_rows(work, train=8 * args.steps)
-        tiny.build(work, steps=30)
-        from base_model import loading
-        from base_model import tokenizer as tokenizers
-        from training import lora
-
-        options = tiny.options(
-            training__max_steps=args.steps, training__eval_strategy="'no'",
-            training__load_best_model_at_end="false", training__early_stopping_patience="null",
-            training__save_steps=10**6, training__logging_steps=10, data__val_file="null",
-        )[1::2]  # fmt: skip
-        settings = loader.load("training_config.yaml", options)
-        tokenizer = tokenizers.configured(settings.model)
-        data = lora.datasets(settings, tokenizer)
-        for round_ in range(args.rounds + 1):  # the first warms up
-            pair = {}
-            order = (bare, ours) if round_ % 2 else (ours, bare)
-            for train in order:
-                model = loading.load_base(settings.model, settings.quantization)
-                run = work / f"{train.__name__}-{round_}"
-                pair[train.__name__] = train(settings, run, model, tokenizer, data)
-            if round_:
-                ratios.append(pair["ours"] / pair["bare"])
-                times.append(pair)
+    times = compare(args.steps, args.rounds)
+    ratios = [pair["ours"] / pair["bare"] for pair in times]
     result = {"training_step_vs_bare_trl": statistics.median(ratios), "goal": 1.02}
     if args.json:
         print(json.dumps(result | {"ratios": ratios, "seconds": times}))

@@ -13,7 +13,6 @@ import pytest
 from support import panel_runs
 
 pytestmark = pytest.mark.remote_env
-ORIGIN = "http://127.0.0.1:8765"
 X = '"><script>alert(1)</script>\x1b]0;owned\x07\u202e\x9b2J\ud800'
 DEEP, LONG = "[" * 50_000, "9" * 5000
 NOW = time.time()
@@ -61,16 +60,6 @@ def work(tmp_path, monkeypatch):
     monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
     panel_runs.make(tmp_path, "good-run", "completed", age=1)
     return tmp_path
-
-
-@pytest.fixture
-def client(work):
-    from fastapi.testclient import TestClient
-
-    from dashboard import panel_app
-
-    with TestClient(panel_app.create_app(), base_url=ORIGIN) as client:
-        yield client
 
 
 def put(work, files):

@@ -6,21 +6,16 @@ import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
 from support import browser as chromium
 from support import panel_runs
-from support.checkout import ROOT
+from support.panel_runs import HOSTILE
 from support.processes import wait_until
 
 pytestmark = pytest.mark.remote_env
-ORIGIN = "http://127.0.0.1:8765"
-HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 
 
 @pytest.fixture(scope="module")
@@ -32,69 +27,11 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """A work folder as after some days: runs in several states, two versions."""
-    from adapters import retire
-    from checkpoint_manager import CheckpointManager
-    from support import adapter_runs
-
-    folder = tmp_path_factory.mktemp("work")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TANDEM_WORKDIR", str(folder))
-        manager = CheckpointManager()
-        for name, f1, seed in (("r1", 0.41, 1), ("r2", 0.52, 2)):
-            measured = adapter_runs.report(f1, base=0.22, rouge_l=f1 + 0.1, loss=0.8)
-            run = adapter_runs.run(folder, name, adapter_runs.tensors(seed), report=measured)
-            (run / "report.html").write_text("<style>p{color:red}</style><p>measured</p>")
-            version = manager.register(run, "mapper-lora")
-        canary = {"ok": True, "change": 0.21, "different_answers": 4, "prompts": [{}] * 5}
-        version.fact_file("canary").write_text(json.dumps(canary))
-        retire.retire(manager.resolve("mapper-lora@v1.0.0"), "the newer one is better")
-    panel_runs.make(folder, "20261119-070000-dead", pid=4194300, age=8e4)
-    panel_runs.make(folder, "20261120-070000-fa11", "failed", pid=4194300, age=4e4, error=HOSTILE)
-    return folder
-
-
-@pytest.fixture
-def trainer():
-    """A process in a trainer's place; TERM ends it."""
-    with subprocess.Popen(
-        [sys.executable, "-c", "import signal; signal.pause()", "lora_trainer.py"]
-    ) as process:
-        yield process
-        process.kill()
-
-
-@pytest.fixture(scope="module")
-def panel(work):
-    server = panel_runs.Panel(work)
+def panel(days_of_work):
+    server = panel_runs.Panel(days_of_work)
     yield server
     server.stop()
 
-
-@pytest.fixture
-def running(work, trainer):
-    """A run that trains now, and is gone after the test."""
-    run = panel_runs.make(work, "20261121-081530-3f2a", pid=trainer.pid)
-    with (run / "log.txt").open("a") as f:
-        f.write(f"2026-11-21T08:16:00Z {HOSTILE}\n")
-    yield run
-    shutil.rmtree(run)
-
-
-@pytest.fixture
-def client(work, monkeypatch):
-    """The application itself, without a socket."""
-    from fastapi.testclient import TestClient
-
-    from dashboard import panel_app
-
-    monkeypatch.setenv("TANDEM_WORKDIR", str(work))
-    with TestClient(panel_app.create_app(), base_url=ORIGIN, follow_redirects=False) as client:
-        yield client
-
-
-# --- how it looks -------------------------------------------------------------------------------
 
 CONTRAST = """
 (() => {
@@ -174,7 +111,7 @@ def test_the_page_shows_run_versions_and_commands(browser, panel, running):
     page.close()
 
 
-def test_keys_alone_reach_and_press_everything(browser, panel, running, trainer):
+def test_keys_alone_reach_and_press_everything(browser, panel, running, stoppable):
     page = browser.page()
     page.open(panel.url)
     roles = page.value("['header', 'nav', 'main', 'footer'].map(n => "
@@ -196,11 +133,11 @@ def test_keys_alone_reach_and_press_everything(browser, panel, running, trainer)
     assert any('id="overrides"' in e for e in reached) and any('"first_yes"' in e for e in reached)
     page.value("document.querySelector('button.danger').focus()")
     page.act(lambda: page.press("Enter", 13))
-    assert trainer.wait(20) == -signal.SIGTERM
+    assert stoppable.wait(20) == -signal.SIGTERM
     page.close()
 
 
-def test_everything_works_without_script(browser, panel, running, trainer):
+def test_everything_works_without_script(browser, panel, running, stoppable):
     page = browser.page(script=False)
     page.open(panel.url)
     assert page.value("document.querySelectorAll('svg.curve polyline').length") == 4
@@ -210,7 +147,7 @@ def test_everything_works_without_script(browser, panel, running, trainer):
     assert "lora.rank: unknown key" in page.value("document.querySelector('#error').textContent")
     assert page.value("document.querySelector('#overrides').value") == "lora.r=8\nlora.rank=3"
     page.act(lambda: page.click("button.danger"))
-    assert trainer.wait(20) == -signal.SIGTERM
+    assert stoppable.wait(20) == -signal.SIGTERM
     page.close()
 
 
@@ -225,9 +162,6 @@ def test_a_plan_without_its_model_cannot_be_confirmed(browser, panel):
     assert page.value("document.documentElement.scrollWidth") <= 320
     assert page.complaints() == []
     page.close()
-
-
-# --- what changes by itself -----------------------------------------------------------------------
 
 
 def test_the_page_follows_the_run_and_outlives_the_server(browser, panel, running):
@@ -259,83 +193,6 @@ def test_the_page_follows_the_run_and_outlives_the_server(browser, panel, runnin
     assert page.value("document.querySelectorAll('button.danger').length") == 0
     assert page.value("window.same && document.querySelector('#overrides').value") == "lora.r=8"
     page.close()
-
-
-# --- who may do what ------------------------------------------------------------------------------
-
-
-def test_forms_need_the_token_of_the_page(client, running, trainer):
-    assert client.post("/stop", data={"run": running.name}).status_code == 403
-    page = client.get("/")
-    token = re.search(r'name="csrf" value="([\w-]{43})"', page.text)[1]
-    assert "HttpOnly" in page.headers["set-cookie"] and "SameSite=lax" in page.headers["set-cookie"]
-    answer = client.post("/stop", data={"run": running.name, "csrf": token[::-1]})
-    assert answer.status_code == 403 and "reload the page" in answer.text
-    foreign = {"origin": "http://evil.example"}
-    answer = client.post("/stop", data={"run": running.name, "csrf": token}, headers=foreign)
-    assert answer.status_code == 403 and trainer.poll() is None
-    assert client.get("/").text.count(token), "the browser's token stays the same"
-    answer = client.post("/stop", data={"run": running.name, "csrf": token})
-    assert answer.status_code == 303 and trainer.wait(20) == -signal.SIGTERM
-
-
-def test_no_page_runs_foreign_script(client, running):
-    page = client.get("/")
-    policy = page.headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "script-src 'self'" in policy
-    assert "unsafe" not in policy and "frame-ancestors 'none'" in policy
-    assert HOSTILE not in page.text and "&lt;script&gt;" in page.text
-    assert not re.search(r"<[^>]+\s(style|on\w+)=", page.text), "the policy forbids such attributes"
-    report = client.get("/runs/r1/report")
-    assert "measured" in report.text and "sandbox" in report.headers["content-security-policy"]
-    log = client.get(f"/runs/{running.name}/log")
-    assert log.headers["content-type"].startswith("text/plain")
-    assert log.headers["x-content-type-options"] == "nosniff"
-    for bad in ("/runs/none/log", "/runs/..%2Fruns/log", "/static/../app.py", "/nothing"):
-        assert client.get(bad).status_code == 404
-
-
-def test_a_browser_signs_in_once_where_a_token_is_set(work, monkeypatch):
-    from fastapi.testclient import TestClient
-
-    from dashboard import panel_app
-
-    monkeypatch.setenv("TANDEM_WORKDIR", str(work))
-    secret = "correct horse battery"
-    application = panel_app.create_app(token=secret)
-    with TestClient(application, base_url=ORIGIN, follow_redirects=False) as client:
-        assert client.get("/").headers["location"] == "/login"
-        page = client.get("/login")
-        csrf = re.search(r'name="csrf" value="([\w-]{43})"', page.text)[1]
-        wrong = client.post("/login", data={"csrf": csrf, "token": "wrong"})
-        assert wrong.status_code == 401 and "another token" in wrong.text
-        right = client.post("/login", data={"csrf": csrf, "token": secret})
-        assert right.status_code == 303 and secret not in right.headers["set-cookie"]
-        assert client.get("/").status_code == 200
-
-
-# --- the command ----------------------------------------------------------------------------------
-
-
-def test_it_listens_on_this_machine_alone(command):
-    done = command("panel.py", "--host", "0.0.0.0")
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and "ssh -L" in done.stderr
-    done = command("panel.py", "--port", "99999")
-    assert done.returncode == 2 and "65535" in done.stderr
-    done = command("panel.py", "--server", "localhost:8000")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-
-
-def test_a_taken_port_is_one_line(command):
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        done = command("panel.py", "--port", other.getsockname()[1])
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "--port" in done.stderr
-
-
-# --- base and adapter ---------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -388,12 +245,3 @@ def is_alive(pid):
     import psutil
 
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-def test_the_script_is_small_and_loads_nothing():
-    static = ROOT / "scripts" / "dashboard" / "static"
-    sizes = {file.name: file.stat().st_size for file in static.iterdir()}
-    assert sizes["panel.js"] < 10_000 and sizes["panel.css"] < 20_000
-    for file in static.iterdir():
-        text = file.read_text().replace("http://www.w3.org/2000/svg", "")
-        assert not re.search(r"https?:|//cdn|@import|url\(", text), file.name

@@ -6,13 +6,12 @@ import ast
 import collections
 import functools
 import re
+from collections.abc import Iterable
 from pathlib import Path
-
-import pytest
 
 from support.checkout import ROOT
 
-SCRIPTS = ROOT / "scripts"
+SCRIPTS, TESTS = ROOT / "scripts", ROOT / "tests"
 
 
 @functools.cache
@@ -80,11 +79,11 @@ def test_no_two_files_import_each_other_in_a_circle():
     graph = {name: imports(file) - {name} for name, file in modules().items()}
     for package in [n for n in graph if modules()[n].name == "__init__.py"]:
         graph.pop(package)
-    graph = {name: {n for n in found if n in graph} for name, found in graph.items()}
-    while leaves := [name for name, found in graph.items() if not found]:
+    graph = {name: {n for n in imported if n in graph} for name, imported in graph.items()}
+    while leaves := [name for name, imported in graph.items() if not imported]:
         for leaf in leaves:
             del graph[leaf]
-        graph = {name: found - set(leaves) for name, found in graph.items()}
+        graph = {name: imported - set(leaves) for name, imported in graph.items()}
     in_circle = set(graph)
     while True:  # what only leads into a circle is in none
         needed = set().union(*(graph[n] & in_circle for n in in_circle)) if in_circle else set()
@@ -115,20 +114,32 @@ def test_a_file_name_means_one_thing():
     assert not doubles(named)
 
 
-@pytest.mark.parametrize("what", ["files", "functions", "commands"])
-def test_everything_can_be_read_in_one_sitting(what):
-    """Files of at most 350 lines, functions of 45, commands of 150."""
-    long = []
-    for name, file in modules().items():
-        lines = len(file.read_text().splitlines())
-        if what == "files" and lines > 350:
-            long.append(f"{name}: {lines} lines")
-        if what == "commands" and not room_of(name) and lines > 150:
-            long.append(f"{name}: {lines} lines")
-        if what == "functions":
-            long += [
-                f"{name}.{node.name}: {node.end_lineno - node.lineno + 1} lines"
-                for node in ast.walk(tree(file))
-                if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 45
-            ]
-    assert not long, "\n".join(long)
+def python_files() -> list[Path]:
+    """Every Python file of scripts/ and tests/."""
+    files = [*SCRIPTS.rglob("*.py"), *TESTS.rglob("*.py")]
+    return [file for file in files if TESTS / "node_modules" not in file.parents]
+
+
+def test_a_file_has_at_most_350_lines():
+    files = [*SCRIPTS.rglob("*.sh"), *ROOT.glob("*.sh"), *TESTS.glob("*.sh"), *python_files()]
+    files += [*TESTS.glob("*/*.bats"), *TESTS.glob("*/*.bash"), *TESTS.glob("*/*.sh")]
+    assert long_ones((file, len(file.read_text().splitlines())) for file in files) == []
+
+
+def long_ones(lengths: Iterable[tuple[Path, int]], most: int = 350) -> list[str]:
+    return [f"{path.relative_to(ROOT)}: {n} lines" for path, n in lengths if n > most]
+
+
+def test_a_function_has_at_most_45_lines():
+    lengths = (
+        (file / node.name, node.end_lineno - node.lineno + 1)
+        for file in python_files()
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    assert long_ones(lengths, 45) == []
+
+
+def test_a_command_has_at_most_150_lines():
+    files = SCRIPTS.glob("*.py")
+    assert long_ones(((f, len(f.read_text().splitlines())) for f in files), 150) == []

@@ -1,6 +1,6 @@
 """Pickles made to harm whoever reads them: {name: bytes}. `CANARY` is the file a code run makes.
 
-python tests/embeddings_hostile.py FOLDER      writes them there, a file each
+python tests/support/embeddings_hostile.py FOLDER      writes each to a file of its own there
 """
 
 from __future__ import annotations
@@ -59,23 +59,22 @@ def dtype(code: str, state: bytes = b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\
     )
 
 
-def corpus() -> dict[str, bytes]:
-    """Every hostile pickle, by what it tries."""
-    shell, code = f"touch {CANARY}", f"open({CANARY!r}, 'w').close()"
-    huge8, huge4 = struct.pack("<Q", 1 << 40), struct.pack("<I", (1 << 32) - 1)
-    plain, largest = dtype("f4"), b"J\xff\xff\xff\x7f"
-    fields = b"(K\x03" + text("<") + b"N" + text("f") + b"\x85}K\x01K\x01K\x1btb"
+SHELL, CODE = f"touch {CANARY}", f"open({CANARY!r}, 'w').close()"
+PLAIN = dtype("f4")
+
+
+def running_code() -> dict[str, bytes]:
+    """Pickles that call a function."""
     return {
-        # Running code
-        "os.system": honest(extra=Calls(os.system, shell)),
-        "eval": honest(extra=Calls(eval, code)),
-        "exec": honest(extra=Calls(exec, code)),
+        "os.system": honest(extra=Calls(os.system, SHELL)),
+        "eval": honest(extra=Calls(eval, CODE)),
+        "exec": honest(extra=Calls(exec, CODE)),
         "open": honest(extra=Calls(open, CANARY, "w")),
-        "builtins by protocol 2": pickle.dumps({"embeddings": Calls(exec, code)}, 2),
-        "os.system by protocol 0": pickle.dumps({"embeddings": Calls(os.system, shell)}, 0),
+        "builtins by protocol 2": pickle.dumps({"embeddings": Calls(exec, CODE)}, 2),
+        "os.system by protocol 0": pickle.dumps({"embeddings": Calls(os.system, SHELL)}, 0),
         "getattr chain": honest(extra=Calls(getattr, Calls(__import__, "os"), "system")),
-        "INST": b"(S'" + shell.encode() + b"'\nios\nsystem\n.",
-        "OBJ": b"\x80\x02(" + name("os", "system") + text(shell) + b"o.",
+        "INST": b"(S'" + SHELL.encode() + b"'\nios\nsystem\n.",
+        "OBJ": b"\x80\x02(" + name("os", "system") + text(SHELL) + b"o.",
         "NEWOBJ": b"\x80\x02" + name("os", "system") + b")\x81.",
         "NEWOBJ_EX": b"\x80\x04" + name("os", "system") + b")}\x92.",
         "EXT1": b"\x80\x02\x82\x01.",
@@ -84,14 +83,20 @@ def corpus() -> dict[str, bytes]:
         "BINPERSID": b"\x80\x02" + text("x") + b"Q.",
         "dotted name": with_key(text("numpy") + text("core.multiarray.os.system") + b"\x93"),
         "numpy runstring": with_key(
-            name("numpy.testing._private.utils", "runstring") + text(code) + b"}\x86R"
+            name("numpy.testing._private.utils", "runstring") + text(CODE) + b"}\x86R"
         ),
         "BUILD of a global": with_key(name("numpy", "ndarray") + b"}b"),
         "BUILD of a dict": with_key(b"}}b"),
         "call of ndarray": with_key(name("numpy", "ndarray") + b"(K\x02tR"),
-        "call of a string": with_key(text("os.system") + b"(" + text(shell) + b"tR"),
+        "call of a string": with_key(text("os.system") + b"(" + text(SHELL) + b"tR"),
         "call with a list": with_key(name("numpy", "dtype") + b"]R"),
-        # Memory
+    }
+
+
+def filling_memory() -> dict[str, bytes]:
+    """Pickles that ask for more memory or time than their size."""
+    huge8, huge4 = struct.pack("<Q", 1 << 40), struct.pack("<I", (1 << 32) - 1)
+    return {
         "LONG_BINPUT": b"\x80\x02Kar\xff\xff\xff\x7f.",
         "bytearray": honest(extra=Calls(bytearray, 10**10)),
         "BYTEARRAY8 too long": with_key(b"\x96" + huge8 + b"abc"),
@@ -111,12 +116,19 @@ def corpus() -> dict[str, bytes]:
         "tuples that hash for ever": b"\x80\x04})" + b"\x94h\x00\x86" * 60 + b"Ns.",
         "endless name": b"\x80\x02c" + b"a" * 5_000_000,
         "repeated text": with_key(b"]" + (text("a" * 4000) + b"\x94a") * 9000),
-        # Arrays
-        "huge shape": with_key(array(largest * 2 + b"\x86", plain, b"C\x04abcd")),
-        "negative shape": with_key(array(b"J\xff\xff\xff\xffK\x04\x86", plain, b"C\x04abcd")),
-        "shape of text": with_key(array(text("ab") + b"\x85", plain, b"C\x04abcd")),
-        "nested shape": with_key(array(b"K\x01\x85K\x01\x86", plain, b"C\x04abcd")),
-        "more bytes than the shape": with_key(array(b"K\x01K\x01\x86", plain, b"C\x08abcdefgh")),
+    }
+
+
+def odd_arrays() -> dict[str, bytes]:
+    """Arrays whose shape, dtype or state is not what numpy writes."""
+    largest = b"J\xff\xff\xff\x7f"
+    fields = b"(K\x03" + text("<") + b"N" + text("f") + b"\x85}K\x01K\x01K\x1btb"
+    return {
+        "huge shape": with_key(array(largest * 2 + b"\x86", PLAIN, b"C\x04abcd")),
+        "negative shape": with_key(array(b"J\xff\xff\xff\xffK\x04\x86", PLAIN, b"C\x04abcd")),
+        "shape of text": with_key(array(text("ab") + b"\x85", PLAIN, b"C\x04abcd")),
+        "nested shape": with_key(array(b"K\x01\x85K\x01\x86", PLAIN, b"C\x04abcd")),
+        "more bytes than the shape": with_key(array(b"K\x01K\x01\x86", PLAIN, b"C\x08abcdefgh")),
         "object array": honest(embeddings=np.array([[1, "a"]], object)),
         "string array": honest(embeddings=np.array([["a", "b"]])),
         "structured array": honest(embeddings=np.zeros((2, 2), "f4,i4")),
@@ -126,7 +138,7 @@ def corpus() -> dict[str, bytes]:
             array(b"K\x01K\x01\x86", dtype("V999999999"), b"C\x04abcd")
         ),
         "dtype built twice": with_key(
-            plain + b"(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+            PLAIN + b"(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
         ),  # fmt: skip
         "array never filled": with_key(
             name("numpy.core.multiarray", "_reconstruct")
@@ -139,7 +151,12 @@ def corpus() -> dict[str, bytes]:
             + b"K\x00\x85C\x01b\x87R"
         ),  # fmt: skip
         "out-of-band buffer": b"\x80\x05}" + text("embeddings") + b"\x97s.",
-        # Form
+    }
+
+
+def broken_form() -> dict[str, bytes]:
+    """What is no whole, single pickle of one dict."""
+    return {
         "trailing bytes": honest() + b"cos\nsystem\n(S'true'\ntR.",
         "second pickle": honest() + honest(),
         "duplicate keys": b"\x80\x04}" + text("model") + b"Ns" + text("model") + b"K\x01s.",
@@ -159,6 +176,11 @@ def corpus() -> dict[str, bytes]:
             text("embeddings"), b"\x8c\x02\xc3("
         ),
     }
+
+
+def corpus() -> dict[str, bytes]:
+    """Every hostile pickle, by what it tries."""
+    return running_code() | filling_memory() | odd_arrays() | broken_form()
 
 
 def main() -> None:

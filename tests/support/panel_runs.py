@@ -17,6 +17,9 @@ from pathlib import Path
 from kit import jsonl
 from support.checkout import ROOT
 
+# A text of a run that must reach no page as markup.
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
+
 
 def losses(steps: int, every: int = 10, evaluate: int = 50) -> list[dict]:
     """Rows of metrics.jsonl: a loss that falls, and one of validation that stays above."""
