@@ -10,7 +10,7 @@ JOB = $(RUN) either jobs.py
 JOB_OPTIONS = $(if $(ENGINE),--engine "$(ENGINE)") $(if $(NODES),--nodes "$(NODES)") $(if $(GPUS),--gpus "$(GPUS)")
 JOB_OPTIONS += $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RATE),--rate "$(RATE)") $(if $(PARTITION),--partition "$(PARTITION)")
 NAME ?= train
-.PHONY: help job-run watch stop resume keep jobs costs setup-local setup-remote lock validate storage gpu verify-model sync-up sync-down drill-sync data ingest adapters train eval rlhf serve panel notebook pipeline rehearse embeddings drill-embeddings test test-fast lint bench
+.PHONY: help job-run watch stop resume keep jobs costs setup-local setup-remote setup-serve lock validate storage gpu verify-model sync-up sync-down drill-sync data ingest adapters train eval rlhf serve panel notebook pipeline rehearse embeddings drill-embeddings test test-fast lint bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^# ---/ {print "\n" substr($$0, 7)} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -20,7 +20,9 @@ setup-local: ## .venv-local: Python for data work on this machine
 	@./setup_local.sh $(ARGS)
 setup-remote: ## .venv-remote: the training environment, here or on HOST
 	@./setup_remote.sh $(ARGS)
-lock: ## resolve configs/requirements-*.in into the two hashed locks
+setup-serve: ## .venv-serve: vLLM for make serve ENGINE=vllm, here or on HOST
+	@./setup_remote.sh --serve $(ARGS)
+lock: ## resolve configs/requirements-*.in into the three hashed locks
 	@scripts/lock_environments.sh $(ARGS)
 
 # --- checks

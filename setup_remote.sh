@@ -5,11 +5,13 @@
 #   ./setup_remote.sh               this machine; or the host named in configs/paths_config.json
 #   ./setup_remote.sh gpu1          push the kit to an ssh host and run this there
 #   ./setup_remote.sh ./folder      a folder that stands in for a host
+#   ./setup_remote.sh --serve       vLLM's environment (.venv-serve) instead, Linux x86-64 alone
 #
 #   --here                 this machine, whatever the configuration names
 #   --allow-cpu            go on without an NVIDIA GPU: to rehearse, or to serve on a laptop
 #   --backend conda|venv   default: conda, mamba or micromamba where found, else venv
 #   --check                only report: GPU, disk, every file, every import, one NF4 forward
+#                          (with --serve: vLLM's options and kernels instead of the forward)
 #   --force                build the environment anew, whatever is there
 #
 # HOST=gpu1 REMOTE_DIR=tandem ./setup_remote.sh   the same by variables
@@ -25,13 +27,14 @@ set -euo pipefail
 # shellcheck source=scripts/setup/conda.sh
 . "$KIT_ROOT/scripts/setup/conda.sh"
 
-MODE=install FORCE=no FAILED=no BACKEND=auto ALLOW_CPU=no HERE=no NAMED=no
+MODE=install FORCE=no FAILED=no BACKEND=auto ALLOW_CPU=no HERE=no NAMED=no ENV_NAME=remote
 HOST=${HOST:-} PASSED=()
 while [ $# -gt 0 ]; do
   case $1 in
     --check) MODE=check PASSED+=("$1") ;;
     --force) FORCE=yes PASSED+=("$1") ;;
     --allow-cpu) ALLOW_CPU=yes PASSED+=("$1") ;;
+    --serve) ENV_NAME=serve PASSED+=("$1") ;;
     --here) HERE=yes ;;
     --backend=*) BACKEND=${1#*=} ;;
     --backend)
@@ -112,10 +115,11 @@ check_platform() {
 
 # final_check ENV: before the switch. On the GPU, unless --allow-cpu goes on without one.
 final_check() {
-  local device=(--gpu)
+  local device=(--gpu) what="one forward pass in 4 bits" script=nf4_forward.py
   if [ "$ALLOW_CPU" = yes ]; then device=(); fi
-  run_with_ticker "one forward pass in 4 bits" \
-    "$1/bin/python" "$KIT_ROOT/scripts/setup/nf4_forward.py" ${device[@]+"${device[@]}"}
+  if [ "$ENV_NAME" = serve ]; then what="vLLM's options and kernels" script=vllm_check.py; fi
+  run_with_ticker "$what" \
+    "$1/bin/python" "$KIT_ROOT/scripts/setup/$script" ${device[@]+"${device[@]}"}
 }
 
 check() {
@@ -138,14 +142,18 @@ if [ "$HERE" = no ]; then
   [ -z "$HOST" ] || set_up_host
 fi
 
-environment remote
+if [ "$ENV_NAME" = serve ] && [ "$(uname -sm)" != "Linux x86_64" ]; then
+  die "vLLM has wheels for Linux x86-64 alone, this is $(uname -sm);" \
+    "set it up on a GPU host, or serve here with make serve ENGINE=own"
+fi
+environment "$ENV_NAME"
 if [ "$MODE" = check ]; then
   check
   exit
 fi
 env_state
 if [ "$FORCE" = no ] && [ "$STATE" = ready ] && [ "$STAMPED_GPU:$ALLOW_CPU" != cpu:no ]; then
-  ok ".venv-remote  Python ${STAMPED_PYTHON%% *} ($STAMPED_BACKEND), nothing to do"
+  ok ".venv-$ENV_NAME  Python ${STAMPED_PYTHON%% *} ($STAMPED_BACKEND), nothing to do"
   exit 0
 fi
 
@@ -166,7 +174,9 @@ install_environment "$BACKEND"
 step "Summary"
 summary
 STEP=''
-if [ "$ALLOW_CPU" = yes ]; then
+if [ "$ENV_NAME" = serve ]; then
+  note "next: make serve ENGINE=vllm CHECKPOINT=NAME@VERSION"
+elif [ "$ALLOW_CPU" = yes ]; then
   note "next: make validate ARGS=\"--env remote --allow-cpu\""
 else
   note "next: make validate ARGS=\"--env remote\""

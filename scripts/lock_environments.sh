@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make the two locks again from configs/requirements-*.in: exact pins with hashes, one universal
-# lock each for Linux x86-64, macOS arm64 and Python 3.10 to 3.13. Pins that still fit stay.
+# Make the three locks again from configs/requirements-*.in: exact pins with hashes, one lock each for
+# Python 3.10 to 3.13 on Linux x86-64 and macOS arm64 (serve: Linux alone). Pins that fit stay.
 #
 #   scripts/lock_environments.sh                    after an edit of a .in file
 #   scripts/lock_environments.sh --upgrade          every package to the newest that fits
@@ -9,7 +9,7 @@
 #   scripts/lock_environments.sh --check            change nothing; fail where a lock is not what
 #                                                   its .in asks for, or lacks a wheel somewhere
 #
-# Both are replaced together, when both are made. Afterwards: make setup-local setup-remote test.
+# They are replaced together, when all are made. Afterwards: make setup-local setup-remote test.
 # Exit codes: 0 good, 1 no solution or a stale lock, 2 called wrongly.
 set -euo pipefail
 
@@ -38,12 +38,17 @@ while [ $# -gt 0 ]; do
   shift
 done
 
+# systems NAME: what a lock is for, in words.
+systems() {
+  if [ "$1" = serve ]; then printf 'Linux x86-64'; else printf 'Linux x86-64 and macOS arm64'; fi
+}
+
 # header NAME: the comment that a lock begins with: what made it, how it is changed, and each exact
 # pin of its .in file with the reason that is written there.
 header() {
   cat <<END
 # The $1 environment: exact versions with their hashes, one lock for Python 3.10 to 3.13 on
-# Linux x86-64 and macOS arm64. Made from configs/requirements-$1.in by \`make lock\` (uv $(uv_pin)).
+# $(systems "$1"). Made from configs/requirements-$1.in by \`make lock\` (uv $(uv_pin)).
 #
 # To install it: make setup-$1
 # To change it: edit configs/requirements-$1.in, never this file; then make lock, which keeps every
@@ -65,13 +70,14 @@ END
 
 # with_header NAME FOLDER: put the header before FOLDER/requirements-NAME.txt, in place of an old one.
 with_header() {
-  local lock=$2/requirements-$1.txt
+  local lock
+  lock=$2/$(lock_of "$1")
   { header "$1" && awk '/^[^#]/ { on = 1 } on' "$lock"; } >"$lock.part"
   mv -f "$lock.part" "$lock"
 }
 
-# compile NAME [OPTION...]: configs/requirements-NAME.in -> $NEW/requirements-NAME.txt, which
-# holds the old lock: uv keeps its pins where they fit.
+# compile NAME [OPTION...]: configs/requirements-NAME.in -> its lock in $NEW, which holds the old
+# one: uv keeps its pins where they fit.
 compile() {
   local name=$1
   shift
@@ -79,7 +85,7 @@ compile() {
   (cd "$NEW" && "$UV" pip compile --quiet --universal --python "$PYTHON" --python-version 3.10 \
     --generate-hashes --no-header ${UV_OPTIONS[@]+"${UV_OPTIONS[@]}"} \
     ${UPGRADE[@]+"${UPGRADE[@]}"} "$@" \
-    --output-file "requirements-$name.txt" "configs/requirements-$name.in" >/dev/null) ||
+    --output-file "$(lock_of "$name")" "configs/requirements-$name.in" >/dev/null) ||
     die "configs/requirements-$name.in has no solution, see above"
   with_header "$name" "$NEW"
 }
@@ -91,13 +97,14 @@ installs() {
   MACOSX_DEPLOYMENT_TARGET=14.0 "$UV" pip sync --quiet --dry-run --python "$venv/bin/python" \
     --python-version "$2" --python-platform "$3" --require-hashes --only-binary :all: \
     --no-binary langdetect --no-binary rouge-score ${UV_OPTIONS[@]+"${UV_OPTIONS[@]}"} \
-    "$NEW/requirements-$1.txt" ||
-    die "requirements-$1.txt does not install on Python $2, $3, see above"
-  ok "requirements-$1.txt  Python $2, $3"
+    "$NEW/$(lock_of "$1")" ||
+    die "$(lock_of "$1") does not install on Python $2, $3, see above"
+  ok "$(lock_of "$1")  Python $2, $3"
 }
 
+LOCKS=(remote local serve)
 if [ "$MODE" = headers ]; then
-  for name in local remote; do with_header "$name" "$KIT_ROOT"; done
+  for name in "${LOCKS[@]}"; do with_header "$name" "$KIT_ROOT"; done
   exit 0
 fi
 need_home
@@ -112,22 +119,23 @@ NEW=$(mktemp -d "$ENVS/.locks.XXXXXX") # beside them: mv is one rename
 UNFINISHED=$NEW
 mkdir "$NEW/configs"
 cp "$KIT_ROOT"/requirements-*.txt "$NEW/"
-cp "$KIT_ROOT"/configs/requirements-*.in "$NEW/configs/"
+cp "$KIT_ROOT"/configs/requirements-* "$NEW/configs/"
 compile remote
 compile local --constraint requirements-remote.txt
+compile serve --constraint configs/requirements-remote.in
 
-for name in local remote; do
-  if [ "$MODE" = check ] && ! cmp -s "$NEW/requirements-$name.txt" \
-    "$KIT_ROOT/requirements-$name.txt"; then
-    die "requirements-$name.txt is not what configs/requirements-$name.in asks for; make lock"
+for name in "${LOCKS[@]}"; do
+  lock=$(lock_of "$name")
+  if [ "$MODE" = check ] && ! cmp -s "$NEW/$lock" "$KIT_ROOT/$lock"; then
+    die "$lock is not what configs/requirements-$name.in asks for; make lock"
   fi
-  for platform in x86_64-manylinux_2_28 macos; do
+  platforms=(x86_64-manylinux_2_28 macos)
+  if [ "$name" = serve ]; then platforms=(x86_64-manylinux_2_31); fi
+  for platform in "${platforms[@]}"; do
     installs "$name" 3.10 "$platform"
     installs "$name" 3.13 "$platform"
   done
 done
 if [ "$MODE" = lock ]; then
-  for name in local remote; do
-    mv "$NEW/requirements-$name.txt" "$KIT_ROOT/requirements-$name.txt"
-  done
+  for name in "${LOCKS[@]}"; do mv "$NEW/$(lock_of "$name")" "$KIT_ROOT/$(lock_of "$name")"; done
 fi

@@ -56,7 +56,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--load-in-4bit", action=argparse.BooleanOptionalAction, help="the base in 4 bits: a third"
         " of the memory; default: as the first version was trained")  # fmt: skip
     add("--engine", choices=("own", "vllm"), default="own",
-        help="vllm: on a host with an NVIDIA GPU where vLLM is installed")  # fmt: skip
+        help="vllm: on a host with an NVIDIA GPU (make setup-serve)")  # fmt: skip
     add("--host", default="127.0.0.1", help="the address to listen on")
     add("--port", type=whole, default=8000, help="0: any free one")
     add("--token-file", type=Path, metavar="FILE", help="mode 0600; or the"

@@ -38,7 +38,7 @@ def program() -> str:
     if not command:
         raise console.Misuse(
             f"--engine vllm: no {PROGRAM}, and no vllm on the PATH",
-            "install vLLM there on a Linux host with an NVIDIA GPU, or use --engine own",
+            "make setup-serve installs it on a host with an NVIDIA GPU; or use --engine own",
         )
     return command
 

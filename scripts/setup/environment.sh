@@ -25,14 +25,23 @@ ENVS=$KIT_ROOT/.envs
 VERIFY=$KIT_ROOT/scripts/setup/verify_environment.py
 UV=${UV:-} DAMAGED='' GPU=none
 
+# lock_of NAME: the hashed lock of an environment, relative to the checkout.
+lock_of() {
+  case $1 in
+    serve) printf 'configs/requirements-serve.txt\n' ;;
+    *) printf 'requirements-%s.txt\n' "$1" ;;
+  esac
+}
+
 # environment NAME: which one this command makes, without the settings that would spoil it.
 environment() {
-  ENV_NAME=$1
+  ENV_NAME=$1 AGAIN=./$PROGRAM
+  if [ "$1" = serve ]; then AGAIN="$AGAIN --serve"; fi
   LINK=$KIT_ROOT/.venv-$1
-  LOCK=${TANDEM_LOCK:-$KIT_ROOT/requirements-$1.txt}
+  LOCK=${TANDEM_LOCK:-$KIT_ROOT/$(lock_of "$1")}
   REPORT=$ENVS/.report-$1
   [ -f "$LOCK" ] ||
-    usage_error "$LOCK: there is no such lock; restore it (git checkout -- ${LOCK##*/})"
+    usage_error "$LOCK: there is no such lock; restore it (git checkout -- $(lock_of "$1"))"
   need_home
   forget_variables
   on_interruption
@@ -270,8 +279,8 @@ check_packages() {
   local code=0 list
   env_state
   case $STATE in
-    absent) fail_line packages "not set up" "./$PROGRAM" ;;
-    other) fail_line packages "made from another lock, Python or back end" "./$PROGRAM" ;;
+    absent) fail_line packages "not set up" "$AGAIN" ;;
+    other) fail_line packages "made from another lock, Python or back end" "$AGAIN" ;;
     *)
       list=$(mktemp "${TMPDIR:-/tmp}/tandem-damaged.XXXXXX")
       run "$LINK/bin/python" -I -S "$VERIFY" --damaged "$list" "$LINK" || code=$?

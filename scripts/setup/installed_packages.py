@@ -116,6 +116,8 @@ def package_name(dist_info: Path) -> str:
 _NOT_OFFERED = {"tests", "test", "testing", "examples", "benchmarks", "docs", "sitecustomize"}
 # Modules for another package that we do not install, beside what we use of theirs.
 _NOT_OFFERED |= {"adbc_driver_duckdb", "matplotlib_inline"}
+# Its folder is put on the path by a .pth file, and imported as `cutlass`.
+_NOT_OFFERED |= {"nvidia_cutlass_dsl"}
 
 
 def modules(rows: Iterable[RecordedFile]) -> list[str]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Look at the place where an environment will be built, before anything is installed.
 
-    python scripts/setup/preflight.py local|remote
+    python scripts/setup/preflight.py local|remote|serve
 
 Whether .envs belongs to this user and can be written, programs may run there, symbolic links and
 locks work, files can still be made, TMPDIR and uv's cache are folders that can be written, and
@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from kit import console, paths  # noqa: E402
 from kit.report import Check, table, worst  # noqa: E402
 
-FILES = {"local": 25_000, "remote": 60_000}  # that an environment holds, rounded up
-GLIBC = {"local": (2, 17), "remote": (2, 28)}  # that the oldest of its wheels are built for
+# the files that an environment holds, rounded up, and what the oldest of its wheels are built for
+FILES = {"local": 25_000, "remote": 60_000, "serve": 60_000}
+GLIBC = {"local": (2, 17), "remote": (2, 28), "serve": (2, 31)}
 
 
 def check_owner(envs: Path) -> Iterator[Check]:
@@ -147,7 +148,7 @@ def look(root: Path, env: str) -> list[Check]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = console.ArgumentParser(__doc__)
-    parser.add_argument("env", choices=("local", "remote"))
+    parser.add_argument("env", choices=("local", "remote", "serve"))
     args = parser.parse_args(argv)
     checks = look(paths.ROOT, args.env)
     if checks:

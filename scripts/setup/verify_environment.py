@@ -168,8 +168,9 @@ def _few(items: list[str]) -> str:
 
 
 def _remedy(env: Path) -> str:
-    name = "remote" if "remote" in env.name else "local"
-    return f"./setup_{name}.sh repairs it; ./setup_{name}.sh --force rebuilds"
+    known = {"remote": "./setup_remote.sh", "serve": "./setup_remote.sh --serve"}
+    command = next((c for name, c in known.items() if name in env.name), "./setup_local.sh")
+    return f"{command} repairs it; {command} --force rebuilds"
 
 
 def parse(argv: list[str]) -> tuple:

@@ -120,10 +120,13 @@ def test_what_vllm_cannot_serve_is_refused_before_anything_starts(work, monkeypa
     from adapters import register
     from kit import console
     from serving import model_catalog, vllm_front
+    from setup import vllm_check
 
     adapter = register.register(work / "adapters", "one", "fine-lora")
     catalog = model_catalog.check([adapter], None, model_catalog.BaseOptions())
     assert "--enable-lora" in vllm_front.words(catalog, 1, 2, None)
+    asked = {word for word in vllm_front.words(catalog, 1, 2, 3) if word.startswith("--")}
+    assert asked <= set(vllm_check.CALL), "make setup-serve asks vLLM whether it takes each"
     monkeypatch.setattr(vllm_front.vllm, "RANKS", (1,))
     with pytest.raises(console.Problem, match="--format merged --output DIR, or --engine own"):
         vllm_front.words(catalog, 1, 2, None)

@@ -9,6 +9,8 @@ setup() {
   cp "$ROOT/scripts/lock_environments.sh" scripts/
   printf 'idna==3.7\n' >configs/requirements-remote.in
   printf 'packaging\n' >configs/requirements-local.in
+  printf 'attrs\nidna\n' >configs/requirements-serve.in
+  small_lock attrs idna >configs/requirements-serve.txt
   small_lock idna >requirements-remote.txt
   small_lock packaging >requirements-local.txt
 }
@@ -23,6 +25,10 @@ setup() {
   assert_output --partial 'idna==3.7 \'
   assert_output --partial '--hash=sha256:'
   refute_output --partial '://'
+  run cat configs/requirements-serve.txt
+  assert_output --partial 'idna==3.7 \' # the exact pins of the training environment hold
+  assert_output --partial '# Linux x86-64. Made from'
+  [ ! -e requirements-serve.txt ]
 }
 
 # bats test_tags=slow
