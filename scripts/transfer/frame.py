@@ -8,6 +8,7 @@ host can fill the memory or the disk here, or keep a command waiting for ever.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import select
 import time
@@ -20,6 +21,10 @@ class BrokenAnswer(Exception):
     """The answer is too long, or nothing came for too long; the text says which."""
 
 
+class TooLong(BrokenAnswer):
+    """More bytes came than may come."""
+
+
 def patience() -> float:
     """Seconds without a byte after which a host is given up: TANDEM_SILENCE, else 120."""
     return float(os.environ.get("TANDEM_SILENCE") or 120)
@@ -27,10 +32,14 @@ def patience() -> float:
 
 @dataclasses.dataclass(frozen=True)
 class AnswerLimits:
-    """What one answer may take: bytes on each stream, seconds without a byte."""
+    """What one answer may take: bytes on each stream, seconds without a byte.
+
+    `streamed`: bytes that are passed on as they come, where nobody holds them.
+    """
 
     stdout: int = 1 << 20
     stderr: int = 1 << 20
+    streamed: float = math.inf
     silence: float = dataclasses.field(default_factory=patience)
 
 
@@ -68,10 +77,10 @@ class AnswerFrame:
     ) -> Framed:
         """Read descriptor `stream` to the end mark or its end.
 
-        `sink` takes the body in pieces as it comes; then Framed.body stays empty and its length
-        has no limit. BrokenAnswer where a limit is passed.
+        `sink` takes the body in pieces as it comes; then Framed.body stays empty and `streamed`
+        is its limit. BrokenAnswer where a limit is passed.
         """
-        framed, held = Framed(), bytearray()
+        framed, held, came = Framed(), bytearray(), 0
         quiet_since = time.monotonic()
         while True:
             ready, _, _ = select.select([stream], [], [], 0.25)
@@ -85,6 +94,7 @@ class AnswerFrame:
             if not (chunk := os.read(stream, 1 << 18)):
                 return self._ended(framed, held, sink)
             held += chunk
+            came += len(chunk)
             if not framed.begun and not self._begin(framed, held):
                 continue
             if (at := held.find(self.end, max(0, len(held) - len(chunk) - len(self.end) - 4))) >= 0:
@@ -94,8 +104,9 @@ class AnswerFrame:
                     return self._ended(framed, held, sink)
             elif sink:
                 self._pass_on(held, sink)
-            if len(held) > limits.stdout:
-                raise BrokenAnswer(f"an answer longer than {limits.stdout >> 10} KB")
+            if len(held) > limits.stdout or (sink and came > limits.streamed + BANNER_BYTES):
+                most = limits.streamed if len(held) <= limits.stdout else limits.stdout
+                raise TooLong(f"an answer longer than {most // 1024:.0f} KB")
 
     def _begin(self, framed: Framed, held: bytearray) -> bool:
         """Cut the banner off once the begin mark is there."""

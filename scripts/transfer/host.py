@@ -292,7 +292,11 @@ class SshHost(Host):
         return f"{self.name}:{self.address.remote_dir}/{below}".rstrip("/") + "/"
 
     def rsync_shell(self) -> list[str]:
-        return ["-e", f"ssh -F '{self.private}/config'"]
+        """ssh through a script that lifts the limit on file sizes: it holds for rsync alone."""
+        script = self.private / "ssh"
+        limit = "ulimit -S -f unlimited 2>/dev/null"
+        script.write_text(f'{limit}\nexec {shlex.join(self.ssh())} "$@"\n', encoding="utf-8")
+        return ["-e", f"sh '{script}'"]
 
 
 def host_at(where: Address, accept_new: bool = False) -> FolderHost | SshHost:

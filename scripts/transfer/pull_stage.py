@@ -14,7 +14,7 @@ from pathlib import Path
 from kit import card_files, console, json_files, paths, publish
 from transfer import adapter_units, host_shell, local_files, record
 from transfer.adapter_units import is_version, unit_of
-from transfer.carriers import CopyCarrier, TarCarrier
+from transfer.carriers import CopyCarrier
 from transfer.frame import AnswerLimits
 from transfer.host import Host
 from transfer.listing import LISTING_BYTES, HostState, hashes_on
@@ -22,7 +22,9 @@ from transfer.placing import Keeper, flush
 from transfer.pull_plan import PullPlan, folder, local_path
 from transfer.push_plan import LAST as VOUCHING
 from transfer.push_stage import ROUNDS
+from transfer.received_files import GROWTH
 from transfer.rsync_carrier import RsyncCarrier
+from transfer.tar_carrier import TarCarrier
 
 TOPS = ("adapters", "reports")
 LAST = ("status.json", "report.json", "report.html", "index.json", *VOUCHING)
@@ -47,6 +49,7 @@ class PullStage:
     ):
         self.host, self.plan, self.carrier = host, plan, carrier
         self.digests: dict[str, str] = {}
+        self.larger: set[str] = set()  # than listed, in the last round
         self.stages = {top: folder(top) / ".incoming" / host.ident for top in TOPS}
         self.keepers = {top: Keeper(folder(top)) for top in TOPS}
         self.kept: list[Path] = []
@@ -73,11 +76,7 @@ class PullStage:
             if not bad:
                 break
         live = [p for p in bad if p in moved and not unit_of(p) and self.digests.get(p)]
-        broken = {
-            unit_of(p) or p: f"differs from the host's{self.carrier.cause}"
-            for p in bad
-            if p not in live
-        }
+        broken = {unit_of(p) or p: self._difference(p) for p in bad if p not in live}
         broken |= self._against_cards(broken)
         self._forget_others()
         with record.publishing():
@@ -89,14 +88,25 @@ class PullStage:
         """One transfer and comparison; the paths that do not agree."""
         sizes = {p: self.plan.there[p].size for p in pending}
         hashing = local_files.Background(hashes_on, self.host, sizes)
+        self.larger.clear()
         for top, stage in self.stages.items():
             names = {p.partition("/")[2]: sizes[p] for p in pending if p.startswith(top + "/")}
             if names:
-                self.carrier.fetch(list(names), top, stage, names)
+                growth = 0 if all(unit_of(f"{top}/{name}") for name in names) else GROWTH
+                larger = self.carrier.fetch(names, top, stage, growth)
+                self.larger |= {f"{top}/{name}" for name in larger}
         there = hashing.result()
         here = local_files.hash_all({p: self.staged(p) for p in pending})
         self.digests |= here
-        return [p for p in pending if not here[p] or here[p] != there.get(p)]
+        unequal = {p for p in pending if not here[p] or here[p] != there.get(p)}
+        return [p for p in pending if p in unequal | self.larger]
+
+    def _difference(self, path: str) -> str:
+        """Why a file that was fetched is not taken."""
+        if path not in self.larger:
+            return f"differs from the host's{self.carrier.cause}"
+        name = path.removeprefix(unit_of(path) + "/")
+        return f"is larger there than it was listed{f' ({name})' if unit_of(path) else ''}"
 
     def _look_again(self, bad: list[str]) -> set[str]:
         """List the host anew; returns those of `bad` that changed there since, forgets the gone."""

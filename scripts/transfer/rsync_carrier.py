@@ -19,11 +19,16 @@ from kit import console
 from transfer import refusals
 from transfer.host import TRIES, Host, wait_to_retry
 from transfer.progress_line import ProgressLine
+from transfer.received_files import cut_to_size, use_of
 from transfer.refusals import NETWORK
 
 SOME_FILES = {23, 24}
 NO_RSYNC = "install rsync there (apt-get install rsync, conda install rsync, brew install rsync)"
-SLACK = 64 << 20  # bytes by which files may grow while they are fetched
+MORE = "it sent more bytes than it had listed; cut off"
+# The kernel lets no file that rsync writes pass $1 blocks of 512 bytes; a signal would end rsync
+# before it says so.
+LIMITED = 'trap "" XFSZ; ulimit -S -f "$1" 2>/dev/null; shift; exec "$@"'
+PARTIAL = "/.rsync-partial/"
 
 
 class RsyncFailed(console.Problem):
@@ -47,41 +52,53 @@ class RsyncCarrier:
         """Copy `names` from the folder `source` here into the folder `below` in the kit there."""
         self._copy(names, folder_here(source), self.host.rsync_target(below), total)
 
-    def fetch(self, names: list[str], below: str, target: Path, sizes: dict[str, int]) -> None:
-        """Copy `names` from the folder `below` in the kit there into `target` here.
+    def fetch(self, sizes: dict[str, int], below: str, target: Path, growth: int) -> set[str]:
+        """Copy the files {name: bytes} from the folder `below` in the kit there into `target`.
 
-        No more bytes than were listed (and SLACK): a host that sends more is cut off.
+        A host that sends more bytes or files than it listed is cut off.
         """
         target.mkdir(parents=True, exist_ok=True)
-        total = sum(sizes.values())
-        guard = ByteGuard(target, int(total * 1.1) + SLACK)
+        guard = TransferGuard(target, sizes, growth)
         try:
-            self._copy(names, self.host.rsync_target(below), folder_here(target), total, guard)
+            self._copy(list(sizes), self.host.rsync_target(below), folder_here(target),
+                       sum(sizes.values()), guard)  # fmt: skip
         except RsyncFailed as failed:
             if failed.rc not in SOME_FILES:  # those show up in the comparison
                 raise
             self.cause = f" ({failed})"
+        if guard.passed:
+            self.cause = f" ({MORE})"
+            for path in target.rglob("*"):
+                if PARTIAL in f"{path}" and not path.is_dir():
+                    path.unlink()
+        return cut_to_size(target, sizes)
 
     def _copy(
-        self, names: list[str], source: str, target: str, total: int, guard: ByteGuard | None = None
+        self,
+        names: list[str],
+        source: str,
+        target: str,
+        total: int,
+        guard: TransferGuard | None = None,
     ) -> None:
         listed = self.host.private / f"files.{os.urandom(4).hex()}"
         listed.write_bytes(b"".join(os.fsencode(name) + b"\0" for name in names))
         shown = [rsync_tool.PROGRESS] if self.modern else ["--progress"]
         command = [self.tool, *rsync_tool.CORE, *shown, f"--files-from={listed}"]
         command += [*self.host.rsync_shell(), source, target]
+        if guard:
+            command = ["sh", "-c", LIMITED, "sh", str(guard.blocks), *command]
         self._persist(command, ProgressLine(total if self.modern else 0), guard)
 
-    def _persist(self, command: list[str], progress: ProgressLine, guard: ByteGuard | None) -> None:
+    def _persist(
+        self, command: list[str], progress: ProgressLine, guard: TransferGuard | None
+    ) -> None:
         tries, once_more = 0, True
         while True:
             rc, stderr = _once(command, self.host.environment(), progress, guard)
-            if guard and guard.passed:
-                raise RsyncFailed(
-                    f"{self.host.name}: it sent more bytes than it had listed; cut off",
-                    "look at what writes there, and at who answers there", 1,
-                )  # fmt: skip
-            if rc == 0:
+            if guard and "File too large" in stderr:
+                guard.passed = True
+            if rc == 0 or (guard and guard.passed):
                 return
             tries += 1
             if rc in SOME_FILES and once_more:
@@ -119,39 +136,37 @@ def _is_final(rc: int, stderr: str) -> bool:
     return noisy or refusals.is_final(stderr) or any(text in stderr for text in texts)
 
 
-class ByteGuard:
-    """Ends a transfer that brings more bytes into a folder than it may."""
+class TransferGuard:
+    """Ends a transfer that brings more bytes or files into a folder than were listed.
 
-    def __init__(self, folder: Path, limit: int):
-        self.folder, self.limit, self.passed = folder, limit, False
+    `growth`: bytes that may come beyond the listing; what earlier tries left is not counted.
+    """
+
+    def __init__(self, folder: Path, sizes: dict[str, int], growth: int):
+        left_bytes, left_files = use_of(folder, lambda path: PARTIAL in path)
+        self.folder, self.passed = folder, False
+        self.bytes = sum(sizes.values()) + growth + left_bytes
+        self.files = 2 * len(sizes) + left_files + 10  # a file that is written has two names
+        self.blocks = -(-(max(sizes.values(), default=0) + growth) // 512)
 
     def watch(self, process: subprocess.Popen) -> None:
-        """Look every second, and terminate `process` once the limit is passed."""
-        pause = 1.0
+        """Look again and again, and terminate `process` once a limit is passed."""
+        pause = 0.2
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(pause)
                 return
             began = time.monotonic()
-            if folder_bytes(self.folder) > self.limit:
+            size, number = use_of(self.folder)
+            if size > self.bytes or number > self.files:
                 self.passed = True
                 process.terminate()
                 return
-            pause = max(1.0, 20 * (time.monotonic() - began))
-
-
-def folder_bytes(folder: Path) -> int:
-    """The bytes of all files below `folder`."""
-    total = 0
-    for inner, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(f"{inner}/{name}").st_size
-    return total
+            pause = max(0.2, 20 * (time.monotonic() - began))
 
 
 def _once(
-    command: list[str], env: dict[str, str], progress: ProgressLine, guard: ByteGuard | None
+    command: list[str], env: dict[str, str], progress: ProgressLine, guard: TransferGuard | None
 ) -> tuple[int, str]:
     """One run of rsync: its exit code and stderr. Ended with this process, whatever ends it."""
     env = env | {"LC_ALL": "C"}

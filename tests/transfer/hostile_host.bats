@@ -145,3 +145,18 @@ nothing_came() { [ ! -e "$WORK/adapters/mapper" ] && [ ! -e "$WORK/adapters/runs
   bounded "$KIT/scripts/host_run.sh" gpu-test --detach odd -- true
   [ "$status" -ne 0 ]
 }
+
+# bats test_tags=slow
+@test "files larger than they were listed, by each carrier: named, cut off, not published" {
+  head -c 3000000 /dev/zero | tee "$THERE/adapters/mapper/v1.0.0/adapter_model.safetensors" \
+    "$THERE/reports/report.html" >"$THERE/adapters/runs/r1/final/adapter_model.safetensors"
+  for welcome in '' 'echo Welcome'; do # with a banner tar is the carrier
+    printf 'PATH=%s:$PATH; export PATH\n%s\n' "$BIN" "$welcome" >"$SSHD/env"
+    lie find '"$real" "$@" | perl -0pe "s/^([0-7]+ \d+) \d+ /\$1 2 /"'
+    bounded "$KIT/scripts/sync_from_remote.sh" gpu-test
+    expect 1
+    says "larger there than it was listed (adapter_model.safetensors)" "not taken"
+    nothing_came
+    [ -z "$(find "$WORK" -size +10k ! -path '*/.cache/*')" ]
+  done
+}
