@@ -11,6 +11,7 @@ from transfer import adapter_units, exclusions, local_files, sync_lines
 from transfer.adapter_units import is_version, unit_of
 from transfer.host import Host
 from transfer.listing import HostState, ListedFile, hashes_on
+from transfer.local_names import LocalNames
 from transfer.record import TransferRecord
 
 folder = functools.lru_cache(paths.folder)  # asked once for each file
@@ -47,7 +48,9 @@ class PullPlan:
         self.here = {path: local_files.look(local_path(path)) for path in self.there}
         self.fetch: dict[str, str] = {}
         self.same: list[str] = []
-        self._settle([path for path in self.there if not self._decide(path, args.verify)])
+        unsure = [path for path in self.there if not self._decide(path, args.verify)]
+        self._refuse_other_spellings([*self.fetch, *unsure])
+        self._settle([path for path in unsure if path in self.there])
         self._whole_units()
 
     def _travels(self, path: str, checkpoints: bool) -> bool:
@@ -108,6 +111,28 @@ class PullPlan:
         else:
             self.fetch[path] = "changed" if here else "new"
         return True
+
+    def _refuse_other_spellings(self, names_there: list[str]) -> None:
+        """Refuse what is here under a name that differs in case or in its Unicode form alone."""
+        names = LocalNames()
+        for path in dict.fromkeys(unit_of(p) or p for p in names_there):
+            top, _, rest = path.partition("/")
+            other = names.other_spelling(folder(top), rest)
+            if not other or self._is_ours(path):
+                continue
+            self.there.pop(path, None)
+            if unit_of(path + "/x") == path:
+                self._without(path)
+            self.refused[path] = (
+                f"is the same name as {paths.show(folder(top) / other)} here where case is "
+                "ignored, as on a Mac"
+            )
+        self.fetch = {path: what for path, what in self.fetch.items() if path in self.there}
+
+    def _is_ours(self, path: str) -> bool:
+        """Whether an earlier sync made the file here: some disks show a name in another form."""
+        known, here = self.record.files.get(path), self.here.get(path)
+        return bool(known and here) and known[1].split()[1:2] == here.sig.split()[1:2]
 
     def _settle(self, unsure: list[str]) -> None:
         """Compare the contents of `unsure`, on both sides at once."""

@@ -199,6 +199,32 @@ load ../support/transfer
   [ "$(find "$WORK/adapters" -maxdepth 1 -iname mapper | wc -l)" -eq 1 ]
 }
 
+@test "a name that is here in another spelling: said by name, and both sides stay as they are" {
+  use folder
+  results
+  printf 'x\n' | tee "$THERE/reports/Readme.md" "$THERE/reports/b.html" >"$THERE/reports/"$'e\xcc\x81.md'
+  mkdir -p "$WORK/reports" "$WORK/adapters/Mapper/v2.0.0" "$WORK/adapters/runs/R1"
+  printf 'mine\n' | tee "$WORK/reports/README.md" "$WORK/adapters/Mapper/v2.0.0/w" \
+    "$WORK/adapters/runs/R1/status.json" >"$WORK/reports/"$'\xc3\xa9.md'
+  mine() { cat "$WORK"/adapters/Mapper/v2.0.0/w "$WORK"/adapters/runs/R1/* "$WORK"/reports/*.md; }
+  before=$(mine)
+  down
+  expect 1
+  says "reports/Readme.md is the same name as" "reports/README.md here" "e"$'\xcc\x81.md' \
+    "adapters/mapper/v1.0.0 is the same name as" "adapters/Mapper here where case is ignored" \
+    "adapters/runs/r1/final, adapters/runs/r1/" "adapters/runs/R1 here" "not taken"
+  [ "$before" = "$(mine)" ]
+  [ "$(find "$WORK/adapters" "$WORK/reports" -type f | wc -l)" -eq 6 ] # b.html and report.html came
+  rm -rf "$WORK/adapters/Mapper" "$WORK/adapters/runs/R1" "$WORK"/reports/*.md
+  down
+  expect 0
+  diff -r "$THERE/reports" "$WORK/reports"
+  printf 'y\n' >"$THERE/reports/Readme.md" # the same spelling again is no clash
+  down
+  expect 0
+  diff -r "$THERE/reports" "$WORK/reports"
+}
+
 @test "a file edited here is kept in .replaced before the host's takes its place" {
   use folder
   results
