@@ -6,14 +6,13 @@ names match no module of the base, which PEFT only warns about. The logits decid
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 from typing import Any
 
 from adapters import effect, load
 from adapters.version_store import Version
 from adapters.weights import FILE, Difference
-from kit import console, publish
+from kit import clock, console, publish
 
 PROMPTS = (
     "What is the capital of France?",
@@ -60,7 +59,7 @@ def canary(
         "ok": finite and change > NOTHING,
         "change": change,
         "different_answers": sum(row["base"] != row["adapter"] for row in rows),
-        "when": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "when": clock.timestamp(),
         "prompts": rows,
     }
     publish.json_file(version.fact_file("canary"), result)

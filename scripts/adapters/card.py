@@ -11,7 +11,6 @@ files        {name: {sha256, bytes}} of every file of the version but card.json 
 
 from __future__ import annotations
 
-import datetime
 import math
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from adapters import card_schema, peft_config, weights
 from base_model import chat_template, identity, locate
 from config import yaml_reader
-from kit import console, json_files, paths
+from kit import clock, console, json_files, paths
 
 FILE = "card.json"
 MOST_BYTES = 4 << 20  # of a run's config.yaml
@@ -94,10 +93,9 @@ def build(run: Path, final: Path, evaluation: dict[str, Any] | None) -> dict[str
         text = f"task_type {config['task_type']}: an adapter that writes no text (a reward model?)"
         fix = "register the run that answers; ppo_trainer.py takes a reward model's run itself"
         raise weights.Difference(peft_config.FILE, text, fix)
-    now = datetime.datetime.now(datetime.timezone.utc)
     return {
         "format": card_schema.FORMAT,
-        "created": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created": clock.timestamp(),
         "run": run_section(run, facts, status),
         "base": base_section(facts, config, adapter),
         "adapter": adapter_section(config, adapter),

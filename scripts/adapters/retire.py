@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
-
 from adapters.version_store import Version
-from kit import console, publish
+from kit import clock, console, publish
 
 
 def retire(version: Version, reason: str) -> None:
     """Mark a version as retired, with the reason and the time."""
     if not reason.strip():
         raise console.Misuse("retiring needs a reason", '--reason "answers in the wrong language"')
-    when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    when = clock.timestamp()
     publish.json_file(version.fact_file("retired"), {"reason": reason, "when": when})
 
 

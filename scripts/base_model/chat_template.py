@@ -65,7 +65,7 @@ def read(file: str | Path) -> str:
     try:
         return Path(file).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        why = getattr(error, "strerror", None) or console.first_line(error)
         raise console.Misuse(
             f"model.chat_template: {file} cannot be read ({why})",
             "name a Jinja file in UTF-8, or null for the tokenizer's own",

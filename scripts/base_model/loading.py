@@ -18,11 +18,6 @@ from kit import console, paths
 ADAPTER = "adapter_model.safetensors"
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, for messages of one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
 def quiet() -> None:
     """Hide the libraries' progress bars and the warnings that are known to mean nothing."""
     logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # a CPU without AMX says so
@@ -126,7 +121,7 @@ def load(
     except Exception as error:  # an odd config.json makes the model's own code fail anywhere
         refuse_full_memory(error)
         raise console.Problem(
-            f"{paths.show(folder)}: the model could not be loaded ({first_line(error)})",
+            f"{paths.show(folder)}: the model could not be loaded ({console.first_line(error)})",
             remedy
             or f"python scripts/verify_model.py {paths.show(folder)} --hash looks for a "
             f"broken file",
@@ -140,7 +135,7 @@ def refuse_full_memory(error: Exception) -> None:
     import torch
 
     if memory_is_full(error):
-        raise torch.OutOfMemoryError(first_line(error)) from None
+        raise torch.OutOfMemoryError(console.first_line(error)) from None
 
 
 def keep_4bit_weights_as_they_are(model: Any) -> None:
@@ -173,7 +168,8 @@ def attach(
         )
     except Exception as error:  # PEFT raises what its layers raise
         refuse_full_memory(error)
+        why = console.first_line(error)
         raise console.Problem(
-            f"{paths.show(adapter)}: the adapter does not fit the base model ({first_line(error)})",
+            f"{paths.show(adapter)}: the adapter does not fit the base model ({why})",
             "give the base model that it was trained on",
         ) from None

@@ -77,7 +77,7 @@ def _from_pretrained(kind, folder: str | os.PathLike, **more: Any) -> tuple[Any,
             )
         except Exception as error:  # the Rust library raises plain Exceptions for a broken file
             raise console.Problem(
-                f"{paths.show(folder)}: no tokenizer could be loaded ({_first_line(error)})",
+                f"{paths.show(folder)}: no tokenizer could be loaded ({console.first_line(error)})",
                 "download tokenizer.json and tokenizer_config.json again (docs/MODEL_DOWNLOAD.md)",
             ) from None
     return made, warnings
@@ -163,7 +163,3 @@ def _unused_token(tokenizer) -> str:
         if token in vocabulary:
             return token
     return tokenizer.eos_token
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

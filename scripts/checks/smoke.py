@@ -85,8 +85,7 @@ def attempt(name: str, use: Callable[[], str], fix: str) -> Check:
     try:
         return Check(name, "ok", use())
     except Exception as error:
-        first = (str(error).strip() or "no message").splitlines()[0]
-        return Check(name, "fail", f"{type(error).__name__}: {first}", fix)
+        return Check(name, "fail", f"{type(error).__name__}: {console.first_line(error)}", fix)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from base_model import tokenizer
 from corpus.rows import Row
+from kit import console
 
 _WIDE = re.compile("[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
 
@@ -49,7 +50,7 @@ def count(rows: Sequence[Row], tokenizer: Any | None) -> tuple[list[int | str], 
                 tokenizer.apply_chat_template(row.messages, tools=row.tools, tokenize=False)
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
-            results[i] = str(error).split("\n")[0] or type(error).__name__
+            results[i] = console.first_line(error)
             texts.append(None)
     for start in range(0, len(rows), 1000):
         places = [i for i in range(start, min(start + 1000, len(rows))) if texts[i] is not None]

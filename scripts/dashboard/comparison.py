@@ -74,7 +74,7 @@ class ComparedServer:
             raise ApiError(501, "no_server", f"{SCRIPT} is not part of this checkout")
         if self.describe()["state"] in ("ready", "starting"):
             raise ApiError(409, "busy", "a model server runs already", "stop it first")
-        port = _free_port()
+        port = web.free_port()
         _log().unlink(missing_ok=True)
         job = jobs.detach(
             [*serve_words(reference), "--port", str(port)], _log(),
@@ -167,9 +167,3 @@ def _record() -> Path:
 
 def _log() -> Path:
     return jobs.folder() / "model_server.log"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -7,7 +7,6 @@ and which ends with it, however it ends. A training that somebody started in a t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboard import training_runs as runs
-from kit import console, paths, publish
+from kit import console, lock, paths, publish
 from serving import web
 from serving.api_errors import ApiError
 from training import run_lock
@@ -64,16 +63,14 @@ def busy() -> ApiError | None:
 
 
 @contextlib.contextmanager
-def lock():
+def training_lock():
     """The file descriptor of the lock; 409 where a training holds it."""
     file = folder() / "training.lock"
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock.try_lock(descriptor, paths.show(file.parent)):
             wait = "wait for its end, or stop it first"
-            raise busy() or ApiError(409, "busy", "a training is starting", wait) from None
+            raise busy() or ApiError(409, "busy", "a training is starting", wait)
         yield descriptor
     finally:
         os.close(descriptor)  # the trainer keeps its own
@@ -84,7 +81,7 @@ def start(run: Path, words: list[str], resume: bool) -> dict[str, Any]:
 
     ApiError with 409 while another training runs.
     """
-    with lock() as descriptor:
+    with training_lock() as descriptor:
         refusal = busy()
         if refusal:
             raise refusal

@@ -36,7 +36,7 @@ def load(output: Path, manifest: dict[str, Any], rows: Articles, where: Path | N
         build_collection(client, output, manifest, rows)
     except chromadb.errors.ChromaError as error:
         raise console.Problem(
-            f"{folder}: Chroma says: {str(error).splitlines()[0][:200]}",
+            f"{folder}: Chroma says: {console.first_line(error)[:200]}",
             "name another --index-dir, or move that folder away",
         ) from None
     return folder

@@ -12,7 +12,7 @@ from typing import Any
 from adapters import metrics
 from base_model.memory_errors import memory_is_full
 from evaluation import example_rows, intervals, score_report
-from kit import console, jsonl, paths, publish
+from kit import clock, console, jsonl, paths, publish
 
 
 @dataclasses.dataclass
@@ -266,6 +266,6 @@ def _report(args, settings, examples, columns: list[Column], name: str, facts: d
         "rag": settings.rag.model_dump() if settings.rag.collection else None,
         "bleu_signature": metrics.bleu_signature(references, tokenize),
         "unicode_rows": columns[0].scores.unicode_rows,
-        "created": score_report.now(),
+        "created": clock.name_stamp(),
         "settings": settings.model_dump(exclude={"model", "quantization"}) | facts,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,11 +35,6 @@ def regressions(examples, columns: Sequence[Any], most: int) -> list[dict[str, A
         gaps.append((*(ours[name] - base[name] for name in metrics.ROWS_RANKED), i))
     worse = sorted(gap for gap in gaps if gap[:-1] < (0.0,) * len(metrics.ROWS_RANKED))
     return [row_facts(examples[gap[-1]], columns, gap[-1]) for gap in worse[:most]]
-
-
-def now() -> str:
-    """The time as reports and their names have it: 20261121-081530 (UTC)."""
-    return f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%d-%H%M%S}"
 
 
 def table(report: dict[str, Any]) -> str:

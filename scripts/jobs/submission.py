@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs import budget, contract, engines, files
 from jobs.contract import Job
-from kit import console, paths, publish
+from kit import clock, console, paths, publish
 from transfer.host import Host
 
 TRAINER = (".venv-remote/bin/python", "scripts/lora_trainer.py")
@@ -90,7 +90,7 @@ def make(request: Request, host: Host, settings: Any) -> Job:
 
 def new_run_id(name: str) -> str:
     """The id of the run, fixed now: the job's name and the moment, so that it sorts by time."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{name}"
+    return f"{clock.name_stamp()}-{name}"
 
 
 def trainer_words(request: Request) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from jobs import contract, watchdog  # noqa: E402
-from kit import console, publish  # noqa: E402
+from kit import clock, console, publish  # noqa: E402
 
 LOOK_SECONDS = float(os.environ.get("TANDEM_SUPERVISOR_SECONDS") or 1)
 AT_ONCE = "9"  # in the file `stop`: without a checkpoint
@@ -153,7 +153,7 @@ class Supervisor:
 
     def log(self, text: str) -> None:
         """A line of the job's log."""
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        stamp = clock.timestamp()
         with (self.folder / "log.txt").open("a", encoding="utf-8") as f:
             f.write(f"{stamp} job {self.folder.name}: {text}\n")
 

@@ -68,6 +68,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text without its full stop, or the error's type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def result(text: str) -> None:
     """A line of the command's result, on stdout."""
     print(printable(text), flush=True)

@@ -33,12 +33,12 @@ def parse(data: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     except RecursionError:
-        raise ValueError("nested too deep") from None
+        raise ValueError(f"nested deeper than {MOST_DEPTH} levels") from None
     except json.JSONDecodeError:
         raise ValueError("not JSON") from None
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    _check_depth(value)
+    check_size(value)
     if _SURROGATE.search(data):
         _check_texts(value)
     return value
@@ -63,15 +63,21 @@ def _finite(digits: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _check_depth(value: Any) -> None:
-    """ValueError where objects and lists are nested deeper than MOST_DEPTH, without recursion."""
-    level = [value]
-    for _ in range(MOST_DEPTH):
-        children = (v.values() if isinstance(v, dict) else v for v in level)
-        level = [inner for v in children for inner in v if isinstance(inner, dict | list)]
-        if not level:
-            return
-    raise ValueError("nested too deep")
+def check_size(value: Any, depth: int = MOST_DEPTH, parts: float = math.inf) -> None:
+    """ValueError where lists and objects nest deeper than `depth`, or a level has too many parts.
+
+    `parts` bounds what the anchors of a small YAML file expand to. Without recursion.
+    """
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(depth):
+        inner: list[Any] = []
+        for container in level:
+            inner += container.values() if isinstance(container, dict) else container
+            if len(inner) > parts:
+                raise ValueError(f"more than {parts:,} parts")
+        level = [part for part in inner if isinstance(part, dict | list)]
+    if level:
+        raise ValueError(f"nested deeper than {depth} levels")
 
 
 def _check_texts(value: Any) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from kit import console
 from serving.answer_text import AnswerText
 
 
@@ -85,7 +86,7 @@ class AnswerRow:
         try:
             return self._take(token)
         except Exception as error:
-            return self.fail(first_line(error))
+            return self.fail(console.first_line(error))
 
     def _take(self, token: int) -> Piece | None:
         self.first = self.first or time.monotonic()
@@ -111,8 +112,3 @@ class AnswerRow:
         """The last piece of an answer that went wrong."""
         self.ended = True
         return Piece(self, why, "error")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type's name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

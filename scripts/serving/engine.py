@@ -17,7 +17,7 @@ from typing import Any
 
 from kit import console
 from serving import sampling
-from serving.answer_row import AnswerRow, Piece, first_line
+from serving.answer_row import AnswerRow, Piece
 from serving.batch import Batch, new_cache
 from serving.forward import BASE, ForwardPass, out_of_memory
 
@@ -244,7 +244,7 @@ class Engine:
         """A step of `rows` broke: one row alone ends with the error, several are read again."""
         import torch
 
-        line = first_line(error)
+        line = console.first_line(error)
         if self._batch and any(answer in rows for answer in self._batch.answers):
             self._batch = None
         rows = [answer for answer in rows if not (answer.ended or answer.cancelled)]
@@ -269,7 +269,7 @@ class Engine:
         try:
             self._probe(self._served[-1])
         except Exception as error:
-            console.warn(f"the model fails: {first_line(error)}")
+            console.warn(f"the model fails: {console.first_line(error)}")
             return False
         return True
 

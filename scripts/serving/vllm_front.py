@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from typing import Any
 
 from adapters.exports import vllm
 from kit import console, paths
+from serving import web
 from serving.api_errors import ApiError
 from serving.api_requests import read_object
 from serving.model_catalog import Catalog, Served
@@ -98,9 +98,7 @@ class VllmService(Service):
     relays = True
 
     def _build_engine(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = web.free_port()
         self.url, self._key = f"http://127.0.0.1:{port}", secrets.token_hex(24)
         self._running = 0
         call = words(self.catalog, port, self.limits.rows, self.limits.context)

@@ -78,6 +78,13 @@ def listen(host: str, port: int, token: str | None) -> tuple[socket.socket, bool
     return sock, loopback
 
 
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nothing listens now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
 def address_of(sock: socket.socket) -> str:
     """'127.0.0.1:8000', '[::1]:8000': where a socket listens, as it is written in a URL."""
     host, port = sock.getsockname()[:2]

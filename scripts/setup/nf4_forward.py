@@ -66,7 +66,7 @@ def why_no_gpu() -> tuple[str, str]:
         torch.cuda.init()
         reason = "it finds no device"
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = console.first_line(error)
     text = f"on the CPU: {name} for CUDA {torch.version.cuda} sees no GPU: {reason}"
     return (
         text,
@@ -82,8 +82,8 @@ def check(gpu: bool) -> Check:
         if gpu and device != "cuda":
             return Check(name, "fail", *why_no_gpu())
     except Exception as failure:  # whatever a broken CUDA set-up raises
-        first = (str(failure).strip() or "no message").splitlines()[0]
-        return Check(name, "fail", f"{type(failure).__name__}: {first}", FIX)
+        text = f"{type(failure).__name__}: {console.first_line(failure)}"
+        return Check(name, "fail", text, FIX)
     status = "ok" if error < ALLOWED else "fail"
     text = f"on {device}, {error:.3f} off float32 (below {ALLOWED} is good)"
     return Check(name, status, text, "" if status == "ok" else FIX)

@@ -6,7 +6,6 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterator
 
-from base_model import loading
 from base_model.memory_errors import memory_is_full
 from kit import console
 from training.run_folder import RunFolder
@@ -32,7 +31,7 @@ def recorded(
             problem = out_of_memory(error)
         elif disk_is_full(error):
             problem = console.Problem(
-                f"the disk is full ({loading.first_line(error)})",
+                f"the disk is full ({console.first_line(error)})",
                 "free space there; --resume goes on (not ppo)",
             )
         else:
@@ -53,7 +52,7 @@ def disk_is_full(error: BaseException) -> bool:
 def end_failed(writer: RunFolder | None, error: Exception) -> None:
     """Write down that the run failed, as far as the disk has room for it."""
     if writer:
-        why = loading.first_line(error)
+        why = console.first_line(error)
         with contextlib.suppress(OSError):
             writer.end("failed", error=why)
         with contextlib.suppress(OSError):

@@ -7,7 +7,6 @@ adapters/runs/<run-id>/  config.yaml  run.json  status.json  metrics.jsonl  log.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kit import console, jsonl, paths, publish
+from kit import clock, console, jsonl, paths, publish
 from training import run_lock, run_schema
 
 UNFINISHED = ("running", "stopped", "failed")
@@ -28,8 +27,7 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 def new_id() -> str:
     """A new run id that sorts by time: 20261121-081530-3f2a."""
-    now = datetime.datetime.now(datetime.timezone.utc)
-    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return f"{clock.name_stamp()}-{secrets.token_hex(2)}"
 
 
 def all_runs(root: Path | None = None) -> list[Path]:
@@ -204,7 +202,7 @@ class RunFolder:
 
     def log(self, text: str) -> None:
         """Append one line to log.txt and show it, if somebody still reads stderr."""
-        stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        stamp = clock.timestamp()
         with (self.folder / "log.txt").open("a", encoding="utf-8") as f:
             f.write(f"{stamp} {text}\n")
         with contextlib.suppress(OSError):

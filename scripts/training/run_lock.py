@@ -7,7 +7,6 @@ A folder that was copied from another machine brings the file but never the lock
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -16,10 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kit import console
+from kit import console, lock
 
 LOCK_FILE = ".lock"
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # what a disk without flock answers
 TRAINERS = ("lora_trainer.py", "reward_model.py", "ppo_trainer.py")
 
 _held: dict[Path, int] = {}  # run folder -> descriptor of its lock, open while this process lives
@@ -40,7 +38,7 @@ def hold(run: Path) -> None:
         ) from None
     except OSError as error:
         os.close(descriptor)
-        if error.errno not in NO_LOCKS:
+        if error.errno not in lock.NO_LOCKS:
             raise
         console.warn(
             f"{run}: this disk has no file locks, so nothing stops a second process there; "

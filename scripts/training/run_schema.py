@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from config import yaml_reader
+from kit import json_files
 
 MOST_BYTES = 4 << 20  # of status.json, run.json, config.yaml
 MOST_DEPTH = 12
-MOST_PARTS = 200_000
+MOST_PARTS = 200_000  # what a YAML file's anchors may expand to
 MOST_NUMBER = 1e15  # above it a step, a time or a count is no such thing
 STATES = ("running", "stopped", "failed", "completed", "hung")
 
@@ -49,24 +50,16 @@ def parse_object(text: str) -> dict[str, Any]:
         raise DamagedFile("not JSON") from None
     if not isinstance(value, dict):
         raise DamagedFile(f"a JSON {type(value).__name__} instead of an object")
-    check_depth(value)
+    check_size(value)
     return value
 
 
-def check_depth(value: Any) -> None:
-    """DamagedFile where a value is nested deeper than MOST_DEPTH or has too many parts.
-
-    YAML's anchors can make a small text expand without end; MOST_PARTS bounds that too.
-    """
-    level = [value]
-    for _ in range(MOST_DEPTH):
-        if len(level) > MOST_PARTS:
-            raise DamagedFile(f"more than {MOST_PARTS:,} parts")
-        level = [inner for v in level if isinstance(v, dict | list)
-                 for inner in (v.values() if isinstance(v, dict) else v)]  # fmt: skip
-        if not level:
-            return
-    raise DamagedFile(f"nested deeper than {MOST_DEPTH} levels")
+def check_size(value: Any) -> None:
+    """DamagedFile where a value is nested deeper than MOST_DEPTH or has too many parts."""
+    try:
+        json_files.check_size(value, MOST_DEPTH, MOST_PARTS)
+    except ValueError as error:
+        raise DamagedFile(str(error)) from None
 
 
 def is_text(value: Any) -> bool:
@@ -163,5 +156,5 @@ def config(text: str) -> dict[str, Any]:
         raise DamagedFile("not YAML") from None
     if not isinstance(value, dict):
         raise DamagedFile("not a configuration")
-    check_depth(value)
+    check_size(value)
     return value

@@ -81,7 +81,7 @@ def check_names(folder: Path, layers: int) -> list[str]:
         with safe_open(file, framework="pt") as tensors:
             names = list(tensors.keys())
     except (OSError, SafetensorError) as error:
-        raise _bad(file, f"cannot be read back ({str(error).strip().splitlines()[0]})") from None
+        raise _bad(file, f"cannot be read back ({console.first_line(error)})") from None
     parts = [name for name in names if any(part in name for part in ADAPTER_PARTS)]
     if len(parts) != 2 * layers:
         raise _bad(file, f"{len(parts)} LoRA tensors were saved, {2 * layers} were expected")

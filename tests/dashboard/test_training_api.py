@@ -1,5 +1,6 @@
 """The training API plans, asks for a confirmation, and starts and stops one training at a time."""
 
+import errno
 import fcntl
 import json
 import time
@@ -79,6 +80,19 @@ def test_the_lock_of_a_training_that_has_written_nothing_yet_holds(work):
         training_jobs.start(work / "adapters" / "runs" / "second", ["paths.py"], False)
     assert refusal.value.status == 409
     assert not (work / "adapters" / "runs" / "second").exists()
+
+
+def test_a_disk_without_locks_keeps_no_training_from_starting(work, monkeypatch, capsys):
+    from dashboard import training_jobs
+    from kit import lock
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with training_jobs.training_lock() as descriptor:
+        assert descriptor > 2
+    assert "this file system has no locks" in capsys.readouterr().err
 
 
 def test_stopping_twice_sends_one_signal_and_now_sends_another(client, work, trainer):

@@ -7,7 +7,6 @@ from typing import Any
 
 from adapters import effect, load
 from adapters.version_store import Version
-from base_model import loading as base_loading
 from base_model.memory_errors import memory_is_full
 from kit import console, publish
 
@@ -69,6 +68,6 @@ def _merge(version: Version, model) -> Any:
                 f"{version.reference}: out of GPU memory", "merge it with --device cpu"
             ) from None
         raise console.Problem(
-            f"{version.reference} cannot be merged ({base_loading.first_line(error)})",
+            f"{version.reference} cannot be merged ({console.first_line(error)})",
             f"serve it: python scripts/model_server.py --checkpoint {version.reference}",
         ) from None
