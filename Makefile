@@ -2,7 +2,7 @@
 # HOST=gpu1 (ssh) or HOST=./folder   REMOTE_DIR=dir   RAW=path   DRY_RUN=1   CONFIRM=1   ARGS="--any --flags"
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-export HOST RAW DRY_RUN CHECKPOINT REMOTE_DIR
+export HOST RAW DRY_RUN CHECKPOINT REMOTE_DIR BUCKET
 RUN := scripts/kit/run.sh
 CONFIRMED = $(filter-out 0 no No NO n false False off,$(CONFIRM))
 YES = $(if $(CONFIRMED),--confirm)
@@ -36,9 +36,9 @@ verify-model: ## the base model's files (ARGS=--hash reads every byte)
 	@$(RUN) any verify_model.py $(ARGS)
 
 # --- transfer
-sync-up: ## kit, configs and data to HOST (DRY_RUN=1 plans)
+sync-up: ## kit, configs and data to HOST, or to BUCKET=s3:name/path (DRY_RUN=1 plans)
 	@scripts/sync_to_remote.sh $(ARGS)
-sync-down: ## adapters and reports from HOST (DRY_RUN=1 plans)
+sync-down: ## adapters and reports from HOST or BUCKET (DRY_RUN=1 plans)
 	@scripts/sync_from_remote.sh $(ARGS)
 drill-sync: ## edits, kills and full disks at random moments of both, then every byte is looked for
 	@$(RUN) local ../tests/transfer/drill_sync.py $(ARGS)

@@ -10,6 +10,7 @@
 #   --with-checkpoints      bring the checkpoints of runs too
 #   --verify, --checksum    read every file on both sides again, not only what was touched
 #   --accept-new-host-key   trust a host that this machine has never seen
+#   --bucket REMOTE:PATH    a bucket instead of a host, through rclone (the variable BUCKET, too)
 #
 # A version (adapters/NAME/vX.Y.Z) and a run's final/ come complete or not at all: they wait in
 # adapters/.incoming/ until SHA-256 agrees with the host and with card.json. A version that is

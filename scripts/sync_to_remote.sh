@@ -11,6 +11,7 @@
 #   --verify, --checksum    read every file on both sides again, not only what was touched
 #   --delete N              move at most N files that are gone here to .replaced/ there
 #   --accept-new-host-key   trust a host that this machine has never seen
+#   --bucket REMOTE:PATH    a bucket instead of a host, through rclone (the variable BUCKET, too)
 #
 # Up go: what git tracks, configs/, data/processed, data/synthetic. Never: secrets, .git,
 # environments, base models, raw data, caches. Each file is compared by SHA-256 on the host before

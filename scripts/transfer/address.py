@@ -1,4 +1,4 @@
-"""HOST and REMOTE_DIR, read and checked: an ssh name or a folder, and the kit's folder there.
+"""HOST, REMOTE_DIR and BUCKET, read and checked: an ssh name, a folder or a bucket of rclone's.
 
 A HOST is what one types after `ssh`, or a folder beginning with /, ./ or ../ that stands in for a
 host's home. Names are allow-listed because remote quoting cannot be made portable: rsync and
@@ -18,6 +18,8 @@ from kit import console, paths
 SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?")
 REMOTE_PATH = re.compile(r"[A-Za-z0-9._/+=@~-]+")
 WITH_PORT = re.compile(r"(?:ssh://)?([^\s:/]+?)(?:\s+-p\s*|:)(\d+)/?|ssh://([^\s:/]+)/?")
+BUCKET_NAME = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.+@-]*):(.*)", re.DOTALL)
+A_BUCKET = "BUCKET=REMOTE:name/path, where rclone listremotes lists REMOTE"
 NO_HOST = (
     "name one: as the argument (gpu1, me@10.0.0.7, ./folder), in HOST=, "
     "or as host in configs/paths_config.json"
@@ -101,6 +103,44 @@ def _folder(name: str, remote_dir: str) -> Address:
             f"HOST {name}: {kit_there} is this checkout itself", "name another folder"
         )
     return Address(name, remote_dir, folder)
+
+
+def chosen_bucket(named: str | None, host: str | None) -> str:
+    """The bucket that the argument or the variable BUCKET names; '' where a host is meant."""
+    bucket = named or ("" if host else os.environ.get("BUCKET", ""))
+    if bucket and (other := host or paths.host_variable()):
+        raise console.Misuse(
+            f"both HOST={other} and BUCKET={_shown(bucket)}",
+            "a sync has one other side: name one of them",
+        )
+    return bucket
+
+
+def parse_bucket(text: str) -> Address:
+    """The Address of BUCKET; a Misuse names what is wrong with it."""
+    if match := re.fullmatch(r"(s3|gs|gcs|az|r2)://(.+)", text):
+        raise console.Misuse(
+            f"BUCKET {text!r}: a URL does not go here",
+            f"name the remote that rclone has for it: BUCKET={match[1]}:{match[2]}",
+        )
+    if text.startswith((":", "/", ".")) or not (match := BUCKET_NAME.fullmatch(text)):
+        why = "keys do not belong into a command" if text.startswith(":") else "it names no remote"
+        raise console.Misuse(f"BUCKET {_shown(text)}: {why}", A_BUCKET)
+    path = re.sub(r"/(\./|/)*", "/", match[2]).strip("/")
+    parts = path.split("/")
+    if not path or not REMOTE_PATH.fullmatch(path) or {"..", "."} & set(parts) or path[0] in "-~":
+        raise console.Misuse(
+            f"BUCKET {_shown(text)}: {path!r} cannot be used" if path else
+            f"BUCKET {text!r} names no bucket",
+            f"{A_BUCKET}; a path of letters, digits and . _ / + = @ ~ -",
+        )  # fmt: skip
+    return Address(f"{match[1]}:{path}", "")
+
+
+def _shown(text: str) -> str:
+    """BUCKET as a message may give it: without what follows the first comma or '='."""
+    cut = re.split(r"[,=]", text)[0]
+    return repr(cut if cut == text else f"{cut}…")
 
 
 def check_remote_dir(text: str) -> str:

@@ -1,8 +1,9 @@
 """How files get to a host and back: rsync, a plain copy (a folder), tar over ssh (no rsync).
 
-All three have `send` and `fetch` of one shape. They only move bytes into staging folders: what
-arrived is hashed on both sides afterwards, whichever of them brought it. `fetch` writes no more of
-a file than was listed, and returns the names of those that were larger.
+All three, and rclone for a bucket (rclone_carrier.py), have `send` and `fetch` of one shape. They
+only move bytes into staging folders: what arrived is hashed on both sides afterwards, whichever of
+them brought it. `fetch` writes no more of a file than was listed, and returns the names of those
+that were larger.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from transfer.tar_carrier import TarCarrier
 
 def carrier_for(host: Host, state: HostState) -> RsyncCarrier | CopyCarrier | TarCarrier:
     """The carrier that both sides have; a note says why it is a slower one."""
+    if host.is_bucket:
+        from transfer.rclone_carrier import RcloneCarrier
+
+        return RcloneCarrier(host)
     named = os.environ.get("RSYNC")
     if host.is_folder and not named:
         return CopyCarrier(host)

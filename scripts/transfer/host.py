@@ -78,7 +78,8 @@ class RemoteScript:
 class Host:
     """What FolderHost and SshHost share. `root` is the kit's folder there, for scripts there."""
 
-    is_folder = False
+    is_folder = is_bucket = False
+    proof = "SHA-256"  # by what a push compares what arrived, as its last line says it
 
     def __init__(self, where: Address):
         self.address, self.name = where, where.name

@@ -14,7 +14,8 @@ import time
 
 from kit import console, paths
 from transfer import carriers, sync_lines
-from transfer.host import Host, open_host
+from transfer.host import Host
+from transfer.place import open_place
 from transfer.pull_plan import PullPlan, local_path
 from transfer.pull_stage import PullStage, listing_of
 from transfer.push import dry_run
@@ -52,7 +53,8 @@ def _must_be_there(host: Host, state) -> None:
         raise console.Problem(f"{host.place} cannot be entered", "check its permissions")
     if not state.facts.get("there"):
         raise console.Problem(
-            f"{host.place} does not exist", "send the kit there first: make sync-up HOST=…"
+            f"{host.place} " + ("is empty" if host.is_bucket else "does not exist"),
+            f"send the kit there first: make sync-up {'BUCKET' if host.is_bucket else 'HOST'}=…",
         )
     for top in ("adapters", "reports"):
         if top in state.listing().files:
@@ -135,6 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", default=dry_run())
     parser.add_argument("--verify", "--checksum", action="store_true")
     parser.add_argument("--accept-new-host-key", action="store_true")
+    parser.add_argument("--bucket", metavar="REMOTE:PATH")
     args = parser.parse_args(argv)
-    with open_host(args.host, args.accept_new_host_key) as host:
+    with open_place(args.host, args.bucket, args.accept_new_host_key, args.verify) as host:
         return sync(host, args)

@@ -104,7 +104,7 @@ class PullPlan:
         here, there = self.here[path], self.there[path]
         if here and not verify and self.record.holds(path, here, there):
             self.same.append(path)
-        elif here and (here.size, here.seconds) == (there.size, there.seconds):
+        elif here and here.size == there.size and there.seconds in (here.seconds, -1):
             return False
         elif here and here.size == there.size and is_version(unit_of(path)):
             return False  # a version copied by other means: its times say nothing

@@ -37,6 +37,8 @@ FIND = (
 
 def listing_of(host: Host) -> HostState:
     """What the host has to give."""
+    if host.is_bucket:
+        return host.listing(TOPS)
     probe, limits = host_shell.probe_script(host, FIND), AnswerLimits(stdout=LISTING_BYTES)
     return HostState(host, host.run(probe, limits=limits, repeatable=True), TOPS)
 
@@ -145,6 +147,8 @@ class PullStage:
 
     def _against_card(self, unit: str, names: list[str]) -> str:
         card = self.staged(f"{unit}/{card_files.CARD}")
+        if not card.exists() and self.host.is_bucket:  # there a folder does not appear as one
+            return f"is not whole ({card_files.CARD} is missing)"
         if not card.exists():
             console.warn(f"{unit} has no card.json; compared with the host's SHA-256 alone")
             return ""

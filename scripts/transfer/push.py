@@ -20,12 +20,12 @@ from transfer.host import (
     ConnectionLost,
     Host,
     ScriptFailed,
-    open_host,
     quote,
     wait_to_retry,
 )
 from transfer.listing import LISTING_BYTES, HostState
 from transfer.local_files import Background, LocalFiles
+from transfer.place import open_place
 from transfer.push_plan import PushPlan
 from transfer.push_stage import PushStage, stage_name, stage_name_if_any
 from transfer.record import TransferRecord, only_one
@@ -45,9 +45,12 @@ def find_arguments() -> str:
 class Push:
     """One sync up: what is here, what is there, and what follows from both."""
 
+    direction = "up"  # the record's name
+    stay = tuple(STAY)  # folders of the kit that a push does not look at there
+
     def __init__(self, host: Host, args: argparse.Namespace):
         self.host, self.args = host, args
-        self.record = TransferRecord(host, "up")
+        self.record = TransferRecord(host, self.direction)
         self.plan, self.removed = PushPlan(), []
         self.local = self.state = None
 
@@ -58,6 +61,9 @@ class Push:
             while True:
                 try:
                     self._once()
+                    if self.host.is_bucket and not self.args.dry_run:
+                        laptop = stage_name().rpartition("/")[2]
+                        self.host.write_manifest(laptop, self.direction, self.record.files)
                     break
                 except (ConnectionLost, ScriptFailed) as lost:
                     # after a lost connection the script there may go on and cross this one
@@ -85,11 +91,9 @@ class Push:
 
     def _look(self) -> None:
         """List both sides and decide."""
-        probe = host_shell.probe_script(self.host, find_arguments(), stage_name_if_any())
-        limits = AnswerLimits(stdout=LISTING_BYTES)
-        answer = Background(self.host.run, probe, b"", limits, True)
-        self.local = LocalFiles(self.args.kit_only)  # what is here, while the host answers
-        self.state = HostState(self.host, answer.result())
+        answer = Background(self._listed)
+        self.local = self._files_here()  # while the host answers
+        self.state = answer.result()
         if self.state.facts.get("there") == "closed":
             raise console.Problem(f"{self.host.place} cannot be entered", "check its permissions")
         plan, local, verify = self.plan, self.local, self.args.verify
@@ -100,6 +104,16 @@ class Push:
         if plan.unsure:
             plan.settle(self.host, local, self.state.listing().files, self.record)
         self.removed = plan.to_remove(local, self.args.delete)
+
+    def _listed(self) -> HostState:
+        if self.host.is_bucket:
+            return self.host.listing(skipped=self.stay)
+        probe = host_shell.probe_script(self.host, find_arguments(), stage_name_if_any())
+        limits = AnswerLimits(stdout=LISTING_BYTES)
+        return HostState(self.host, self.host.run(probe, limits=limits, repeatable=True))
+
+    def _files_here(self) -> LocalFiles:
+        return LocalFiles(self.args.kit_only)
 
     def _lines(self) -> list[str]:
         return self.plan.lines(self.host, self.local, self.state, bool(self.removed))
@@ -117,7 +131,7 @@ class Push:
             and local.files[path].size > SEED
             and local.files[path][:2] != there[path][:2]
         ]
-        stage = PushStage(host, local, carrier, stage_name())
+        stage = self._stage(carrier)
         digests = stage.fill(plan.sent, seeds) if plan.sent else {}
         sent = [path for path in plan.sent if path in digests]
         known = {
@@ -132,6 +146,16 @@ class Push:
         for path in self.removed:
             self.record.drop(path)
         self.record.save(after.listing().files, after.digest)
+
+    def _stage(self, carrier) -> PushStage:
+        if not self.host.is_bucket:
+            return PushStage(self.host, self.local, carrier, stage_name())
+        from transfer.rclone_carrier import BucketStage
+
+        self.host.check_names(self.local.files)
+        stage = BucketStage(self.host, self.local, carrier, stage_name())
+        stage.skipped = self.stay
+        return stage
 
     def _must_fit(self) -> None:
         host, facts = self.host, self.state.facts
@@ -154,7 +178,10 @@ class Push:
     def _tidy(self) -> None:
         """Drop what earlier, abandoned transfers left there."""
         lines = []
-        if self.state.facts.get("staged"):
+        if self.host.is_bucket:
+            if self.state.facts.get("staged"):
+                self.host.drop_stage(stage_name())
+        elif self.state.facts.get("staged"):
             stage = f"{quote(self.host.root)}/{quote(stage_name())}"
             lines += [f"rm -rf {stage} {stage}.*", f"rmdir {stage.rpartition('/')[0]} || true"]
         if self.state.was_read:
@@ -174,7 +201,7 @@ class Push:
             rate = sync_lines.rate(sum(f.size for f in files), seconds)
             amount = sync_lines.amount(files)
             parts.append(f"sent {amount} in {console.duration(seconds)} ({rate})")
-            parts.append(f"SHA-256 verified on {self.host.name}")
+            parts.append(f"{self.host.proof} verified on {self.host.name}")
         if self.removed:
             parts.append(f"{len(self.removed)} moved to .replaced/ there")
         if plan.same:
@@ -191,8 +218,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--verify", "--checksum", action="store_true")
     parser.add_argument("--delete", type=_positive, metavar="N")
     parser.add_argument("--accept-new-host-key", action="store_true")
+    parser.add_argument("--bucket", metavar="REMOTE:PATH")
     args = parser.parse_args(argv)
-    with open_host(args.host, args.accept_new_host_key) as host:
+    with open_place(args.host, args.bucket, args.accept_new_host_key, args.verify) as host:
         return Push(host, args).run()
 
 

@@ -38,7 +38,7 @@ class PushPlan:
                 self.new.append(path)
             elif record.holds(path, here, other) and not verify:
                 self.same.append(path)
-            elif here[:3] != other[:3]:
+            elif here[:3] != other[:3] and (other.seconds >= 0 or here.size != other.size):
                 self.changed.append(path)
             else:
                 self.unsure.append(path)
