@@ -150,7 +150,7 @@ class Push:
     def _stage(self, carrier) -> PushStage:
         if not self.host.is_bucket:
             return PushStage(self.host, self.local, carrier, stage_name())
-        from transfer.rclone_carrier import BucketStage
+        from transfer.bucket_stage import BucketStage
 
         self.host.check_names(self.local.files)
         stage = BucketStage(self.host, self.local, carrier, stage_name())

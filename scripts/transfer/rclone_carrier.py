@@ -1,26 +1,15 @@
-"""Files to and from a bucket by rclone, and the staging folder that a push has there.
-
-An object appears whole or not at all. What arrived is compared by the checksum that the store
-computed itself, or read back where it gives none; only then is it moved, inside the store, to its
-name.
-"""
+"""Files to and from a bucket by rclone. An object appears whole or not at all."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from kit import console
-from transfer import local_files, sync_lines
-from transfer.bucket import BucketHost, BucketState
+from transfer.bucket import BucketHost
 from transfer.progress_line import ProgressLine
-from transfer.push_plan import LAST
-from transfer.push_stage import PushStage
 from transfer.rclone import RcloneFailed
 from transfer.received_files import cut_to_size
 from transfer.rsync_carrier import MORE
 
-BLOCK = 1 << 20
 SLACK = 1 << 16  # bytes: an object that grew is cut to its listed size afterwards
 TOO_MUCH = 8  # exit code of rclone: --max-transfer was reached
 
@@ -58,97 +47,3 @@ class RcloneCarrier:
     def _copy(self, words: list[str], total: int) -> None:
         with ProgressLine(total) as line:
             self.host.ask(words, progress=line.show)
-
-
-class BucketStage(PushStage):
-    """`.incoming/LAPTOP/` in the bucket: filled, compared and emptied as on a host."""
-
-    host: BucketHost
-    skipped: tuple[str, ...] = ()  # folders of the bucket that this push does not look at
-
-    def __init__(self, *words):
-        super().__init__(*words)
-        self.checksums: dict[str, tuple[str, str]] = {}  # SHA-256 and the store's, of files here
-
-    def _prepare(self, names: list[str], seeds: list[str], doubtful: list[str]) -> None:
-        if doubtful:
-            self.host.ask(["delete", *self.host.names(doubtful), self.host.at(self.folder)])
-
-    def _copy(self, names: list[str]) -> dict[str, str]:
-        """Carry them there, and at the same time hash what is here, twice in one reading."""
-        place = {path: self.local.place[path] for path in names}
-        hashing = local_files.Background(self._hash_here, place)
-        for (here, below), rest in self.local.groups(names).items():
-            size = sum(self.local.files[f"{below}/{r}" if below else r].size for r in rest)
-            self.carrier.send(rest, here, f"{self.folder}/{below}".rstrip("/"), size)
-        self.checksums |= hashing.result()
-        return {path: self.checksums[path][0] for path in names}
-
-    def _hash_here(self, place: dict[str, str]) -> dict[str, tuple[str, str]]:
-        """{path: (SHA-256, the store's kind of checksum)}; ('', '') where a file is gone."""
-        return {path: two_hashes(file, self.host.hash_kind) for path, file in place.items()}
-
-    def _hashes(self, names: list[str]) -> dict[str, str]:
-        """{path: SHA-256} of what is staged and has the checksum of what was read here."""
-        kind = self.host.hash_kind
-        staged = self.host.objects(self.folder)
-        if not kind:
-            return self.host.read_hashes(self.folder, [name for name in names if name in staged])
-        right = {n for n in names if n in staged and staged[n][1] == f"{kind}:{self._second(n)}"}
-        doubted = [n for n in names if n in staged and not staged[n][1].startswith(f"{kind}:")]
-        hashes = {name: self.checksums[name][0] for name in right}
-        return hashes | self.host.read_hashes(self.folder, doubted)
-
-    def _second(self, name: str) -> str:
-        return self.checksums[name][1]
-
-    def commit(
-        self,
-        names: list[str],
-        known: dict[str, str],
-        over: set[str],
-        aside: list[str],
-        strays: list[str],
-        listing: str,
-    ) -> BucketState:
-        """Move `names` to their place and `aside` away; the state there afterwards.
-
-        What is replaced goes to .replaced/ unless it is, by a look just before, what an earlier
-        push left.
-        """
-        if aside:
-            self._move(aside, "", self.kept)
-        there = self.host.listing(skipped=self.skipped).listing().files if known else {}
-        ours = {p for p, sig in known.items() if p in there and there[p].sig == sig}
-        for last in (False, True):
-            batch = [name for name in names if name.endswith(LAST) is last]
-            self._move([n for n in batch if n in ours], self.folder, "")
-            self._move([n for n in batch if n not in ours], self.folder, "", self.kept)
-        self.host.drop_stage(self.folder)
-        if kept := self.host.objects(self.kept) if set(names) - ours else {}:
-            shown = sync_lines.names(sorted(kept))
-            console.note(f"kept      {shown}: what was there is in {self.host.at(self.kept)}")
-        return self.host.listing(skipped=self.skipped)
-
-    def _move(self, names: list[str], below: str, to: str, kept: str = "") -> None:
-        """Move objects inside the store; what they replace goes to the folder `kept`."""
-        if not names:
-            return
-        words = ["move", "--ignore-times", "--no-traverse", *self.host.names(names)]
-        words += ["--backup-dir", self.host.at(kept)] if kept else []
-        self.host.ask([*words, self.host.at(below), self.host.at(to)])
-
-
-def two_hashes(path: str, kind: str) -> tuple[str, str]:
-    """(SHA-256, checksum of `kind`) of one reading of a file; ('', '') where it is gone."""
-    first = hashlib.sha256()
-    second = hashlib.new(kind, usedforsecurity=False) if kind else None
-    try:
-        with open(path, "rb") as f:
-            while block := f.read(BLOCK):
-                first.update(block)
-                if second:
-                    second.update(block)
-    except FileNotFoundError:
-        return "", ""
-    return first.hexdigest(), second.hexdigest() if second else ""
