@@ -17,22 +17,18 @@ from __future__ import annotations
 import json
 import sys
 
-from config import loader
+from config import loader, options
 from kit import console
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = console.ArgumentParser(__doc__)
-    parser.add_argument(
-        "--config", default="training_config.yaml", help="a file, or a name in configs/"
-    )
+    options.add_config(parser, "training_config.yaml")
     parser.add_argument(
         "--kind",
         choices=sorted(loader.KINDS),
         help="what the file holds, where its name does not say",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides",
-                        help="replace one value; may be repeated")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
     values = loader.load(args.config, args.overrides, kind=args.kind).model_dump()

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from config import options as config_options
 from corpus import output
 from kit import console
 
@@ -46,9 +47,7 @@ def parser() -> console.ArgumentParser:
     p.add_argument(
         "--rejects", metavar="FILE", help="write what is left out, with reasons (JSON Lines)"
     )
-    p.add_argument("--config", default="data_config.yaml", help="a file, or a name in configs/")
-    p.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides",
-                   help="replace one value of data_config.yaml; may be repeated")  # fmt: skip
+    config_options.add_config(p, "data_config.yaml")
     p.add_argument("--confirm", action="store_true", help="write; without it: only the plan")
     p.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return p
@@ -99,9 +98,8 @@ def _spare(out: Path, confirm: bool) -> None:
 
 
 def _shown(given: str | None) -> str | None:
-    from corpus.sources import source_files
 
-    return given and source_files.shown(Path(given).name)
+    return given and console.printable_name(Path(given).name)
 
 
 def _config(args):

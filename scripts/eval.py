@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 from config import loader
+from config import options as config_options
 from evaluation import targets
 from kit import console, paths
 
@@ -60,8 +61,7 @@ def parse(argv: list[str] | None):
     parser.add_argument("--out-dir", type=Path, help="where reports go; default reports/")
     parser.add_argument("--save-predictions", type=Path, metavar="FILE",
                         help="write the answers as rows that --predictions reads")  # fmt: skip
-    parser.add_argument("--config", default="eval.yaml", help="a file, or a name in configs/")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
+    config_options.add_config(parser, "eval.yaml")
     parser.add_argument("--json", action="store_true", help="the report as one object on stdout")
     return parser, parser.parse_args(argv)
 

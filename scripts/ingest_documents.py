@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from config import options as config_options
 from kit import console
 from kit.report import Check, report
 
@@ -36,9 +37,7 @@ def parser() -> console.ArgumentParser:
     p.add_argument(
         "--rejects", metavar="FILE", help="write what gave no text, with reasons (JSON Lines)"
     )
-    p.add_argument("--config", default="data_config.yaml", help="a file, or a name in configs/")
-    p.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides",
-                   help="replace one value of data_config.yaml; may be repeated")  # fmt: skip
+    config_options.add_config(p, "data_config.yaml")
     p.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return p
 

@@ -20,6 +20,7 @@ import json
 from typing import Any
 
 from config import loader
+from config import options as config_options
 from kit import console, paths
 
 
@@ -85,8 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = console.ArgumentParser(__doc__)
     parser.add_argument("action", choices=("list", "show", "select"))
     parser.add_argument("name", nargs="?", help="show: an entry or base model; select: one entry")
-    parser.add_argument("--config", default="models.yaml", help="a file, or a name in configs/")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
+    config_options.add_config(parser, "models.yaml")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
     if args.action == "show" and not args.name:

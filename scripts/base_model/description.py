@@ -49,7 +49,7 @@ def config(model: str | os.PathLike, revision: str | None = None) -> dict[str, A
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json as it lies there. Problem where it is not a JSON object."""
-    values = _object(folder / "config.json")
+    values = json_object(folder / "config.json")
     if values is None:
         raise console.Problem(f"{folder / 'config.json'}: not JSON", "download the model again")
     return values
@@ -80,7 +80,7 @@ def _number(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-def _object(file: Path) -> dict[str, Any] | None:
+def json_object(file: Path) -> dict[str, Any] | None:
     """The object in a JSON file, None for anything else."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -254,7 +254,7 @@ def read(folder: Path) -> Description:
     """
     raw = read_config(folder)
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    index = _object(folder / INDEX) or {}
+    index = json_object(folder / INDEX) or {}
     named = index.get("weight_map") if isinstance(index.get("weight_map"), dict) else {}
     files = sorted({str(file) for file in named.values()}) or [SINGLE]
     files = [file for file in files if re.fullmatch(r"\w[\w.-]*", file)]  # nothing elsewhere
@@ -271,8 +271,8 @@ def read(folder: Path) -> Description:
         normalised(raw),
         tensors,
         frozenset(tensors) | frozenset(named),
-        _object(folder / "generation_config.json") or {},
-        _object(folder / "tokenizer_config.json") or {},
+        json_object(folder / "generation_config.json") or {},
+        json_object(folder / "tokenizer_config.json") or {},
         broken,
     )
 

@@ -7,7 +7,6 @@ architecture, and family_templates the rest; where the name says nothing, it is 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -74,9 +73,10 @@ def _by_name(name: str) -> Likeness:
 
 def _special_tokens(folder: Path, template: str) -> dict[str, Any]:
     """The special tokens of a folder's tokenizer that its template or its configuration uses."""
-    config = _object(folder / "tokenizer_config.json")
+    tokenizer = description.json_object(folder / "tokenizer.json") or {}
+    config = description.json_object(folder / "tokenizer_config.json") or {}
     added = [t.get("content") for t in (config.get("added_tokens_decoder") or {}).values()]
-    added += [t.get("content") for t in _object(folder / "tokenizer.json").get("added_tokens", [])]
+    added += [t.get("content") for t in tokenizer.get("added_tokens", [])]
     roles = {name: _text(config.get(f"{name}_token")) for name in ("bos", "eos", "pad")}
     roles["eos"] = roles["eos"] or "<|endoftext|>"
     if roles["pad"] in (None, roles["eos"]):
@@ -84,14 +84,6 @@ def _special_tokens(folder: Path, template: str) -> dict[str, Any]:
     used = [t for t in added if isinstance(t, str) and t in template]
     every = dict.fromkeys([*filter(None, roles.values()), *used])
     return roles | {"all": tuple(every)}
-
-
-def _object(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _text(token: Any) -> str | None:

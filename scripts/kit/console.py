@@ -68,6 +68,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
+def printable_name(name: str) -> str:
+    """A file name on one line: every character that cannot be printed as its escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text without its full stop, or the error's type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

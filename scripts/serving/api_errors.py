@@ -38,7 +38,7 @@ class ApiError(console.Problem):
         retry_after: int | None = None,
         **facts: Any,
     ):
-        super().__init__(_shown(text), _shown(remedy))
+        super().__init__(console.printable(text), console.printable(remedy))
         self.status, self.reason, self.facts = status, reason, facts
         self.headers: dict[str, str] = {}
         if retry_after is not None:
@@ -46,7 +46,7 @@ class ApiError(console.Problem):
         if status == 401:
             self.headers["WWW-Authenticate"] = "Bearer"
         kind = KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
-        error = {"message": str(self), "type": kind, "param": param and _shown(param),
+        error = {"message": str(self), "type": kind, "param": param and console.printable(param),
                  "code": reason}  # fmt: skip
         self.body = {"error": error | facts}
 
@@ -55,10 +55,6 @@ class ApiError(console.Problem):
         from starlette.responses import JSONResponse
 
         return JSONResponse(self.body, self.status, self.headers)
-
-
-def _shown(text: str) -> str:
-    return console.printable(text.encode(errors="backslashreplace").decode())
 
 
 def as_api_error(problem: console.Problem) -> ApiError:

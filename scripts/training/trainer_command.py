@@ -8,14 +8,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from config import options
 from kit import console, report
 from training import processes
 
 
 def add_options(parser, config: str) -> None:
     """The options that every trainer takes. config: the name of its default configuration."""
-    parser.add_argument("--config", default=config, help="a file, or a name in configs/")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
+    options.add_config(parser, config)
     parser.add_argument(
         "--dry-run", action="store_true", help="plan only, whatever the config says"
     )

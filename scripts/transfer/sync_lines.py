@@ -10,15 +10,12 @@ from transfer.listing import ListedFile
 SHOWN = 5  # names in one line
 
 
-def printable(name: str) -> str:
-    """A file name that any terminal can show."""
-    return name.encode(errors="backslashreplace").decode() if name.isprintable() else repr(name)
-
-
 def names(paths: Iterable[str]) -> str:
     """The first names, separated by commas."""
     paths = list(paths)
-    return ", ".join(map(printable, paths[:SHOWN])) + (", …" if len(paths) > SHOWN else "")
+    return ", ".join(map(console.printable_name, paths[:SHOWN])) + (
+        ", …" if len(paths) > SHOWN else ""
+    )
 
 
 def amount(files: Iterable[ListedFile]) -> str:

@@ -16,7 +16,7 @@ from kit import console
 from support import embeddings_hostile as hostile
 from support.embeddings_cage import read_in_a_cage
 from support.embeddings_samples import articles as sample
-from support.embeddings_samples import wikipedia
+from support.embeddings_samples import wikipedia, with_flipped_bits
 
 
 def as_dicts(found: articles.Articles) -> list[dict]:
@@ -247,12 +247,7 @@ def test_hostile_articles_are_refused_unexecuted_in_little_memory(tmp_path):
 @pytest.mark.slow
 def test_flipped_bits_never_crash_the_reader(tmp_path):
     path = dump(tmp_path / "wikipedia.pkl", sample(40))
-    whole, dice = path.read_bytes(), random.Random(2)
-    for _ in range(600):
-        damaged = bytearray(whole)
-        for _ in range(dice.randint(1, 3)):
-            damaged[dice.randrange(len(damaged))] ^= 1 << dice.randrange(8)
-        path.write_bytes(damaged)
+    for _ in with_flipped_bits(path, 600, seed=2):
         try:
             articles.load(path, 40, any_order=True)
         except console.Problem as problem:

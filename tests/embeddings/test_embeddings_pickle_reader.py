@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import pickletools
-import random
 import subprocess
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -18,7 +17,7 @@ from embeddings.pickles import pickle_machine, reader
 from kit import console
 from support import embeddings_hostile as hostile
 from support.embeddings_cage import read_in_a_cage
-from support.embeddings_samples import other_python, shard, vectors
+from support.embeddings_samples import other_python, shard, vectors, with_flipped_bits
 
 DTYPES = ("f2", "f4", "f8")
 LAYOUTS = {
@@ -167,12 +166,7 @@ def test_the_canary_of_the_hostile_pickles_sings_in_plain_pickle():
 @pytest.mark.slow
 def test_flipped_bits_never_crash_the_reader(tmp_path):
     path = shard(tmp_path / "cluster1_gpu0.pkl", vectors(3, 4), 0)
-    whole, dice = path.read_bytes(), random.Random(1)
-    for _ in range(1500):
-        damaged = bytearray(whole)
-        for _ in range(dice.randint(1, 3)):
-            damaged[dice.randrange(len(damaged))] ^= 1 << dice.randrange(8)
-        path.write_bytes(damaged)
+    for _ in with_flipped_bits(path, 1500, seed=1):
         try:
             shards.read(path)
         except console.Problem as problem:

@@ -110,17 +110,11 @@ def test_a_row_that_is_trained_turn_by_turn_has_the_loss_of_all_its_turns():
 
     from base_model import miniature
     from evaluation import example_rows
+    from support import tiny
 
     set_seed(3)
     tokenizer = miniature.build_tokenizer(["One? First. Two? Second."], "mistral")
-    tokenizer.chat_template = (
-        "{{- bos_token }}{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}"
-        "{%- for m in messages %}{%- if m['role'] == 'user' %}"
-        "{%- if tools and m == users[-1] %}{{- '[AVAILABLE_TOOLS]' }}{%- endif %}"
-        "{{- '[INST] ' + m['content'] + '[/INST]' }}"
-        "{%- elif m['role'] == 'assistant' %}{{- m['content'] + eos_token }}{%- endif %}"
-        "{%- endfor %}"
-    )
+    tokenizer.chat_template = tiny.LATE_TOOLS_TEMPLATE
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     first = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "First."}]
     second = [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Second."}]

@@ -178,21 +178,11 @@ def test_grpo_takes_reward_functions_and_plain_rows_without_a_reward_model(work,
 def test_dpo_from_the_base_makes_a_new_adapter_in_four_bits_and_resumes_bit_for_bit(
     work, monkeypatch
 ):
-    from training.run_folder import RunFolder
-
     base = {"start": None, "model__model_name_or_path": "models/miniature",
             "quantization__load_in_4bit": "true", "model__dtype": "bfloat16",
             "training__max_steps": 8, "training__per_device_train_batch_size": 8}  # fmt: skip
     assert run("--confirm-run", "--run-id", "whole-dpo", **base) == 0
-    written = RunFolder.metrics
-
-    def stop_at_four(self, row):
-        written(self, row)
-        if row["step"] == 4 and "loss" in row:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "metrics", stop_at_four)
+    with preferences.stopping_at(4):
         assert run("--confirm-run", "--run-id", "halved-dpo", **base) == 143
     assert run("--confirm-run", "--resume", "halved-dpo", **base) == 0
     one, two = tensors(final(work, "whole-dpo")), tensors(final(work, "halved-dpo"))

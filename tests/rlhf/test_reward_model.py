@@ -1,8 +1,6 @@
 """The reward model: rows in, bad rows named, two yeses, a run that ranks better than before."""
 
 import json
-import os
-import signal
 
 import pytest
 
@@ -147,20 +145,10 @@ def weights(folder, run_id):
 
 @pytest.mark.remote_env
 def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not_stopped(work, monkeypatch, capsys):
-    from training.run_folder import RunFolder
 
     settings = {"quantization__load_in_4bit": "true", "model__dtype": "bfloat16"}
     assert run("--confirm-run", "--run-id", "whole", **settings) == 0
-
-    written = RunFolder.metrics
-
-    def stop_at_eight(self, row):
-        written(self, row)
-        if row["step"] == 8 and "loss" in row:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "metrics", stop_at_eight)
+    with preferences.stopping_at(8):
         assert run("--confirm-run", "--run-id", "halved", **settings) == 143
     stopped = preferences.read_status(work, "halved")
     assert stopped["state"] == "stopped" and stopped["step"] in (8, 9)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from support.engine_desk import Desk, lora_model
+from support.engine_desk import Desk, lora_model, tokens_alone
 from support.processes import wait_until
 
 pytestmark = pytest.mark.remote_env
@@ -22,20 +22,6 @@ class Row:
     def __init__(self, temperature=1.0, top_p=1.0, vocabulary=8):
         self.temperature, self.top_p, self.vocabulary = temperature, top_p, vocabulary
         self.dice = random.Random(1)
-
-
-def tokens_alone(model, answer):
-    """What the adapter of `answer` generates greedily by itself, by transformers' generate()."""
-    import torch
-
-    ids = torch.tensor([answer.prompt])
-    with torch.no_grad():
-        out = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
-            max_new_tokens=answer.max_tokens, eos_token_id=None, pad_token_id=0,
-            adapter_names=[answer.adapter],
-        )  # fmt: skip
-    return out[0, ids.shape[1] :].tolist()
 
 
 @pytest.mark.parametrize("top_p", [*TINY, 1.0])

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from support.engine_desk import PATIENCE, Desk, lora_model
+from support.engine_desk import PATIENCE, Desk, lora_model, tokens_alone
 from support.processes import wait_until
 
 pytestmark = pytest.mark.remote_env
@@ -53,7 +53,6 @@ def test_an_answer_is_the_same_alone_and_among_others_that_join_and_leave(family
 
 
 def test_greedy_answers_are_those_of_transformers_generate(llama):
-    import torch
 
     tokenizer, model = llama
     desk = Desk(tokenizer, model)
@@ -63,14 +62,7 @@ def test_greedy_answers_are_those_of_transformers_generate(llama):
     desk.finish(answers)
     desk.engine.close()
     for answer in answers:
-        ids = torch.tensor([answer.prompt])
-        with torch.no_grad():
-            out = model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
-                max_new_tokens=answer.max_tokens, eos_token_id=None, pad_token_id=0,
-                adapter_names=[answer.adapter],
-            )  # fmt: skip
-        assert answer.tokens == out[0, ids.shape[1] :].tolist()
+        assert answer.tokens == tokens_alone(model, answer)
 
 
 def test_a_base_in_four_bits_serves_several_adapters_in_one_batch(tmp_path):

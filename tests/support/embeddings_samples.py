@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,17 @@ def shard(path: Path, array: np.ndarray, start: int, protocol: int = 4, **more: 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps({k: v for k, v in value.items() if v is not ...}, protocol))
     return path
+
+
+def with_flipped_bits(path: Path, count: int, seed: int) -> Iterator[None]:
+    """Write `count` damaged copies over the file, one to three bits flipped in each."""
+    whole, dice = path.read_bytes(), random.Random(seed)
+    for _ in range(count):
+        damaged = bytearray(whole)
+        for _ in range(dice.randint(1, 3)):
+            damaged[dice.randrange(len(damaged))] ^= 1 << dice.randrange(8)
+        path.write_bytes(damaged)
+        yield
 
 
 def shards(folder: Path, array: np.ndarray, count: int = 4, **more: Any) -> list[Path]:

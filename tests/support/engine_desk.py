@@ -29,6 +29,20 @@ def lora_model(family, dtype="float32", **lora):
     return tokenizer, model.eval()
 
 
+def tokens_alone(model, answer):
+    """What the adapter of `answer` generates greedily by itself, by transformers' generate()."""
+    import torch
+
+    ids = torch.tensor([answer.prompt])
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
+            max_new_tokens=answer.max_tokens, eos_token_id=None, pad_token_id=0,
+            adapter_names=[answer.adapter],
+        )  # fmt: skip
+    return out[0, ids.shape[1] :].tolist()
+
+
 class Desk:
     """Submits answers to an engine and waits for their ends."""
 
@@ -60,8 +74,8 @@ class Desk:
 
     def finish(self, answers):
         """{answer: why it ended} of all of them."""
-        found = {}
-        while len(found) < len(answers):
+        reasons = {}
+        while len(reasons) < len(answers):
             answer, why = self.ends.get(timeout=PATIENCE)
-            found[answer] = why
-        return found
+            reasons[answer] = why
+        return reasons

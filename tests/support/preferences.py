@@ -90,13 +90,28 @@ SETTINGS = {
 
 def options(**changes: object) -> list[str]:
     """--set options: SETTINGS with `changes` ('training__max_steps'=40)."""
-    values = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
-    return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    return tiny.set_words(SETTINGS, changes)
 
 
 def read_status(folder: Path, run: str) -> dict:
     """status.json of a run."""
     return json.loads((folder / "adapters" / "runs" / run / "status.json").read_text())
+
+
+@contextlib.contextmanager
+def stopping_at(step: int):
+    """Trainings of this process get SIGTERM once they have written the loss of `step`."""
+    from training.run_folder import RunFolder
+
+    written = RunFolder.metrics
+
+    def metrics(self, row):
+        written(self, row)
+        if row["step"] == step and "loss" in row:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with mock.patch.object(RunFolder, "metrics", metrics):
+        yield
 
 
 @contextlib.contextmanager

@@ -8,11 +8,21 @@ import random
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from kit import jsonl
 
 CITIES = ("Berlin", "Paris", "Oslo", "Rome", "Lima", "Cairo", "Quito", "Tokyo")
 WEATHER = ("cold", "warm", "wet", "dry")
+# Like Mistral v0.3's: tools are written before the last question, so earlier turns change.
+LATE_TOOLS_TEMPLATE = (
+    "{{- bos_token }}{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}"
+    "{%- for m in messages %}{%- if m['role'] == 'user' %}"
+    "{%- if tools and m == users[-1] %}{{- '[AVAILABLE_TOOLS]' }}{%- endif %}"
+    "{{- '[INST] ' + m['content'] + '[/INST]' }}"
+    "{%- elif m['role'] == 'assistant' %}{{- m['content'] + eos_token }}{%- endif %}"
+    "{%- endfor %}"
+)
 
 
 _LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -80,5 +90,10 @@ SETTINGS = {
 
 def options(**changes: object) -> list[str]:
     """--set options of the trainer: SETTINGS with `changes` ('training__max_steps'=40)."""
-    values = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
+    return set_words(SETTINGS, changes)
+
+
+def set_words(settings: dict[str, Any], changes: dict[str, Any]) -> list[str]:
+    """`--set key=value` of each setting; in a key of `changes`, '__' stands for the dot."""
+    values = settings | {key.replace("__", "."): value for key, value in changes.items()}
     return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]

@@ -11,40 +11,15 @@ import sys
 import pytest
 
 from support import tiny
-from support.checkout import ROOT
 from support.processes import wait_until
+from support.trainer_process import CONFIRMED, TRAINER, launch, start
 
 pytestmark = pytest.mark.remote_env
-TRAINER = str(ROOT / "scripts" / "lora_trainer.py")
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """A work folder with rows and a trained miniature."""
-    folder = tmp_path_factory.mktemp("work")
-    tiny.write_rows(folder)
-    tiny.build(folder)
-    return folder
-
-
-def start(work, *arguments, **changes):
-    words = [sys.executable, TRAINER, *arguments, *tiny.options(**changes)]
-    return launch(words, work)
-
-
-def launch(words, work):
-    env = os.environ | {"TANDEM_WORKDIR": str(work), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-    )
 
 
 def finish(process):
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
-
-
-CONFIRMED = ("--confirm-run", "--set", "safety.dry_run=false")
 
 
 def adapter_hash(run):

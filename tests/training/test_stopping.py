@@ -12,10 +12,9 @@ import pytest
 from support import tiny
 from support.checkout import ROOT
 from support.processes import wait_until
+from support.trainer_process import CONFIRMED, environment, start
 
 pytestmark = [pytest.mark.remote_env, pytest.mark.slow]
-TRAINER = str(ROOT / "scripts" / "lora_trainer.py")
-CONFIRMED = ("--confirm-run", "--set", "safety.dry_run=false")
 
 RANK = """
 import os, signal, sys, time
@@ -65,22 +64,6 @@ def test_all_processes_stop_at_the_step_where_one_of_them_was_told(tmp_path, cou
     assert {number for _, number in ends} == {str(int(signum))}
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """A work folder with rows and a trained miniature."""
-    folder = tmp_path_factory.mktemp("work")
-    tiny.write_rows(folder)
-    tiny.build(folder)
-    return folder
-
-
-def launch(work, *words, **changes):
-    env = os.environ | {"TANDEM_WORKDIR": str(work), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, TRAINER, *CONFIRMED, *words, *tiny.options(**changes)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env)
-
-
 def lines_until(process, text):
     """Read stderr up to the first line with `text`; the rest is drained in the background."""
     seen = []
@@ -103,7 +86,7 @@ def ended(process, rest):
 
 def test_gpus_2_trains_on_two_processes_and_a_signal_stops_both_with_a_checkpoint(work):
     words = ("--gpus", "2", "--run-id", "two")
-    process = launch(work, *words, training__max_steps=5000, training__eval_steps=5000,
+    process = start(work, *CONFIRMED, *words, training__max_steps=5000, training__eval_steps=5000,
                      training__save_steps=5000, training__logging_steps=2)  # fmt: skip
     seen, rest = lines_until(process, "step 2/")
     process.send_signal(signal.SIGUSR2)
@@ -149,11 +132,10 @@ console.run(lora_trainer.main)
 def test_a_signal_during_an_evaluation_stops_it_and_the_resumed_run_makes_it_again(work):
     """The result, the evaluations and the best checkpoint are those of an undisturbed run."""
     options = {"training__max_steps": 15, "training__per_device_eval_batch_size": 16}
-    whole = launch(work, "--run-id", "whole", **options)
+    whole = start(work, *CONFIRMED, "--run-id", "whole", **options)
     out, err = whole.communicate(timeout=240)
     assert whole.returncode == 0, err
-    env = os.environ | {"TANDEM_WORKDIR": str(work), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
-                        "PYTHONPATH": str(ROOT / "scripts")}  # fmt: skip
+    env = environment(work) | {"PYTHONPATH": str(ROOT / "scripts")}
     words = [*CONFIRMED, "--run-id", "cut", *tiny.options(**options)]
     cut = subprocess.run([sys.executable, "-c", STOP_IN_EVALUATION, *words], text=True,
                          capture_output=True, env=env, timeout=240)  # fmt: skip
@@ -162,7 +144,7 @@ def test_a_signal_during_an_evaluation_stops_it_and_the_resumed_run_makes_it_aga
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "stopped" and status["step"] in (10, 15)
     assert (run / "checkpoints" / f"checkpoint-{status['step']}" / "evaluation-pending").exists()
-    resumed = launch(work, "--resume", "cut", **options)
+    resumed = start(work, *CONFIRMED, "--resume", "cut", **options)
     out, err = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, err
     assert evaluations(work, "cut") == evaluations(work, "whole")

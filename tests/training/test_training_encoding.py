@@ -150,14 +150,7 @@ def test_a_turn_of_weight_0_is_outside_the_loss(tokenizer, tmp_path):
 def test_a_template_that_moves_the_tools_trains_each_turn_alone(tmp_path):
     """Mistral v0.3 writes the tools before the last question: earlier turns change."""
     tokenizer = miniature.build_tokenizer([json.dumps(DIALOGUE)], "mistral")
-    tokenizer.chat_template = (
-        "{{- bos_token }}{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}"
-        "{%- for m in messages %}{%- if m['role'] == 'user' %}"
-        "{%- if tools and m == users[-1] %}{{- '[AVAILABLE_TOOLS]' }}{%- endif %}"
-        "{{- '[INST] ' + m['content'] + '[/INST]' }}"
-        "{%- elif m['role'] == 'assistant' %}{{- m['content'] + eos_token }}{%- endif %}"
-        "{%- endfor %}"
-    )
+    tokenizer.chat_template = tiny.LATE_TOOLS_TEMPLATE
     turns = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "First."}]
     turns += [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Second."}]
     path = write(tmp_path / "rows.jsonl", [{"messages": turns, "tools": TOOLS}])

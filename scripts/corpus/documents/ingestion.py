@@ -28,7 +28,7 @@ def files_of(given: list[str]) -> tuple[Files, list[tuple[str, str]]]:
         if not root.exists():
             raise console.Misuse(f"{root}: no such file or folder", "check the path")
         if root.is_file():
-            files.append((source_files.shown(root.name), root))
+            files.append((console.printable_name(root.name), root))
             continue
         if not root.is_dir():
             raise console.Misuse(f"{root}: no regular file", "name a file or a folder")
@@ -43,7 +43,7 @@ def files_of(given: list[str]) -> tuple[Files, list[tuple[str, str]]]:
 
 
 def _source_name(path: Path, root: Path) -> str:
-    return source_files.shown(f"{root.resolve().name}/{path.relative_to(root).as_posix()}")
+    return console.printable_name(f"{root.resolve().name}/{path.relative_to(root).as_posix()}")
 
 
 class Ingestion:

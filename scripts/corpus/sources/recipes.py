@@ -78,7 +78,7 @@ def _one_file(file: Path, recipes: dict[str, Any], by_name: bool) -> Source:
     if name is None:
         remedy = KEYS if why.startswith("its keys") else "name a recipe with --recipe"
         raise console.Problem(f"{file}: {why}", remedy)
-    return Source(source_files.shown(file.name), file, name, recipes[name])
+    return Source(console.printable_name(file.name), file, name, recipes[name])
 
 
 def _without_held_out(
@@ -97,7 +97,7 @@ def _without_held_out(
 
 
 def _name(path: Path, root: Path) -> str:
-    return source_files.shown(path.relative_to(root).as_posix())
+    return console.printable_name(path.relative_to(root).as_posix())
 
 
 def _skip(name: str, why: str) -> Reject:

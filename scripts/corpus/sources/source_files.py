@@ -23,11 +23,6 @@ _FRONT_MATTER = re.compile(
 )
 
 
-def shown(name: str) -> str:
-    """A file name as messages and rows give it: on one line, what cannot be printed escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-
-
 def below(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The regular files below `root`, sorted, and (path, why) of links, pipes and their like.
 
