@@ -11,8 +11,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from base_model import architectures, base_checks, description, locate
-from base_model.memory_errors import memory_is_full
+from base_model import architectures, base_checks, description, locate, random_weights
+from base_model.gpu_errors import gpu_is_lost, lost_gpu, memory_is_full
 from kit import console, paths
 
 ADAPTER = "adapter_model.safetensors"
@@ -119,23 +119,24 @@ def load(
             **({"num_labels": 1} if scores else {}),
         )
     except Exception as error:  # an odd config.json makes the model's own code fail anywhere
-        refuse_full_memory(error)
-        raise console.Problem(
-            f"{paths.show(folder)}: the model could not be loaded ({console.first_line(error)})",
-            remedy
-            or f"python scripts/verify_model.py {paths.show(folder)} --hash looks for a "
-            f"broken file",
-        ) from None
+        refuse_gpu_errors(error)
+        fix = f"python scripts/verify_model.py {paths.show(folder)} --hash looks for a broken file"
+        what = f"the model could not be loaded ({console.first_line(error)})"
+        raise console.Problem(f"{paths.show(folder)}: {what}", remedy or fix) from None
+    if random_weights.is_random(folder):
+        random_weights.draw(model)
     keep_4bit_weights_as_they_are(model)
     return model
 
 
-def refuse_full_memory(error: Exception) -> None:
-    """Raise torch.OutOfMemoryError where any library's error says that memory is full."""
+def refuse_gpu_errors(error: Exception) -> None:
+    """Raise torch.OutOfMemoryError for full memory, a Problem for a lost GPU: no file is broken."""
     import torch
 
     if memory_is_full(error):
         raise torch.OutOfMemoryError(console.first_line(error)) from None
+    if gpu_is_lost(error):
+        raise lost_gpu(error) from None
 
 
 def keep_4bit_weights_as_they_are(model: Any) -> None:
@@ -167,7 +168,7 @@ def attach(
             model, str(adapter), adapter_name=name, is_trainable=trainable
         )
     except Exception as error:  # PEFT raises what its layers raise
-        refuse_full_memory(error)
+        refuse_gpu_errors(error)
         why = console.first_line(error)
         raise console.Problem(
             f"{paths.show(adapter)}: the adapter does not fit the base model ({why})",

@@ -8,7 +8,7 @@ from typing import Any
 
 from adapters import metrics
 from base_model import chat_template, tokenizer_checks
-from base_model.memory_errors import memory_is_full
+from base_model.gpu_errors import memory_is_full
 from evaluation import example_rows
 from kit import console
 from training import encoding

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import metrics
-from base_model.memory_errors import memory_is_full
+from base_model.gpu_errors import memory_is_full
 from evaluation import example_rows, intervals, score_report
 from kit import clock, console, jsonl, paths, publish
 

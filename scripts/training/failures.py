@@ -6,7 +6,7 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterator
 
-from base_model.memory_errors import memory_is_full
+from base_model.gpu_errors import gpu_is_lost, lost_gpu, memory_is_full
 from kit import console
 from training.run_folder import RunFolder
 
@@ -34,6 +34,8 @@ def recorded(
                 f"the disk is full ({console.first_line(error)})",
                 "free space there; --resume goes on (not ppo)",
             )
+        elif gpu_is_lost(error):
+            problem = lost_gpu(error)
         else:
             end_failed(writer, error)
             raise

@@ -176,6 +176,7 @@ def test_the_server_answers_with_it_and_without_it(family, settings, adapter):
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "OOM"),
         (RuntimeError("CUDA error: out of memory"), "OOM"),
         (MemoryError(), "OOM"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "the GPU failed"),
         (RuntimeError("shape '[2, 3]' is invalid for input of size 5"), "could not be loaded"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from adapters import effect, load
 from adapters.version_store import Version
-from base_model.memory_errors import memory_is_full
+from base_model.gpu_errors import memory_is_full
 from kit import console, publish
 
 PROBE = "The quick brown fox jumps over the lazy dog."
