@@ -120,6 +120,39 @@ put_over() {
 """
 
 
+# drop_closed <LINES: removes each file whose signature is still its line and that no process has
+# open; `held-N path` for the others. open_files.py does it where there is a Python.
+DROP = r"""
+is_open() {
+  if command -v fuser >/dev/null 2>&1; then fuser "$1" >/dev/null 2>&1
+  elif command -v lsof >/dev/null 2>&1; then [ -n "$(lsof -t -- "$1" 2>/dev/null)" ]
+  else false; fi
+}
+drop_closed() {
+  if [ -n "$swapper" ] && "$swapper" -I -S -c "$dropper"; then return 0; fi
+  number=0
+  while IFS= read -r line; do
+    path=${line#* * * * * }
+    [ -e "$path" ] || continue
+    if [ "$(signatures "$path")" = "$line" ] && ! is_open "$path"; then rm -f "$path"
+    else number=$((number + 1)); printf 'held-%d %s\n' $number "$path"; fi
+  done
+}
+"""
+END = "end of the dropped files"
+
+
+def dropping(lines: list[str]) -> list[str]:
+    """The commands that drop the files of these signature lines, if nobody writes to them."""
+    source = Path(__file__).with_name("open_files.py").read_text(encoding="utf-8")
+    if not lines:
+        return []
+    return [
+        DROP, f"dropper={quote(source)}", "swapper=$(command -v python3 || true)",
+        f"drop_closed <<'{END}'", *lines, END,
+    ]  # fmt: skip
+
+
 def prologue(root: str, kept: str, stage: str) -> list[str]:
     """What every commit begins with: functions, the lock, and which Python can swap two names.
 

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from kit import card_files, console, json_files, paths, publish
-from transfer import adapter_units, host_shell, local_files, record
+from transfer import adapter_units, host_shell, local_files, open_files, record
 from transfer.adapter_units import is_version, unit_of
 from transfer.carriers import CopyCarrier
 from transfer.frame import AnswerLimits
@@ -55,6 +55,7 @@ class PullStage:
         self.stages = {top: folder(top) / ".incoming" / host.ident for top in TOPS}
         self.keepers = {top: Keeper(folder(top)) for top in TOPS}
         self.kept: list[Path] = []
+        self.replaced: list[tuple[str, Path]] = []  # what may be dropped, and where it lies now
 
     def staged(self, path: str) -> Path:
         """Where `path` waits until it is verified."""
@@ -177,6 +178,7 @@ class PullStage:
         loose = [path for path in names if not unit_of(path)]
         for path in sorted(loose, key=lambda p: (p.endswith(LAST), p)):
             self._publish_file(path)
+        self._drop_replaced()
         for path in names:
             if path not in live and unit_of(path) not in failed:
                 here, there = local_files.look(local_path(path)), self.plan.there[path]
@@ -198,39 +200,52 @@ class PullStage:
             if is_version(unit):
                 self.plan.conflicts.append(unit)
                 return False
-            ours = self._is_ours(unit)
             _, kept = keeper.replace(staged, final)
-            if ours and adapter_units.is_checkpoint(unit):
-                shutil.rmtree(kept)
-                keeper.drop(kept / "x")
+            if adapter_units.is_checkpoint(unit):
+                self.replaced.append((unit, kept))
             elif os.path.lexists(kept):
                 self.kept.append(kept)
         publish.fsync_folder(final.parent)
         return True
 
-    def _is_ours(self, unit: str) -> bool:
-        """Whether all files of the unit here are as an earlier sync brought them."""
-        root = local_path(unit)
-        files = [p for p in root.rglob("*") if p.is_symlink() or not p.is_dir()]
-        return all(
-            (here := local_files.look(p))
-            and self.plan.record.is_ours_here(f"{unit}/{p.relative_to(root).as_posix()}", here.sig)
-            for p in files
-        )
-
     def _publish_file(self, path: str) -> None:
         staged, final = self.staged(path), local_path(path)
         keeper = self.keepers[path.partition("/")[0]]
         flush(staged)
-        if keeper.place_new(staged, final):
-            return
-        before, kept = keeper.replace(staged, final)
-        after = local_files.look(kept)
-        ours = before and after and self.plan.record.is_ours_here(path, before.sig)
-        if ours and before.sig.split()[:4] == after.sig.split()[:4]:
-            keeper.drop(kept)
-        elif os.path.lexists(kept):
-            self.kept.append(kept)
+        if not keeper.place_new(staged, final):
+            before, kept = keeper.replace(staged, final)
+            if before and self.plan.record.is_ours_here(path, before.sig):
+                self.replaced.append((path, kept))
+            elif os.path.lexists(kept):
+                self.kept.append(kept)
+
+    def _drop_replaced(self) -> None:
+        """Remove what an earlier sync brought, if it is still that and nobody writes to it."""
+        written = open_files.written_inodes() if self.replaced else set()
+        for path, kept in self.replaced:
+            keeper = self.keepers[path.partition("/")[0]]
+            if not self._is_ours(path, kept, written):
+                if os.path.lexists(kept):
+                    self.kept.append(kept)
+            elif kept.is_dir():
+                shutil.rmtree(kept)
+                keeper.drop(kept / "x")
+            else:
+                keeper.drop(kept)
+
+    def _is_ours(self, path: str, kept: Path, written: set[int]) -> bool:
+        """Whether all that was replaced is as an earlier sync brought it, and is not open."""
+        folder = kept.is_dir() and not kept.is_symlink()
+        for file in kept.rglob("*") if folder else [kept]:
+            if folder and file.is_dir() and not file.is_symlink():
+                continue
+            name = f"{path}/{file.relative_to(kept).as_posix()}" if folder else path
+            here = local_files.look(file)
+            if not here or not self.plan.record.is_ours_here(name, here.sig, moved=True):
+                return False
+            if int(here.sig.split()[1]) in written:
+                return False
+        return True
 
     def _must_fit(self) -> None:
         for top in self.stages:

@@ -140,8 +140,8 @@ class PushStage:
         dropped, kept = self._judge(output, known)
         return self._finish(dropped, kept, strays, listing)
 
-    def _judge(self, output: bytes, known: dict[str, str]) -> tuple[list[str], list[str]]:
-        """(what may be dropped from the kept folder, what must stay) by the two signatures."""
+    def _judge(self, output: bytes, known: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+        """(what may be dropped: {path: its signature in the kept folder}, what must stay)."""
         before: dict[str, str] = {}
         after: dict[str, str] = {}
         for line in output.decode(errors="surrogateescape").split("\n"):
@@ -151,29 +151,34 @@ class PushStage:
                 path = fields[5].removeprefix("./")
                 path = path.removeprefix(self.kept).removeprefix("./")
                 {"before": before, "after": after}[kind][path] = " ".join(fields[:5])
-        dropped, kept = [], []
+        dropped, kept = {}, []
         for path, sig in after.items():
             same = before.get(path) == known.get(path) is not None
-            untouched = same and sig.split()[:4] == before[path].split()[:4]
-            (dropped if untouched else kept).append(path)
+            if same and sig.split()[:4] == before[path].split()[:4]:
+                dropped[path] = sig
+            else:
+                kept.append(path)
         return dropped, kept
 
     def _finish(
-        self, dropped: list[str], kept: list[str], strays: list[str], listing: str
+        self, dropped: dict[str, str], kept: list[str], strays: list[str], listing: str
     ) -> HostState:
         """Remove what is not needed any more and list what is there."""
         lines = [host_shell.HEAD, f"cd {quote(self.host.root)} || exit 1", host_shell.LISTING]
-        words = [quote(f"./{self.kept}{path}") for path in dropped] + list(map(quote, strays))
-        for n in range(0, len(words), commit_shell.BATCH):
-            lines.append(f"rm -f {' '.join(words[n : n + commit_shell.BATCH])}")
+        lines += commit_shell.dropping([f"{s} ./{self.kept}{p}" for p, s in dropped.items()])
+        for n in range(0, len(strays), commit_shell.BATCH):
+            lines.append(f"rm -f {' '.join(map(quote, strays[n : n + commit_shell.BATCH]))}")
         here = quote(f"./{self.kept.rstrip('/')}")
         lines.append(f"find {here} -depth -type d -exec rmdir {{}} \\; 2>/dev/null")
         stage = quote(self.folder)
         lines.append(f"rm -rf {stage} {stage}.*; rmdir .incoming .replaced 2>/dev/null")
         # find fails on a loop of links or a closed folder, too: what it lists is all the same
         lines += ["echo done yes; echo", f"list_files {listing} || true"]
+        limits = AnswerLimits(stdout=LISTING_BYTES)
+        state = HostState(self.host, self.host.run_lines(lines, limits, repeatable=True))
+        held = [path for fact, path in state.facts.items() if fact.startswith("held-")]
+        kept += [path.removeprefix(f"./{self.kept}") for path in held]
         if kept:
             names = sync_lines.names(sorted(kept))
             console.note(f"kept      {names}: what was there is in {self.host.place}/{self.kept}")
-        limits = AnswerLimits(stdout=LISTING_BYTES)
-        return HostState(self.host, self.host.run_lines(lines, limits, repeatable=True))
+        return state

@@ -54,9 +54,10 @@ class TransferRecord:
         """Whether what lies there is what an earlier sync left, or compared as equal."""
         return self.files.get(path, NOTHING)[2] == sig
 
-    def is_ours_here(self, path: str, sig: str) -> bool:
-        """The same for what lies here."""
-        return self.files.get(path, NOTHING)[1] == sig
+    def is_ours_here(self, path: str, sig: str, moved: bool = False) -> bool:
+        """The same for what lies here. `moved`: a rename changed its ctime, which is left out."""
+        known = self.files.get(path, NOTHING)[1]
+        return known.split()[:4] == sig.split()[:4] if moved else known == sig
 
     def put(
         self, path: str, digest: str, here: ListedFile | None, there: ListedFile | None

@@ -1,0 +1,94 @@
+#!/usr/bin/env bats
+# A program that still writes to a file while a sync replaces it: its bytes are in .replaced/.
+# shellcheck disable=SC2154,SC2030,SC2031 # bats sets status …; each test is a subshell
+
+load ../support/transfer
+
+# replaced FOLDER TEXT: one kept file below FOLDER/.replaced holds the text.
+replaced() {
+  grep -rqx -- "$2" "$1/.replaced" && return
+  printf 'not in %s/.replaced: %s\n' "$1" "$2"
+  return 1
+}
+
+written_there() {
+  up
+  expect 0
+  exec 7>>"$THERE/docs/GUIDE.md"
+  printf 'kit, second\n' >"$KIT/docs/GUIDE.md"
+  printf 'kit\n' >"$KIT/docs/OTHER.md" && git -C "$KIT" add docs/OTHER.md
+  up 7>&-
+  expect 0
+  printf 'late\n' >&7
+  exec 7>&-
+  says "kept      docs/GUIDE.md: what was there is in"
+  replaced "$THERE" late
+  [ "$(cat "$THERE/docs/GUIDE.md")" = 'kit, second' ]
+  printf 'kit, third\n' >"$KIT/docs/GUIDE.md" # nobody writes to it now
+  rm -rf "$THERE/.replaced"
+  up
+  expect 0
+  [ ! -e "$THERE/.replaced" ]
+}
+
+@test "up: a file that is written to there while it is replaced is kept (folder)" {
+  use folder
+  written_there
+}
+
+# bats test_tags=slow
+@test "up: a file that is written to there while it is replaced is kept (ssh)" {
+  use ssh
+  written_there
+}
+
+# bats test_tags=slow
+@test "up: the same on a host without Python, where fuser tells" {
+  use ssh
+  command -v fuser >/dev/null || skip "no fuser here"
+  far_path sh bash cat cp mv ln rm rmdir mkdir find stat sed df rsync tar openssl xargs head flock \
+    printf uname touch dd fuser
+  written_there
+}
+
+@test "down: a file that is written to here while it is replaced is kept" {
+  use folder
+  results
+  down --with-checkpoints
+  expect 0
+  exec 7>>"$WORK/reports/report.html" 8>>"$WORK/adapters/runs/r1/checkpoints/checkpoint-2/optimizer.pt"
+  printf '<p>second\n' >"$THERE/reports/report.html"
+  printf 'state, second\n' >"$THERE/adapters/runs/r1/checkpoints/checkpoint-2/optimizer.pt"
+  down --with-checkpoints 7>&- 8>&-
+  expect 0
+  printf 'late\n' >&7
+  printf 'later\n' >&8
+  exec 7>&- 8>&-
+  says "reports/.replaced/" "checkpoint-2: what was here before"
+  replaced "$WORK/reports" late
+  replaced "$WORK/adapters" later
+  diff -r "$THERE/reports" "$WORK/reports" -x .replaced
+  rm -rf "$WORK"/*/.replaced
+  printf '<p>third\n' >"$THERE/reports/report.html"
+  printf 'state, third\n' >"$THERE/adapters/runs/r1/checkpoints/checkpoint-2/optimizer.pt"
+  down --with-checkpoints
+  expect 0
+  [ ! -e "$WORK/reports/.replaced" ]
+  [ ! -e "$WORK/adapters/.replaced" ]
+}
+
+# bats test_tags=slow
+@test "up: a file that changes there after it was replaced, before it is dropped, is kept" {
+  use folder
+  up
+  expect 0
+  printf 'kit, second\n' >"$KIT/docs/GUIDE.md"
+  mkdir "$BATS_TEST_TMPDIR/bin"
+  printf '#!/bin/sh\nif [ "${*#*written_inodes}" != "$*" ]; then\n  for f in .replaced/*/docs/GUIDE.md; do printf late >>"$f"; done\nfi\nexec %q "$@"\n' \
+    "$(command -v python3)" >"$BATS_TEST_TMPDIR/bin/python3"
+  chmod +x "$BATS_TEST_TMPDIR/bin/python3"
+  PATH="$BATS_TEST_TMPDIR/bin:$PATH" up
+  expect 0
+  says "kept      docs/GUIDE.md: what was there is in"
+  [ "$(tail -n 1 "$THERE"/.replaced/*/docs/GUIDE.md)" = late ]
+}
