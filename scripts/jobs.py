@@ -45,6 +45,8 @@ def parse(argv: list[str]):
     parser.add_argument("--confirm", action="store_true", help="run: start it, not only plan")
     parser.add_argument("--now", action="store_true", help="stop: without waiting for a checkpoint")
     parser.add_argument("--once", action="store_true", help="keep: look once")
+    parser.add_argument("--bucket", default="", metavar="REMOTE:PATH",
+                        help="keep, resume: a second place, by rclone; default BUCKET")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_intermixed_args(own)  # the name may stand after options
     args.words = tuple(words)

@@ -10,13 +10,12 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import tarfile
 import time
 from pathlib import Path
 from typing import Any
 
-from jobs import contract, engines, submission
+from jobs import contract, engines, second_place, submission
 from kit import console, paths, publish
 from transfer.host import Host, quote, wait_before
 
@@ -40,15 +39,18 @@ mv .incoming/run-{run} adapters/runs/{run}
 """
 
 
-def keep(host: Host, name: str, settings: Any, once: bool) -> int:
-    """Fetch what is finished every few seconds until the job is over; a lost link is waited out."""
+def keep(host: Host, name: str, settings: Any, once: bool, bucket: str = "") -> int:
+    """Fetch what is finished every few seconds until the job is over; a lost link is waited out.
+
+    bucket: a second place that gets all of it, too.
+    """
     job, _ = submission.required(host, name)
     remember(job)
     lost = 0
     while True:
         try:
             over = engines.engine_of(job.engine).state(host, job).over
-            fetch(host.name)
+            second_place.sync_down(host.name)
             lost = 0
         except console.Problem as problem:
             lost += 1
@@ -59,6 +61,8 @@ def keep(host: Host, name: str, settings: Any, once: bool) -> int:
             time.sleep(pause)
             continue
         prune(paths.folder("runs") / job.run_id, settings.keep_last)
+        if bucket and not _in_second_place(bucket, job, last=once or over):
+            over = False  # it is tried again
         if over or once:
             break
         time.sleep(settings.every_seconds)
@@ -68,13 +72,16 @@ def keep(host: Host, name: str, settings: Any, once: bool) -> int:
     return console.GOOD
 
 
-def fetch(host_name: str) -> None:
-    """One sync down with checkpoints. Problem with its cause where it failed."""
-    command = [str(paths.ROOT / "scripts" / "sync_from_remote.sh"), host_name, "--with-checkpoints"]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["sync_from_remote.sh failed"]
-        raise console.Problem(lines[-1].removeprefix("sync_from_remote.sh: "))
+def _in_second_place(bucket: str, job: contract.Job, last: bool) -> bool:
+    """Bring the run to the bucket, too; a failure that is not the last word is warned about."""
+    try:
+        second_place.send(bucket, job, kept_file(job.name))
+    except console.Problem as problem:
+        if last or problem.code == console.MISUSED:
+            raise
+        console.warn(f"{problem}; what is here stays")
+        return False
+    return True
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -89,20 +96,23 @@ def prune(run: Path, keep_last: int) -> None:
         shutil.rmtree(old)
 
 
-def _copy(name: str) -> Path:
+def kept_file(name: str) -> Path:
+    """Where a job's description is kept here."""
     return paths.workdir() / ".cache" / "jobs" / f"{name}.json"
 
 
 def remember(job: contract.Job) -> None:
     """Keep the job's description here, for the day its host is gone."""
-    _copy(job.name).parent.mkdir(parents=True, exist_ok=True)
-    with publish.file(_copy(job.name), "wb") as f:
+    with publish.file(kept_file(job.name), "wb") as f:
         f.write(job.to_json())
 
 
-def take_to(host: Host, name: str) -> contract.Job:
-    """Send a kept run to another host; the job that goes on with it there."""
-    file = _copy(name)
+def take_to(host: Host, name: str, bucket: str = "") -> contract.Job:
+    """Send a kept run, from the bucket where one is given, to another host; the job that goes on
+    with it there."""
+    file = kept_file(name)
+    if bucket:
+        second_place.fetch(bucket, name, file)
     if not file.is_file():
         raise console.Misuse(
             f"no job {name} at {host.place}, and none was kept here",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from typing import Any
 
 from jobs import budget, engines, submission, table
 from jobs import watch as watching
 from jobs.contract import Job
 from kit import console
+from transfer import address
 from transfer.host import Host, open_host
 
 
@@ -65,7 +67,6 @@ def _check_numbers(args: Any) -> None:
 def _to_the_cloud(request: submission.Request, settings: Any) -> int:
 
     from jobs.engines import sky
-    from transfer import address
     from transfer.host import host_at
 
     job = submission.make(request, host_at(address.parse("./sky", "tandem")), settings)
@@ -135,7 +136,7 @@ def resume(args: Any, settings: Any, host_name: str) -> int:
 
     with open_host(host_name) as host:
         before = submission.existing(host, args.name)
-        job = before[0] if before else keeper.take_to(host, args.name)
+        job = before[0] if before else keeper.take_to(host, args.name, _bucket(args, settings))
         natural = "folder" if host.is_folder else "ssh"
         if not before and job.engine in ("folder", "ssh"):
             job = dataclasses.replace(job, engine=natural)
@@ -147,7 +148,14 @@ def keep(args: Any, settings: Any, host_name: str) -> int:
     from jobs import keeper
 
     with open_host(host_name) as host:
-        return keeper.keep(host, args.name, settings.keeper, args.once)
+        bucket = _bucket(args, settings)
+        return keeper.keep(host, args.name, settings.keeper, args.once, bucket)
+
+
+def _bucket(args: Any, settings: Any) -> str:
+    """The keeper's second place: the option, BUCKET or the configuration names it; '' for none."""
+    named = args.bucket or os.environ.get("BUCKET") or settings.keeper.bucket or ""
+    return address.parse_bucket(named).name if named else ""
 
 
 def list_jobs(args: Any, settings: Any, host_name: str) -> int:

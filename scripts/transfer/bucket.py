@@ -163,6 +163,14 @@ class BucketHost(Host):
                     if file and file.sig == sig and _SHA256.fullmatch(digest):
                         self.vouched[name] = digest
 
+    def unlisted_part(self, names: list[str]) -> str:
+        """One of `names` that no manifest vouches for where one does for others, else ''.
+
+        Then a push is putting that folder in place, or was killed in doing so.
+        """
+        unlisted = [name for name in names if name not in self.vouched]
+        return min(unlisted) if len(unlisted) < len(names) and unlisted else ""
+
     def hashes(self, files: Iterable[str]) -> dict[str, str]:
         """{path: SHA-256}: the manifests' where they fit, else of the object, read in full."""
         files = list(files)
@@ -189,6 +197,10 @@ class BucketHost(Host):
         name = f"{MANIFESTS}/{laptop}-{direction}.json"
         if self.manifests.get(name) != content:
             self.ask(["rcat", self.object(name)], data=content)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects."""
+        self.ask(["delete", *self.names(names), self.at()])
 
     def drop_stage(self, stage: str) -> None:
         """Remove what waits in one laptop's staging folder."""

@@ -7,24 +7,28 @@ none; only then is it moved, inside the store, to its name.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from kit import console
 from transfer import local_files, sync_lines
+from transfer.adapter_units import CONFIGURATIONS, TRAINER_STATE
 from transfer.bucket import BucketHost, BucketState
 from transfer.push_plan import LAST
 from transfer.push_stage import PushStage
 
 BLOCK = 1 << 20
+# Moved last: a folder of a run counts as whole once it has its own of these.
+VOUCHING = (*LAST, TRAINER_STATE, *CONFIGURATIONS)
 
 
 class BucketStage(PushStage):
     """`.incoming/LAPTOP/` in the bucket: filled, compared and emptied as on a host."""
 
     host: BucketHost
-    skipped: tuple[str, ...] = ()  # folders of the bucket that this push does not look at
 
-    def __init__(self, *words):
-        super().__init__(*words)
+    def __init__(self, host, local, carrier, name: str, look: Callable[[], BucketState]):
+        super().__init__(host, local, carrier, name)
+        self.look = look  # lists what the push looks at
         self.checksums: dict[str, tuple[str, str]] = {}  # SHA-256 and the store's, of files here
 
     def _prepare(self, names: list[str], seeds: list[str], doubtful: list[str]) -> None:
@@ -75,17 +79,17 @@ class BucketStage(PushStage):
         """
         if aside:
             self._move(aside, "", self.kept)
-        there = self.host.listing(skipped=self.skipped).listing().files if known else {}
+        there = self.look().listing().files if known else {}
         ours = {p for p, sig in known.items() if p in there and there[p].sig == sig}
         for last in (False, True):
-            batch = [name for name in names if name.endswith(LAST) is last]
+            batch = [name for name in names if name.endswith(VOUCHING) is last]
             self._move([n for n in batch if n in ours], self.folder, "")
             self._move([n for n in batch if n not in ours], self.folder, "", self.kept)
         self.host.drop_stage(self.folder)
         if kept := self.host.objects(self.kept) if set(names) - ours else {}:
             shown = sync_lines.names(sorted(kept))
             console.note(f"kept      {shown}: what was there is in {self.host.at(self.kept)}")
-        return self.host.listing(skipped=self.skipped)
+        return self.look()
 
     def _move(self, names: list[str], below: str, to: str, kept: str = "") -> None:
         """Move objects inside the store; what they replace goes to the folder `kept`."""

@@ -87,6 +87,10 @@ class PullPlan:
             if (unit := unit_of(path)) and not is_version(unit):
                 by_unit.setdefault(unit, []).append(path)
         for unit, names in by_unit.items():
+            if self.host.is_bucket and (other := self.host.unlisted_part(names)):
+                self._without(unit)
+                self.refused[unit] = f"is not as a manifest there lists it ({other})"
+                continue
             if not (missing := adapter_units.missing_part(unit, names)):
                 continue
             self._without(unit)

@@ -153,9 +153,7 @@ class Push:
         from transfer.bucket_stage import BucketStage
 
         self.host.check_names(self.local.files)
-        stage = BucketStage(self.host, self.local, carrier, stage_name())
-        stage.skipped = self.stay
-        return stage
+        return BucketStage(self.host, self.local, carrier, stage_name(), self._listed)
 
     def _must_fit(self) -> None:
         host, facts = self.host, self.state.facts

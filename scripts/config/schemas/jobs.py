@@ -38,6 +38,7 @@ class BudgetSection(Section):
 class KeeperSection(Section):
     every_seconds: Seconds = 60.0
     keep_last: Annotated[int, Field(ge=1)] = 2
+    bucket: str | None = None
 
 
 class AtEndSection(Section):
