@@ -2,6 +2,7 @@
 
 model_catalog.py  which versions are served, checked and loaded
 engine.py         continuous batching: batch.py, sampling.py, answer_text.py
+json_schema.py    response_format: json_grammar.py, token_guide.py, answer_shape.py
 openai_api.py     the routes; chat_request.py (requests), tool_calls.py, prometheus.py
 service.py        the model behind the routes: limits, prompts, one request's answers
 server_app.py     create_app(service), and the process that answers until a signal comes

@@ -52,6 +52,7 @@ class AnswerRow:
     top_p: float = 1.0
     stop: list[str] = dataclasses.field(default_factory=list)
     live: bool = False
+    guide: Any = None  # serving.token_guide.Guide: what response_format allows
     top: int | None = None  # likeliest tokens whose logprobs are kept; None: no logprobs at all
     deadline: float = float("inf")  # time.monotonic()
     cancelled: bool = False
@@ -63,6 +64,7 @@ class AnswerRow:
         self.chances: list[TokenChance] = []  # of `tokens`, without the one that ends the answer
         self.text = AnswerText(self.tokenizer, self.stop)
         self.dice = random.Random(self.seed)
+        self.broken = ""  # why its guide allows nothing
 
     @property
     def length(self) -> int:
@@ -74,13 +76,21 @@ class AnswerRow:
         """What its length may grow to."""
         return len(self.prompt) + self.max_tokens
 
+    def allowed(self) -> Any:
+        """The tokens that its guide allows, as booleans; None where the guide fails."""
+        try:
+            return self.guide.allowed(self.ends)
+        except Exception as error:
+            self.broken = console.first_line(error)
+            return None
+
     def take(self, token: int | None, chance: TokenChance | None = None) -> Piece | None:
         """The next token (None: the model gave none); what is to be sent, if anything.
 
         What goes wrong with one answer's text ends that answer alone.
         """
         if token is None:
-            return self.fail("the model's numbers for it are not finite")
+            return self.fail(self.broken or "the model's numbers for it are not finite")
         if chance and token not in self.ends:
             self.chances.append(chance)
         try:
@@ -94,7 +104,9 @@ class AnswerRow:
         if token in self.ends:
             return self.end("stop")
         self.text.add(token)
-        if self.text.stopped:
+        if self.guide:
+            self.guide.take(token)
+        if self.text.stopped or (self.guide and self.guide.complete):
             return self.end("stop")
         if len(self.tokens) >= self.max_tokens:
             return self.end("length")

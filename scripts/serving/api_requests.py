@@ -14,7 +14,7 @@ from serving.api_errors import ApiError
 # name -> the values that change nothing; any other value is refused rather than ignored
 NOT_SUPPORTED: dict[str, tuple] = {
     "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},),
-    "response_format": ({"type": "text"},), "echo": (False,), "suffix": ("",), "best_of": (1,),
+    "echo": (False,), "suffix": ("",), "best_of": (1,),
     "functions": ([],), "function_call": ("none",), "modalities": (["text"],), "audio": (),
     "prediction": (), "web_search_options": (), "store": (False,),
 }  # fmt: skip
@@ -76,6 +76,30 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class JsonSchema(BaseModel):
+    """What answers are held to; strict: false is held to it as well."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: str | None = None
+    schema_: Any = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """The form of the answer."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def has_its_schema(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema goes with type json_schema, and that needs it")
+        return self
+
+
 class GenerationRequest(BaseModel):
     """What both APIs take."""
 
@@ -89,6 +113,7 @@ class GenerationRequest(BaseModel):
     n: int = Field(1, ge=1, le=MOST_ANSWERS)
     stream: bool = False
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -104,6 +129,18 @@ class GenerationRequest(BaseModel):
     @classmethod
     def null_is_default(cls, value: Any, info) -> Any:
         return cls.model_fields[info.field_name].default if value is None else value
+
+    @model_validator(mode="after")
+    def form_is_whole(self) -> GenerationRequest:
+        for name, given in (("stop", self.stop), ("tools", getattr(self, "offered", None))):
+            if given and self.shaped:
+                raise ValueError(f"{name} cannot be combined with a response_format of JSON")
+        return self
+
+    @property
+    def shaped(self) -> bool:
+        """Whether the answer must be JSON."""
+        return self.response_format is not None and self.response_format.type != "text"
 
     @property
     def counted(self) -> bool:
@@ -231,5 +268,5 @@ def _refusal(first: dict[str, Any], kind: type[BaseModel]) -> ApiError:
     if first["type"] == "missing":
         return ApiError(400, "missing_required_parameter", f"{place} is missing", param=place)
     words = first["msg"].removeprefix("Value error, ")
-    text = f"{place}: {words[:1].lower()}{words[1:]}"
-    return ApiError(400, "invalid_value", text, param=place)
+    text = f"{place}: {words[:1].lower()}{words[1:]}" if place else words
+    return ApiError(400, "invalid_value", text, param=place or None)

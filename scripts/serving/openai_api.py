@@ -139,7 +139,8 @@ async def _begin(request: Request, service: Service, kind: type) -> Exchange:
         prompts = await asyncio.to_thread(service.encode, asked, served)
     else:
         prompts = service.encode(asked, served)
-    return service.begin(asked, served, prompts)
+    grammar = await asyncio.to_thread(service.grammar, asked, served) if asked.shaped else None
+    return service.begin(asked, served, prompts, grammar)
 
 
 # --- whole --------------------------------------------------------------------------------

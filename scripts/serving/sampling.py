@@ -19,7 +19,7 @@ def pick(logits, answers: list[Any]) -> list[int | None]:
     """
     import torch
 
-    logits = _masked(logits, answers)
+    logits = _guided(_masked(logits, answers), answers)
     best, likeliest = logits.max(-1, keepdim=True)
     sound, chosen = torch.isfinite(best)[:, 0].tolist(), likeliest[:, 0].tolist()
     coldest = torch.finfo(torch.float32).tiny
@@ -43,6 +43,24 @@ def _masked(logits, answers: list[Any]):
     limit = torch.tensor([[answer.vocabulary] for answer in answers], device=logits.device)
     ids = torch.arange(logits.shape[-1], device=logits.device)
     return logits.masked_fill(ids >= limit, float("-inf"))
+
+
+def _guided(logits, answers: list[Any]):
+    """The logits without the tokens that guides do not allow; a broken guide allows none."""
+    import torch
+
+    rows = [i for i, answer in enumerate(answers) if answer.guide]
+    if not rows:
+        return logits
+    allowed = torch.zeros((len(rows), logits.shape[-1]), dtype=torch.bool)
+    for place, i in enumerate(rows):
+        mask = answers[i].allowed()
+        if mask is not None:
+            width = min(len(mask), logits.shape[-1])
+            allowed[place, :width] = mask[:width]
+    logits = logits.clone()
+    logits[rows] = logits[rows].masked_fill(~allowed.to(logits.device), float("-inf"))
+    return logits
 
 
 def chances(logits, answers: list[Any], tokens: list[int | None]) -> list[TokenChance | None]:

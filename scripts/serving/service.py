@@ -16,6 +16,7 @@ from kit import console
 from serving import tool_calls
 from serving.answer_exchange import Exchange
 from serving.answer_forms import ChatForm, TextForm
+from serving.answer_shape import AnswerShapes, guide_of
 from serving.api_errors import ApiError
 from serving.api_requests import ChatRequest, CompletionRequest
 from serving.engine import AnswerRow, Engine, EngineFull, Piece
@@ -52,6 +53,7 @@ class Service:
         self.temperature = self.top_p = 1.0  # where a request names none: the model's own
         self.embedded = 0  # tokens that the model's embedding knows
         self.context, self.usual = 0, 1.0  # tokens; seconds that a request takes
+        self.shapes = AnswerShapes()
         self.cut = 0  # requests that were not finished when the server stopped
 
     # --- its life -------------------------------------------------------------------------
@@ -115,7 +117,7 @@ class Service:
 
     # --- one request ----------------------------------------------------------------------
     def begin(self, asked: ChatRequest | CompletionRequest, served: Served,
-              prompts: list[list[int]]) -> Exchange:  # fmt: skip
+              prompts: list[list[int]], grammar: Any = None) -> Exchange:  # fmt: skip
         """Let a request in. ApiError 429 when too many wait, 503 while loading or draining."""
         self.check_open()
         form = ChatForm(asked.offered) if isinstance(asked, ChatRequest) else TextForm()
@@ -129,6 +131,7 @@ class Service:
                 temperature=self.temperature if asked.temperature is None else asked.temperature,
                 top_p=self.top_p if asked.top_p is None else asked.top_p,
                 stop=asked.stop, live=asked.stream, top=asked.top,
+                guide=guide_of(grammar),
                 deadline=time.monotonic() + self.limits.seconds,
             )
             for i, prompt in enumerate(prompt for prompt in prompts for _ in range(asked.n))
@@ -188,6 +191,10 @@ class Service:
         except UnicodeError:
             text = "the prompt is not Unicode"
             raise ApiError(400, "invalid_value", text, param="prompt") from None
+
+    def grammar(self, asked: ChatRequest | CompletionRequest, served: Served) -> Any:
+        """What the answers are held to, None where they are free."""
+        return self.shapes.grammar(asked.response_format, served) if asked.shaped else None
 
     def _encode_chat(self, asked: ChatRequest, served: Served) -> list[int]:
         """The token ids of messages, by the model's own chat template."""

@@ -205,7 +205,9 @@ class PackageChecker:
         self._join()
         if self._imports:
             self._import_all(dist_infos)
-        files = {package_name(d): self._files[d][0] for d in dist_infos if self._files[d][0]}
+        wrong = {d: self._files[d][0] for d in dist_infos if self._files[d][0]}
+        wrong = {d: left for d, lines in wrong.items() if (left := self._not_shared(d, lines))}
+        files = {package_name(d): lines for d, lines in wrong.items()}
         return Findings(
             files,
             {m: complaints[0] for m, (complaints, _) in self._modules.items() if complaints},
@@ -213,6 +215,17 @@ class PackageChecker:
             sum(self._files[d][1] for d in dist_infos),
             len(self._modules),
         )
+
+    def _not_shared(self, dist_info: Path, lines: list[str]) -> list[str]:
+        """The complaints without files that another package installs under the same name."""
+        left = []
+        for line in lines:
+            path, damaged = line.removesuffix(": damaged"), line.endswith(": damaged")
+            others = (d for d in self._files if damaged and d != dist_info)
+            digests = {row.digest for d in others for row in _rows(d) if row.path == path}
+            if not digests or file_digest(str(self._site / path)) not in digests:
+                left.append(line)
+        return left
 
     def _import_all(self, dist_infos: list[Path]) -> None:
         self._threads = [

@@ -67,6 +67,18 @@ def test_a_changed_file_is_named_with_its_package(env):
     assert "good/more.py: damaged" in found["checks"][0]["found"]
 
 
+def test_a_file_that_two_packages_install_is_right_as_either_wrote_it(env):
+    """flashinfer-python and torch-c-dlpack-ext both hold a build_backend.py."""
+    site = site_packages(env)
+    for name in ("one", "two"):
+        add_package(site, name, {"build_backend.py": f"by = {name!r}", f"{name}.py": ""})
+    code, found = look(env)
+    assert code == 0, found
+    (site / "build_backend.py").write_text("by = None")
+    code, found = look(env)
+    assert code == 1 and {"one", "two"} == set(found["damaged"])
+
+
 def test_a_missing_file_is_told_from_a_changed_one(env):
     (site_packages(env) / "good/more.py").unlink()
     _, found = look(env, "--no-imports")
