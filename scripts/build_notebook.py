@@ -62,8 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     made, target = notebook(args.source), args.source.with_suffix(".ipynb")
     if args.check:
-        there = target.read_text(encoding="utf-8") if target.is_file() else ""
-        if there != made:
+        committed = target.read_text(encoding="utf-8") if target.is_file() else ""
+        if committed != made:
             raise console.Problem(
                 f"{paths.show(target)} differs from {args.source.name}",
                 "python scripts/build_notebook.py makes it anew",

@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     values = everything()
     if args.name:
         if args.name not in values:
-            near = difflib.get_close_matches(args.name, values, 1, 0)[0]
-            raise console.Misuse(f"nothing is named {args.name!r}", f"did you mean {near}?")
+            closest = difflib.get_close_matches(args.name, values, 1, 0)[0]
+            raise console.Misuse(f"nothing is named {args.name!r}", f"did you mean {closest}?")
         values = {args.name: values[args.name]}
     if args.json:
         print(json.dumps(values))

@@ -162,11 +162,11 @@ def show(root: Path, args) -> CommandResult:
     measured = card.get("evaluation") or {"metrics": {}}
     for name, m in measured["metrics"].items():
         before = (measured.get("base") or {}).get(name)
-        beside = f"   base {before['value']:.4f}" if before else ""
-        lines.append(f"  {name:<12} {m['value']:.4f} ({m['low']:.4f}-{m['high']:.4f}){beside}")
+        base = f"   base {before['value']:.4f}" if before else ""
+        lines.append(f"  {name:<12} {m['value']:.4f} ({m['low']:.4f}-{m['high']:.4f}){base}")
     lines.append(f"  vLLM      {vllm.command(version)}")
-    beside = {"folder": str(version.folder), "retired": version.retired}
-    return beside | {"vllm": vllm.command(version)} | card, lines
+    facts = {"folder": str(version.folder), "retired": version.retired}
+    return facts | {"vllm": vllm.command(version)} | card, lines
 
 
 def _listed(modules: list[str] | str | None) -> str:

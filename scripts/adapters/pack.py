@@ -60,13 +60,13 @@ def unpack(root: Path, archive: str | os.PathLike) -> tuple[version_store.Versio
             name, number, members = _contents(opened, path)
             facts = _card(opened, members.pop(cards.FILE), path)
             _compare(facts, members, f"{name}@{names.text(number)}", path)
-            there = version_store.Version(name, number, root / name / names.text(number))
-            if there.folder.exists():
-                return _same(there, facts), False
+            existing = version_store.Version(name, number, root / name / names.text(number))
+            if existing.folder.exists():
+                return _same(existing, facts), False
             _room(root, facts)
             with version_store.staging(root) as stage:
                 return _publish(
-                    opened, facts, members, version_store.Version(name, number, stage), there
+                    opened, facts, members, version_store.Version(name, number, stage), existing
                 )
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
@@ -137,13 +137,13 @@ def _compare(facts, members, reference: str, path: Path) -> None:
         raise Difference(path.name, f"{name}: {what}", AGAIN if name in listed else "do not use it")
 
 
-def _same(there: version_store.Version, facts: dict[str, Any]) -> version_store.Version:
-    if there.card != facts:
+def _same(existing: version_store.Version, facts: dict[str, Any]) -> version_store.Version:
+    if existing.card != facts:
         raise console.Problem(
-            f"{there.reference} is here already, with other contents",
+            f"{existing.reference} is here already, with other contents",
             "versions do not change: register or pack yours under another version",
         )
-    return there
+    return existing
 
 
 def _room(root: Path, facts: dict[str, Any]) -> None:

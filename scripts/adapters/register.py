@@ -84,9 +84,11 @@ def register(
     chosen: dict[str, Any] = {}
 
     def number() -> names.Number:
-        there = chosen["there"] = version_store.readable(root, name)
-        chosen["gate"] = gate.decide(evaluated, there, force)
-        kind, why = (bump, "asked for") if bump else choose_bump(card, there[-1] if there else None)
+        versions = chosen["versions"] = version_store.readable(root, name)
+        chosen["gate"] = gate.decide(evaluated, versions, force)
+        kind, why = (
+            (bump, "asked for") if bump else choose_bump(card, versions[-1] if versions else None)
+        )
         chosen["bump"] = {"kind": kind, "why": why}
         return names.after(version_store.latest_number(root, name), kind)
 
@@ -94,7 +96,7 @@ def register(
         copied = version_files.copy(
             version_files.sources(final, report), version.folder, card["base"]["name"]
         )
-        warn_of_twin(chosen.pop("there"), copied)
+        warn_of_twin(chosen.pop("versions"), copied)
         whole = {"name": name, "version": version.version} | card | chosen | {"files": copied}
         wrong = card_schema.problem(whole)
         if wrong:  # nobody could read the version, and its number would be taken
@@ -107,8 +109,8 @@ def register(
     return version_store.publish_version(root, name, number, fill)
 
 
-def warn_of_twin(there: list[version_store.Version], copied: dict[str, Any]) -> None:
+def warn_of_twin(versions: list[version_store.Version], copied: dict[str, Any]) -> None:
     """Warn where a version has the same weights already."""
-    for version in there:
+    for version in versions:
         if version.card["files"].get(weights.FILE) == copied[weights.FILE]:
             console.warn(f"{version.reference} has the same weights")

@@ -53,11 +53,11 @@ def base_folder(config, name: str) -> Path | None:
 def candidates(root: Path, entry) -> tuple[list[version_store.Version], list[dict[str, str]]]:
     """(versions of an entry that may answer, highest first; the others, each with its reason)."""
     try:
-        there = version_store.matching(root, entry.checkpoint)
+        versions = version_store.matching(root, entry.checkpoint)
     except console.Misuse as missing:
         return [], [{"name": entry.checkpoint, "why": str(missing)}]
     good, rejected = [], []
-    for version in reversed(there):
+    for version in reversed(versions):
         why = refusal(version)
         if why:
             rejected.append({"name": version.reference, "why": why})

@@ -142,8 +142,8 @@ def _check_targets(config: dict[str, Any], modules: dict[str, Any]) -> None:
     """Every name in target_modules has weights, unless exclude_modules may have taken all of it."""
     wanted, excluded = config.get("target_modules"), config.get("exclude_modules")
     for name in wanted if isinstance(wanted, list) else []:
-        there = any(module == name or module.endswith(f".{name}") for module in modules)
-        if there or isinstance(excluded, str) or peft_config.excluded(config, name):
+        is_target = any(module == name or module.endswith(f".{name}") for module in modules)
+        if is_target or isinstance(excluded, str) or peft_config.excluded(config, name):
             continue  # which modules a pattern takes only the base could tell
         text = f"no weights for {name}, which {peft_config.FILE} lists in target_modules"
         raise Difference(FILE, text, AGAIN)

@@ -227,10 +227,10 @@ def revisions(model: Description, wanted: str | None) -> list[Check]:
         return [Check(name, "fail", f"files of {len(commits)} revisions: {listed}", fix)]
     if not commits:
         return [Check(name, "warn", f"{wanted[:12]} is asked for, what lies there is unknown", fix)]
-    there = next(iter(commits))
-    if there.startswith(wanted) or cached:  # a branch or tag was looked up in the cache
-        return [Check(name, "ok", there)]
+    commit = next(iter(commits))
+    if commit.startswith(wanted) or cached:  # a branch or tag was looked up in the cache
+        return [Check(name, "ok", commit)]
     if all(c in "0123456789abcdef" for c in wanted):
-        return [Check(name, "fail", f"{there[:12]} lies there, {wanted[:12]} is asked for", fix)]
-    text = f"{there[:12]} lies there; whether that is {wanted} is unknown"
+        return [Check(name, "fail", f"{commit[:12]} lies there, {wanted[:12]} is asked for", fix)]
+    text = f"{commit[:12]} lies there; whether that is {wanted} is unknown"
     return [Check(name, "warn", text, fix)]

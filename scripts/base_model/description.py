@@ -122,8 +122,8 @@ class Description:
     @property
     def tied(self) -> bool:
         """Whether the output layer is the embedding itself."""
-        there = any(name.endswith(("lm_head.weight", "embed_out.weight")) for name in self.names)
-        default = self.model_type not in ("phi", "gpt_neox", "falcon") and not there
+        has_head = any(name.endswith(("lm_head.weight", "embed_out.weight")) for name in self.names)
+        default = self.model_type not in ("phi", "gpt_neox", "falcon") and not has_head
         return bool(self.config.get("tie_word_embeddings", default))
 
     @property

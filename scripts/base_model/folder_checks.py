@@ -118,8 +118,8 @@ def _config(model: ModelFolder) -> list[Check]:
 
 
 def _tokenizer(model: ModelFolder) -> list[Check]:
-    there = [n for n in tokenizer.FILES if (model.folder / n).is_file()]
-    if not there:
+    files = [n for n in tokenizer.FILES if (model.folder / n).is_file()]
+    if not files:
         return [Check("tokenizer", "fail", f"none of {', '.join(tokenizer.FILES)}", model.again)]
     template = (model.folder / "chat_template.jinja").is_file()
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -135,8 +135,8 @@ def _tokenizer(model: ModelFolder) -> list[Check]:
         template = template or isinstance(value, dict) and "chat_template" in value
     if not template:
         fix = "use the Instruct model, or set model.chat_template in configs/training_config.yaml"
-        return [Check("tokenizer", "warn", f"{there[0]}, no chat template", fix)]
-    return [Check("tokenizer", "ok", f"{', '.join(there)}, with a chat template")]
+        return [Check("tokenizer", "warn", f"{files[0]}, no chat template", fix)]
+    return [Check("tokenizer", "ok", f"{', '.join(files)}, with a chat template")]
 
 
 def tokenizer_truth(model: ModelFolder) -> list[Check]:

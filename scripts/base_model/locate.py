@@ -54,8 +54,8 @@ def folders(name: str, revision: str | None = None, known: Known | None = None) 
 
 def find(name: str | None, revision: str | None = None, known: Known | None = None) -> Path | None:
     """The first of `folders` that holds a config.json, None where there is none."""
-    there = folders(name or "", revision, known)
-    return next((folder for folder in there if (folder / "config.json").is_file()), None)
+    candidates = folders(name or "", revision, known)
+    return next((folder for folder in candidates if (folder / "config.json").is_file()), None)
 
 
 def require(name: str, revision: str | None = None) -> Path:

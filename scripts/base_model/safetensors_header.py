@@ -79,14 +79,14 @@ def _tensor(name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int
     return dtype, tuple(shape), (begin, end)
 
 
-def _check_layout(offsets: dict[str, tuple[int, int]], there: int) -> None:
+def _check_layout(offsets: dict[str, tuple[int, int]], data_size: int) -> None:
     """The tensors must fill the data without a gap or an overlap, and the file must hold them."""
     at = 0
     for name, (begin, end) in sorted(offsets.items(), key=lambda item: item[1]):
         if begin != at:
             raise Broken(f"{name}: begins at {begin:,} where {at:,} is due")
         at = end
-    if there < at:
-        raise Broken(f"cut off: {at - there:,} of {at:,} bytes of data are missing")
-    if there > at:
-        raise Broken(f"{there - at:,} bytes too long")
+    if data_size < at:
+        raise Broken(f"cut off: {at - data_size:,} of {at:,} bytes of data are missing")
+    if data_size > at:
+        raise Broken(f"{data_size - at:,} bytes too long")

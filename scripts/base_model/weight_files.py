@@ -79,11 +79,12 @@ def _sharded(model: ModelFolder, shards, total) -> list[Check]:
     if all(numbered) and {int(n[1]) for n in numbered} != {len(shards)}:  # type: ignore[index]
         text = f"names {len(shards)} shards, their names say {numbered[0][1]}"  # type: ignore[index]
         wrong.append(Check(INDEX, "fail", text, model.afresh(INDEX)))
-    there = sum(_bytes(*t) for t in tensors.values())
-    if not wrong and total is not None and there != total:
-        text = f"total_size {total:,}, the tensors have {there:,} bytes"
+    tensor_bytes = sum(_bytes(*t) for t in tensors.values())
+    if not wrong and total is not None and tensor_bytes != total:
+        text = f"total_size {total:,}, the tensors have {tensor_bytes:,} bytes"
         wrong.append(Check(INDEX, "warn", text, f"{model.afresh(INDEX)} (or tied weights)"))
-    text = f"{len(shards)} shards, {len(tensors)} tensors, {console.size(there)}: as the index says"
+    size = console.size(tensor_bytes)
+    text = f"{len(shards)} shards, {len(tensors)} tensors, {size}: as the index says"
     return wrong or [Check("weights", "ok", text)]
 
 

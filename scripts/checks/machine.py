@@ -136,10 +136,10 @@ def check_bitsandbytes(env: Path) -> list[Check]:
         return [Check("bitsandbytes", "skip", "torch is not installed")]
     cuda = torch_cuda(env)
     needed = f"cuda{cuda.replace('.', '')}" if cuda else "cpu"
-    there = sorted(p.stem for p in (site / "bitsandbytes").glob("libbitsandbytes_*"))
-    if f"libbitsandbytes_{needed}" in there:
+    libraries = sorted(p.stem for p in (site / "bitsandbytes").glob("libbitsandbytes_*"))
+    if f"libbitsandbytes_{needed}" in libraries:
         return [Check("bitsandbytes", "ok", f"has a library for torch's {needed}")]
-    if not cuda and there:
-        return [Check("bitsandbytes", "ok", f"{there[0].removeprefix('libbitsandbytes_')}")]
-    text = f"no library for torch's {needed}" if there else "not installed"
+    if not cuda and libraries:
+        return [Check("bitsandbytes", "ok", f"{libraries[0].removeprefix('libbitsandbytes_')}")]
+    text = f"no library for torch's {needed}" if libraries else "not installed"
     return [Check("bitsandbytes", "fail", text, "./setup_remote.sh --force")]

@@ -30,8 +30,8 @@ class StartedPrograms:
         if isinstance(process, ProgramAnswer):
             return process
         try:
-            left = max(0.01, self._deadline - time.monotonic())
-            out, _ = process.communicate(timeout=left)
+            remaining = max(0.01, self._deadline - time.monotonic())
+            out, _ = process.communicate(timeout=remaining)
         except subprocess.TimeoutExpired:
             _end(process)
             self._started[name] = ProgramAnswer(None, "")

@@ -41,8 +41,10 @@ def _locate(loc: Key, origins: dict[Key, str], path: Path) -> tuple[Key, str]:
 def _say(error: dict[str, Any], key: Key, schema) -> str:
     if error["type"] == "extra_forbidden":
         fields = _fields_at(schema, key[:-1])
-        near = difflib.get_close_matches(str(key[-1]), fields, 1, 0.5)
-        known = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(fields))}"
+        similar = difflib.get_close_matches(str(key[-1]), fields, 1, 0.5)
+        known = (
+            f"did you mean {similar[0]}?" if similar else f"known here: {', '.join(sorted(fields))}"
+        )
         return f"unknown key; {known}"
     if error["type"] == "missing":
         return f"{dotted(error['loc'])} is missing; add it"

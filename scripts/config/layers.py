@@ -33,9 +33,9 @@ def apply_environment_section(
         errors.append(f"{origins[('environments',)]}: environments holds `local:` and `remote:`")
         return
     for name in set(sections) - {"local", "remote"}:
-        near = difflib.get_close_matches(name, ("local", "remote"), 1, 0)[0]
+        closest = difflib.get_close_matches(name, ("local", "remote"), 1, 0)[0]
         where = origins[("environments", name)]
-        errors.append(f"{where}: environments.{name}: unknown key; did you mean {near}?")
+        errors.append(f"{where}: environments.{name}: unknown key; did you mean {closest}?")
     for name, section in sections.items():
         if not isinstance(section, dict | None):
             where = origins[("environments", name)]

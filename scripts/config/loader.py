@@ -66,9 +66,9 @@ def _find(config: str | os.PathLike) -> Path:
     for candidate in (path, paths.ROOT / "configs" / path, paths.ROOT / path):
         if candidate.is_file():
             return candidate
-    there = sorted(p.name for p in (paths.ROOT / "configs").glob("*.yaml"))
-    near = difflib.get_close_matches(path.name, there, 1, 0)
-    raise console.Misuse(f"{path}: no such configuration", f"did you mean configs/{near[0]}?")
+    names = sorted(p.name for p in (paths.ROOT / "configs").glob("*.yaml"))
+    similar = difflib.get_close_matches(path.name, names, 1, 0)
+    raise console.Misuse(f"{path}: no such configuration", f"did you mean configs/{similar[0]}?")
 
 
 def _errors_elsewhere(values, origins, schema, path: Path) -> list[str]:

@@ -53,11 +53,11 @@ class PreparedRows:
 
     def shortage(self, config) -> console.Problem | None:
         """The Problem of too few rows, or None. config: config.schemas.data.DataConfig."""
-        left = len(self.train) + len(self.val)
-        if not left:
+        count = len(self.train) + len(self.val)
+        if not count:
             return console.Problem(f"no row is left ({self.reasons()})", self._remedy())
         if config.split.val_fraction and not self.val:
-            rows = "1 row is" if left == 1 else f"{left} rows are"
+            rows = "1 row is" if count == 1 else f"{count} rows are"
             dropped = any(tally.dropped for tally in self.tallies.values())
             why = f" ({self.reasons()})" if dropped else ""
             return console.Problem(

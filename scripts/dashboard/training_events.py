@@ -128,10 +128,10 @@ def _end(file: Path) -> int:
         with file.open("rb") as f:
             size = f.seek(0, 2)
             f.seek(max(0, size - runs.TAIL))
-            left = f.read()
+            tail = f.read()
     except OSError:
         return 0
-    return size - (len(left) - left.rfind(b"\n") - 1)
+    return size - (len(tail) - tail.rfind(b"\n") - 1)
 
 
 def _line_start(log: Path) -> int:

@@ -191,11 +191,11 @@ def has(run: Path, name: str) -> bool:
 
 def eta(run: Path, status: dict[str, Any], now: float) -> float | None:
     """Seconds to the end, counted on from the last step that was logged."""
-    left = clean(status.get("eta_seconds"))
+    remaining = clean(status.get("eta_seconds"))
     last = rows_of("".join(tail(run / "metrics.jsonl", 1)).encode())
-    if left is None or not last:
+    if remaining is None or not last:
         return None
-    return max(0.0, left - (now - (last[0].get("time") or now)))
+    return max(0.0, remaining - (now - (last[0].get("time") or now)))
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

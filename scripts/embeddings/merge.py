@@ -265,9 +265,9 @@ class MergeJob:
             whole = segments.of_whole_file(table, self.digest)
             manifest["files"] = {o.output.name: {"segments": whole}}
         elif o.format != "pickle":
-            beside = merged_formats.articles_of(o.output)
-            renames["articles"] = beside
+            table = merged_formats.articles_of(o.output)
+            renames["articles"] = table
             whole = segments.of_whole_file(articles, self.digest)
-            manifest["files"][beside.name] = {"segments": whole}
+            manifest["files"][table.name] = {"segments": whole}
         publish.json_file(self.folder.path("manifest"), manifest)
         self.folder.commit(renames | {"manifest": merged_formats.manifest_of(o.output)})

@@ -17,14 +17,14 @@ def segment(what: str, offset: int, length: int, digest: Any) -> dict[str, Any]:
 
 def is_intact(file: IO[bytes], entry: dict[str, Any], digest_name: str) -> bool:
     """Whether the file's bytes there still have the digest."""
-    digest, left = shard_rows.digest(digest_name), entry["length"]
+    digest, remaining = shard_rows.digest(digest_name), entry["length"]
     file.seek(entry["offset"])
-    while left:
-        block = file.read(min(left, BLOCK))
+    while remaining:
+        block = file.read(min(remaining, BLOCK))
         if not block:
             return False
         digest.update(block)
-        left -= len(block)
+        remaining -= len(block)
     return digest.hexdigest() == entry["digest"]
 
 

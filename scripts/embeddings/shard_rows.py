@@ -89,18 +89,18 @@ def _escaped(file: IO[bytes], shard: Shard, rows: int) -> Iterator[Any]:
 
     decoder = codecs.getincrementaldecoder("utf-8")()
     row_bytes = shard.dim * int(shard.dtype[2:])
-    size, left = _rows_per_block(shard) * row_bytes, shard.data.length
+    size, remaining = _rows_per_block(shard) * row_bytes, shard.data.length
     todo, have = (shard.end - shard.start) * row_bytes, bytearray()
     wanted = rows * row_bytes
     file.seek(shard.data.offset)
     try:
-        while left:
-            raw = file.read(min(left, BLOCK // 4))
+        while remaining:
+            raw = file.read(min(remaining, BLOCK // 4))
             if not raw:
                 raise _short(shard)
-            left -= len(raw)
-            have += decoder.decode(raw, final=not left).encode("latin-1")
-            while len(have) >= size or (not left and have):
+            remaining -= len(raw)
+            have += decoder.decode(raw, final=not remaining).encode("latin-1")
+            while len(have) >= size or (not remaining and have):
                 n = min(len(have), size)
                 todo -= n
                 use = min(n, wanted) // row_bytes * row_bytes

@@ -91,7 +91,11 @@ def join(data: Path, manifest: dict[str, Any], articles: Path, target: Path) -> 
 
 
 def write(
-    target: Path, table: Any, blocks: Iterator[Any], whole: Any, tell: Callable = lambda rows: None
+    target: Path,
+    table: Any,
+    blocks: Iterator[Any],
+    whole: Any,
+    progress: Callable = lambda rows: None,
 ) -> None:
     """One Parquet file of `table` (a pyarrow table of articles) beside the vectors."""
     at = 0
@@ -99,7 +103,7 @@ def write(
         for block in blocks:
             out.write_table(record(table.slice(at, len(block)), block, whole), ROW_GROUP)
             at += len(block)
-            tell(len(block))
+            progress(len(block))
     flush(target)
 
 

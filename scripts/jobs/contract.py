@@ -136,15 +136,15 @@ def add_life(folder: Path, began: float, ended: float, code: int, hung: bool) ->
 
 def lives(text: str) -> list[dict[str, Any]]:
     """The whole, finite lines of a lives.jsonl."""
-    found = []
+    lives_read = []
     for line in text.splitlines():
         try:
             life = json.loads(line)
             if math.isfinite(life["began"]) and math.isfinite(life["ended"]):
-                found.append(life)
+                lives_read.append(life)
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
-    return found
+    return lives_read
 
 
 def spent_seconds(folder: Path) -> float:

@@ -86,8 +86,8 @@ def _in_second_place(bucket: str, job: contract.Job, last: bool) -> bool:
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run that are here, oldest first."""
-    found = [p for p in run.glob("checkpoints/checkpoint-*") if CHECKPOINT.fullmatch(p.name)]
-    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
+    folders = [p for p in run.glob("checkpoints/checkpoint-*") if CHECKPOINT.fullmatch(p.name)]
+    return sorted(folders, key=lambda p: int(p.name.rpartition("-")[2]))
 
 
 def prune(run: Path, keep_last: int) -> None:

@@ -53,7 +53,7 @@ def first_difference(
             return name, f"{actual_size} bytes, the card says {size}"
         actual = digest_of(name)
         if actual != digest:
-            said = f"{actual[:12]}…" if actual else "unknown"
-            return name, f"its SHA-256 is {said}, the card says {digest[:12]}…"
+            digest_here = f"{actual[:12]}…" if actual else "unknown"
+            return name, f"its SHA-256 is {digest_here}, the card says {digest[:12]}…"
     extra = sorted(set(present) - listed.keys() - {CARD})
     return (extra[0], "not in the card: versions do not change") if extra else None

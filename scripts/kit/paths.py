@@ -62,8 +62,8 @@ def load(config: Path | None = None) -> dict[str, Any]:
             raise console.Misuse(f"{config}: {name} must be an object", "mend that value")
         for key, value in section.items():
             if key not in known:
-                near = difflib.get_close_matches(key, known, 1, 0)[0]
-                raise console.Misuse(f"{config}: unknown key {key!r}", f"did you mean {near!r}?")
+                closest = difflib.get_close_matches(key, known, 1, 0)[0]
+                raise console.Misuse(f"{config}: unknown key {key!r}", f"did you mean {closest!r}?")
             if not isinstance(value, known[key]):
                 kind = {dict: "an object", str: "a string"}[known[key]]
                 raise console.Misuse(f"{config}: {key} must be {kind}", "mend that value")
@@ -113,8 +113,8 @@ def folder(name: str) -> Path:
     """The absolute path of one folder of the configuration, `data_raw` say."""
     folders = load()["folders"]
     if name not in folders:
-        near = difflib.get_close_matches(name, folders, 1, 0)
-        hint = f"did you mean {near[0]}?" if near else f"add it to {CONFIG}"
+        similar = difflib.get_close_matches(name, folders, 1, 0)
+        hint = f"did you mean {similar[0]}?" if similar else f"add it to {CONFIG}"
         raise console.Misuse(f"{CONFIG}: no folder is named {name!r}", hint)
     return workdir() / folders[name]
 

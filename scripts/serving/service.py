@@ -70,11 +70,11 @@ class Service:
         except Exception as error:
             self.problem, outcome = error, "failed"
 
-        def tell() -> None:
+        def finish() -> None:
             self.state = outcome if self.state == "loading" else self.state
             self._changed(self)
 
-        self._loop.call_soon_threadsafe(tell)
+        self._loop.call_soon_threadsafe(finish)
 
     def _build_engine(self) -> None:
         model = load_all(self.catalog)

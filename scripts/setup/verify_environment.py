@@ -139,8 +139,8 @@ def check_lock(env: Path, site: Path, fresh: bool) -> tuple[list[Check], list[st
         text = f"{_few(extra)} installed, and not in the lock"
         fix = "conda's configuration may add them (create_default_packages); --backend venv"
         return [Check("lock", "fail", text, fix)], []
-    beside = f"; beside them {_few(extra)}" if extra else ""
-    return [Check("lock", "ok", f"all {difference.pins} pins are installed{beside}")], []
+    more = f"; beside them {_few(extra)}" if extra else ""
+    return [Check("lock", "ok", f"all {difference.pins} pins are installed{more}")], []
 
 
 def file_checks(env: Path, site: Path, findings: Findings) -> tuple[list[Check], list[str]]:

@@ -28,9 +28,9 @@ def recorder(writer: RunFolder, shown_keys: tuple[str, ...] = SHOWN) -> Any:
             writer.metrics({"step": state.global_step, "time": time.time()} | logs)
             done = state.global_step - self.first
             rate = (time.time() - self.began) / done if done else None
-            left = rate and rate * (state.max_steps - state.global_step)
+            remaining = rate and rate * (state.max_steps - state.global_step)
             shown = {k: logs[k] for k in shown_keys if k in logs}
-            writer.update(step=state.global_step, epoch=state.epoch, eta_seconds=left, **shown)
+            writer.update(step=state.global_step, epoch=state.epoch, eta_seconds=remaining, **shown)
             if shown:
                 words = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
                 writer.log(f"step {state.global_step}/{state.max_steps}  {words}")

@@ -183,9 +183,9 @@ def state(host: Host, job: Job) -> JobState:
         return JobState(GONE, why="it was never submitted")
     output = host.run(LOOK.format(root=quote(host.root), id=number), repeatable=True)
     facts = dict(line.partition(" ")[::2] for line in output.decode().splitlines())
-    found = parse_state(facts.get("squeue", ""), facts.get("sacct", ""))
+    reported = parse_state(facts.get("squeue", ""), facts.get("sacct", ""))
     # stopped by a signal: Slurm may have queued it again
-    return ended if folder.exit_code is not None and found.over else found
+    return ended if folder.exit_code is not None and reported.over else reported
 
 
 def cancel(host: Host, job: Job, now: bool) -> None:
