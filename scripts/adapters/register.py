@@ -86,16 +86,14 @@ def register(
     def number() -> names.Number:
         versions = chosen["versions"] = version_store.readable(root, name)
         chosen["gate"] = gate.decide(evaluated, versions, force)
-        kind, why = (
-            (bump, "asked for") if bump else choose_bump(card, versions[-1] if versions else None)
-        )
+        latest = versions[-1] if versions else None
+        kind, why = (bump, "asked for") if bump else choose_bump(card, latest)
         chosen["bump"] = {"kind": kind, "why": why}
         return names.after(version_store.latest_number(root, name), kind)
 
     def fill(version: version_store.Version) -> None:
-        copied = version_files.copy(
-            version_files.sources(final, report), version.folder, card["base"]["name"]
-        )
+        sources = version_files.sources(final, report)
+        copied = version_files.copy(sources, version.folder, card["base"]["name"])
         warn_of_twin(chosen.pop("versions"), copied)
         whole = {"name": name, "version": version.version} | card | chosen | {"files": copied}
         wrong = card_schema.problem(whole)

@@ -29,11 +29,11 @@ def effect_of(folder, tensors: dict | None = None, **config) -> effect.Effect:
      {"later_switch": False, "later_list": [], "later_text": None}],
 )  # fmt: skip
 def test_an_ordinary_lora_can_be_used_in_every_way(tmp_path, config):
-    found = effect_of(tmp_path, **config)
-    assert found.features == () and found.company == effect.TOGETHER
-    found.check_serve("a@v1.0.0", quantized=True)
-    found.check_merge("a@v1.0.0", adapter_runs.base(tmp_path / "base"))
-    assert found.vllm_refusals == [] and found.base_changes == []
+    lora = effect_of(tmp_path, **config)
+    assert lora.features == () and lora.company == effect.TOGETHER
+    lora.check_serve("a@v1.0.0", quantized=True)
+    lora.check_merge("a@v1.0.0", adapter_runs.base(tmp_path / "base"))
+    assert lora.vllm_refusals == [] and lora.base_changes == []
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,10 @@ def test_an_ordinary_lora_can_be_used_in_every_way(tmp_path, config):
 def test_what_follows_from_configuration_and_tensors(
     tmp_path, tensors, config, company, changes_base, vllm
 ):
-    found = effect_of(tmp_path, tensors, **config)
-    assert found.company == company
-    assert bool(found.base_changes) is changes_base
-    assert (found.vllm_refusals == []) is vllm
+    adapter = effect_of(tmp_path, tensors, **config)
+    assert adapter.company == company
+    assert bool(adapter.base_changes) is changes_base
+    assert (adapter.vllm_refusals == []) is vllm
 
 
 @pytest.mark.parametrize(
@@ -75,20 +75,20 @@ def test_what_follows_from_configuration_and_tensors(
     ],
 )
 def test_what_cannot_be_loaded_as_it_was_trained_is_refused_everywhere(tmp_path, config, text):
-    found = effect_of(tmp_path, **config)
+    adapter = effect_of(tmp_path, **config)
     base = adapter_runs.base(tmp_path / "base")
-    for check in (lambda: found.check_load("a"), lambda: found.check_serve("a"),
-                  lambda: found.check_merge("a", base)):  # fmt: skip
+    for check in (lambda: adapter.check_load("a"), lambda: adapter.check_serve("a"),
+                  lambda: adapter.check_merge("a", base)):  # fmt: skip
         with pytest.raises(console.Problem) as raised:
             check()
         assert text in str(raised.value) and raised.value.remedy
 
 
 def test_a_start_that_needs_the_base_in_full_precision_is_refused_on_a_quantised_one(tmp_path):
-    found = effect_of(tmp_path, init_lora_weights="pissa")
-    found.check_load("a")
+    adapter = effect_of(tmp_path, init_lora_weights="pissa")
+    adapter.check_load("a")
     with pytest.raises(console.Problem, match="4 or 8 bits"):
-        found.check_load("a", quantized=True)
+        adapter.check_load("a", quantized=True)
 
 
 def test_one_that_must_be_alone_is_refused_beside_others(tmp_path):
@@ -142,9 +142,9 @@ class Resizable:
 def test_the_embedding_gets_the_rows_that_an_adapter_saved(tmp_path, base, saved, tokens, rows):
     """384: padded, more than the tokenizer has; 300: the vocabulary's padding was cut off."""
     name = "base_model.model.model.embed_tokens.weight"
-    found = effect_of(tmp_path, {name: np.ones((saved, 64), "f4")} if saved else None)
+    adapter = effect_of(tmp_path, {name: np.ones((saved, 64), "f4")} if saved else None)
     model = Resizable(base)
-    assert effect.fit_embedding(model, [(found, tmp_path, range(tokens))]) is (rows != base)
+    assert effect.fit_embedding(model, [(adapter, tmp_path, range(tokens))]) is (rows != base)
     assert len(model.weight) == rows
 
 

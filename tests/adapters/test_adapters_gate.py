@@ -133,14 +133,14 @@ def test_a_card_that_holds_nan_sets_a_bar_all_the_same():
 
 
 @pytest.mark.parametrize(
-    ("report", "said"),
+    ("report", "expected"),
     [
         ({"metrics": {"f1": {"value": 0.5, "low": "b"}}}, "metrics.f1.low is no number"),
         ({"metrics": {"f1": 0.5}, "dataset": ["rows"]}, "its dataset is damaged"),
     ],
 )
-def test_a_damaged_report_is_refused_before_a_version_exists(register, tmp_path, report, said):
-    assert f"report.json: {said}; measure it again" in register(report, fails=1)["error"]
+def test_a_damaged_report_is_refused_before_a_version_exists(register, tmp_path, report, expected):
+    assert f"report.json: {expected}; measure it again" in register(report, fails=1)["error"]
     assert not (tmp_path / "adapters" / "m").exists()
 
 

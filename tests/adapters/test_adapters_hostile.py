@@ -199,11 +199,11 @@ def test_names_of_files_in_a_card_are_plain_and_differ_on_every_disk(versions, n
 @hypothesis.given(st.text("v0123456789.^~<>=,* \u0661\uff11", max_size=12) | TEXTS)
 def test_any_reference_is_a_version_or_a_misuse(wanted):
     try:
-        found = names.matches(names.split(f"a@{wanted}")[1], [(1, 0, 0), (1, 20, 3)])
+        matching = names.matches(names.split(f"a@{wanted}")[1], [(1, 0, 0), (1, 20, 3)])
     except console.Misuse as misuse:
         assert str(misuse)
     else:
-        assert set(found) <= {(1, 0, 0), (1, 20, 3)}
+        assert set(matching) <= {(1, 0, 0), (1, 20, 3)}
 
 
 def test_digits_of_other_scripts_make_no_second_folder_of_a_version():
@@ -225,9 +225,9 @@ def test_an_odd_adapter_configuration_is_understood_or_one_line(tmp_path, key, v
     base = adapter_runs.base(tmp_path / "base")
     try:
         weights.check_shapes(weights.inspect(folder), base)
-        found = effect.of(folder)
-        assert found.company in (effect.TOGETHER, effect.IN_TURNS, effect.ALONE)
-        for check in (found.check_load, found.check_serve, lambda r: found.check_merge(r, base)):
+        result = effect.of(folder)
+        assert result.company in (effect.TOGETHER, effect.IN_TURNS, effect.ALONE)
+        for check in (result.check_load, result.check_serve, lambda r: result.check_merge(r, base)):
             check("a@v1.0.0")
     except console.Problem as problem:
         assert str(problem) and "\n" not in str(problem)
@@ -237,11 +237,11 @@ def test_an_odd_adapter_configuration_is_understood_or_one_line(tmp_path, key, v
 @hypothesis.given(VALUES)
 def test_what_the_reader_returns_is_finite_and_can_be_written_again(value):
     try:
-        found = json_files.parse(json.dumps({"a": value}).encode())
+        parsed = json_files.parse(json.dumps({"a": value}).encode())
     except ValueError as error:
         assert str(error)
     else:
-        json.dumps(found, allow_nan=False)
+        json.dumps(parsed, allow_nan=False)
 
 
 @pytest.mark.slow

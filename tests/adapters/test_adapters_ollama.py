@@ -76,18 +76,18 @@ def template_in(modelfile: str) -> str:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_texts_around_messages_are_found_for_every_known_family(family):
     render = renderer(FAMILIES[family])
-    found = chat_format.find(render)
+    form = chat_format.find(render)
     expected = {"mistral": "last user", "llama2": "first user", "gemma": "none"}
-    assert found.place == expected.get(family, "block")
-    for messages in chat_format.probes(found.place != "none").values():
-        assert found.render(messages) == render(messages, True)
+    assert form.place == expected.get(family, "block")
+    for messages in chat_format.probes(form.place != "none").values():
+        assert form.render(messages) == render(messages, True)
 
 
 def go() -> str:
-    found = shutil.which("go")
-    if not found:
+    program = shutil.which("go")
+    if not program:
         pytest.skip("no Go compiler on PATH: Ollama's own template language is not run here")
-    return found
+    return program
 
 
 def test_go_renders_the_modelfile_exactly_as_jinja_renders_the_template(tmp_path):
@@ -96,9 +96,9 @@ def test_go_renders_the_modelfile_exactly_as_jinja_renders_the_template(tmp_path
     cases, expected = [], []
     for jinja in FAMILIES.values():
         render = renderer(jinja)
-        found = chat_format.find(render)
-        text = template_in(ollama.modelfile(found, ".", ["</s>"], None, []))
-        for messages in chat_format.probes(found.place != "none").values():
+        form = chat_format.find(render)
+        text = template_in(ollama.modelfile(form, ".", ["</s>"], None, []))
+        for messages in chat_format.probes(form.place != "none").values():
             cases.append({"Template": text, "Messages": messages})
             expected.append(render(messages, True))
     (tmp_path / "main.go").write_text(GO)
@@ -111,15 +111,15 @@ def test_go_renders_the_modelfile_exactly_as_jinja_renders_the_template(tmp_path
 
 
 def test_a_token_that_the_tokenizer_adds_by_itself_does_not_stand_twice():
-    found = chat_format.find(renderer(LLAMA31))
-    with_it = template_in(ollama.modelfile(found, ".", [], None, []))
-    without = template_in(ollama.modelfile(found, ".", [], "<s>", []))
+    form = chat_format.find(renderer(LLAMA31))
+    with_it = template_in(ollama.modelfile(form, ".", [], None, []))
+    without = template_in(ollama.modelfile(form, ".", [], "<s>", []))
     assert with_it.count("<s>") == 2 and "<s>" not in without  # with and without a system message
     assert with_it.replace("<s>", "") == without
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "expected"),
     [
         ("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}", "fixed texts"),
         ("{% for m in messages %}{{ loop.index ~ m['role'] + m['content'] }}{% endfor %}", ""),
@@ -128,15 +128,15 @@ def test_a_token_that_the_tokenizer_adds_by_itself_does_not_stand_twice():
         (CHATML.replace("{% for", "{{ messages | length }}{% for"), ""),
     ],
 )
-def test_a_template_that_is_more_than_texts_around_messages_is_refused(template, said):
+def test_a_template_that_is_more_than_texts_around_messages_is_refused(template, expected):
     with pytest.raises(console.Problem, match="cannot become an Ollama template") as raised:
         chat_format.find(renderer(template))
-    assert said in str(raised.value) and "model_server.py" in str(raised.value)
+    assert expected in str(raised.value) and "model_server.py" in str(raised.value)
 
 
 def test_the_modelfile_names_source_stops_and_what_is_not_translated():
-    found = chat_format.find(renderer(CHATML))
-    text = ollama.modelfile(found, "./m.gguf", ["<|im_end|>"], None, ["no tools"])
+    form = chat_format.find(renderer(CHATML))
+    text = ollama.modelfile(form, "./m.gguf", ["<|im_end|>"], None, ["no tools"])
     assert "\nFROM ./m.gguf\n" in text and '\nPARAMETER stop "<|im_end|>"\n' in text
     assert "# Note: no tools\n" in text
     assert len([line for line in text.splitlines() if line.startswith("TEMPLATE")]) == 1

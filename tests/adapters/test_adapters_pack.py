@@ -49,8 +49,8 @@ def write(archive, contents: dict, **attributes) -> None:
 def refused(manage, archive, tmp_path, fails: int = 1) -> str:
     """The one line that unpack answers; asserts that it left nothing behind."""
     done = manage("unpack", archive, fails=fails)
-    left = [p for p in (tmp_path / "adapters").rglob("*") if "runs" not in p.parts]
-    assert left == []
+    leftovers = [p for p in (tmp_path / "adapters").rglob("*") if "runs" not in p.parts]
+    assert leftovers == []
     return done.stderr
 
 
@@ -76,8 +76,8 @@ def test_unpack_gives_the_version_back_and_a_second_time_changes_nothing(manage,
 
 def test_what_a_killed_unpack_left_goes_once_it_is_old(manage, archive, tmp_path):
     old, new = (tmp_path / "adapters" / f".unpack.{name}.part" for name in ("old", "new"))
-    for left in (old, new):
-        left.mkdir()
+    for folder in (old, new):
+        folder.mkdir()
     os.utime(old, (1, 1))
     manage("unpack", archive)
     assert new.exists() and not old.exists()
@@ -112,14 +112,14 @@ def test_zip_slip_is_refused(manage, archive, tmp_path, name):
     assert not list(tmp_path.parent.glob("**/evil"))
 
 
-@pytest.mark.parametrize(("name", "said"), [
+@pytest.mark.parametrize(("name", "expected"), [
     ("mapper-lora/v1.0.0/extra.txt", "extra.txt: not in the card"),
     ("mapper-lora/v1.0.0/CARD.json", "does not belong there"),
     ("other/v1.0.0/file", "does not belong there"),
 ])  # fmt: skip
-def test_files_that_the_card_does_not_list_are_refused(manage, archive, tmp_path, name, said):
+def test_files_that_the_card_does_not_list_are_refused(manage, archive, tmp_path, name, expected):
     write(archive, entries(archive) | {name: b"x"})
-    assert said in refused(manage, archive, tmp_path)
+    assert expected in refused(manage, archive, tmp_path)
 
 
 def test_links_and_devices_are_refused(manage, archive, tmp_path):

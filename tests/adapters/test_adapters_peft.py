@@ -128,16 +128,16 @@ def test_each_kind_is_used_as_its_effect_says(bases, tmp_path, kind):
     folder, other = shop.make(kind, **settings), shop.make("other")
     adapter = weights.inspect(folder)
     weights.check_shapes(adapter, shop.folder)
-    found = effect.of(adapter)
-    found.check_load(kind)
+    result = effect.of(adapter)
+    result.check_load(kind)
     plain, alone = logits(shop.base()), logits(shop.load(folder))
     assert not same(alone, plain)
     with (model := shop.load(folder)).disable_adapter():
         untouched = same(logits(model), plain)
-    assert untouched is (kind in UNTRAINED or not found.base_changes)
-    if found.company != effect.ALONE:
-        check_company(shop, folder, other, found.company, plain)
-    check_merge(shop, folder, found, alone)
+    assert untouched is (kind in UNTRAINED or not result.base_changes)
+    if result.company != effect.ALONE:
+        check_company(shop, folder, other, result.company, plain)
+    check_merge(shop, folder, result, alone)
 
 
 def check_company(shop: Workshop, folder: Path, other: Path, company: str, plain) -> None:
@@ -157,11 +157,11 @@ def check_company(shop: Workshop, folder: Path, other: Path, company: str, plain
             logits(model, 3, adapter_names=names)
 
 
-def check_merge(shop: Workshop, folder: Path, found: effect.Effect, alone) -> None:
+def check_merge(shop: Workshop, folder: Path, result: effect.Effect, alone) -> None:
     from transformers import AutoModelForCausalLM
 
     try:
-        found.check_merge(folder.name, shop.folder)
+        result.check_merge(folder.name, shop.folder)
     except console.Problem:
         with pytest.raises((RuntimeError, NotImplementedError, AssertionError)):
             merged = shop.load(folder).merge_and_unload(safe_merge=True)

@@ -93,9 +93,9 @@ def loaded(reference: str, **kwargs):
 
 
 def test_load_really_loads_base_and_adapter(manage):
-    found = json.loads(manage("load", "good@v1.0.0", "--device", "cpu", "--json").stdout)
-    assert found["adapter_parameters"] == 2 * 4 * (128 + 128 + 64 + 192)
-    assert found["device"] == "cpu" and found["dtype"] == "float32"
+    facts = json.loads(manage("load", "good@v1.0.0", "--device", "cpu", "--json").stdout)
+    assert facts["adapter_parameters"] == 2 * 4 * (128 + 128 + 64 + 192)
+    assert facts["device"] == "cpu" and facts["dtype"] == "float32"
     model, coder, card = loaded("good@^1.0")
     assert card["name"] == "good" and coder.chat_template == TEMPLATE
     with model.disable_adapter():
@@ -198,10 +198,10 @@ def test_gguf_goes_through_the_converter_that_is_installed(manage, tmp_path, mon
 
 def test_the_canary_sees_an_adapter_that_changes_something_and_keeps_the_result(manage, world):
     done = manage("canary", "good", "--json", "--max-new-tokens", "4")
-    found = json.loads(done.stdout)
-    assert found["ok"] and found["change"] > 0.01 and len(found["prompts"]) == 5
+    report = json.loads(done.stdout)
+    assert report["ok"] and report["change"] > 0.01 and len(report["prompts"]) == 5
     kept = json.loads((world / "adapters" / "good" / "v1.0.0.canary.json").read_text())
-    assert kept == found
+    assert kept == report
     manage("verify", "good@v1.0.0")  # the result lies beside the version, not in it
 
 

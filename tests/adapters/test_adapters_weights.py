@@ -21,8 +21,8 @@ def difference(folder) -> str:
 
 
 def test_a_sound_adapter_is_counted(tmp_path):
-    found = weights.inspect(adapter_runs.peft_folder(tmp_path))
-    assert found.parameters == 4 * 2 * 64 * 4 and found.rank == 4 and len(found.modules) == 4
+    adapter = weights.inspect(adapter_runs.peft_folder(tmp_path))
+    assert adapter.parameters == 4 * 2 * 64 * 4 and adapter.rank == 4 and len(adapter.modules) == 4
 
 
 def test_all_zero_b_is_refused_and_one_trained_module_is_enough(tmp_path):
@@ -55,7 +55,7 @@ def test_bfloat16_is_read_without_torch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({"r": 8}, "has rank 4, adapter_config.json says 8"),
         ({"r": None}, "rank r is None"),
@@ -67,8 +67,8 @@ def test_bfloat16_is_read_without_torch(tmp_path):
         ({"rank_pattern": {"v_proj": 2}}, "has rank 4, adapter_config.json says 2"),
     ],
 )
-def test_weights_that_the_configuration_does_not_describe_are_refused(tmp_path, changes, said):
-    assert said in difference(adapter_runs.peft_folder(tmp_path, **changes))
+def test_weights_that_the_configuration_does_not_describe_are_refused(tmp_path, changes, expected):
+    assert expected in difference(adapter_runs.peft_folder(tmp_path, **changes))
 
 
 def test_what_peft_allows_is_allowed(tmp_path):
@@ -78,8 +78,8 @@ def test_what_peft_allows_is_allowed(tmp_path):
         tmp_path, made, r=8, rank_pattern={r"layers\.\d+\.self_attn\.[qv]_proj": 4},
         target_modules=r"model\.layers\.\d+\.self_attn\.(q|v)_proj", modules_to_save=["lm_head"],
     )  # fmt: skip
-    found = weights.inspect(folder)
-    assert found.rank == 4 and list(found.full) == ["base_model.model.lm_head.weight"]
+    adapter = weights.inspect(folder)
+    assert adapter.rank == 4 and list(adapter.full) == ["base_model.model.lm_head.weight"]
 
 
 def test_half_a_pair_and_no_lora_at_all_are_refused(tmp_path):
@@ -111,6 +111,6 @@ def test_missing_files_and_no_json_are_named(tmp_path):
 def test_an_adapter_of_another_width_does_not_fit_the_base(tmp_path):
     made = {k: np.ones((4, 32) if "lora_A" in k else (64, 4), "f4")
             for k in adapter_runs.tensors()}  # fmt: skip
-    found = weights.inspect(adapter_runs.peft_folder(tmp_path / "a", made))
+    adapter = weights.inspect(adapter_runs.peft_folder(tmp_path / "a", made))
     with pytest.raises(weights.Difference, match="is 64 x 32, the base's 64 x 64"):
-        weights.check_shapes(found, adapter_runs.base(tmp_path / "base"))
+        weights.check_shapes(adapter, adapter_runs.base(tmp_path / "base"))

@@ -243,20 +243,20 @@ def test_diff_names_what_changed_in_card_files_and_weights(manage, version, tmp_
     run = adapter_runs.run(tmp_path, "r2", adapter_runs.tensors(seed=2))
     (run / "config.yaml").write_text("training:\n  learning_rate: 0.0001\n")
     manage("register", "r2", "--name", "mapper-lora")
-    found = json.loads(manage("diff", "mapper-lora@1.0.0", "mapper-lora", "--json").stdout)
-    assert found["card"] == {"config.training.learning_rate": [0.0002, 0.0001]}
-    assert found["files"] == ["adapter_model.safetensors"]
+    difference = json.loads(manage("diff", "mapper-lora@1.0.0", "mapper-lora", "--json").stdout)
+    assert difference["card"] == {"config.training.learning_rate": [0.0002, 0.0001]}
+    assert difference["files"] == ["adapter_model.safetensors"]
     import numpy as np
 
-    module = found["weights"][0]["module"]
+    module = difference["weights"][0]["module"]
     updates = []
     for tensors in (adapter_runs.tensors(1), adapter_runs.tensors(2)):
         a, b = (tensors[f"base_model.model.{module}.lora_{x}.weight"] for x in "AB")
         updates.append(8 / 4 * b.astype("f8") @ a)
-    assert found["weights"][0]["difference"] == pytest.approx(
+    assert difference["weights"][0]["difference"] == pytest.approx(
         np.linalg.norm(updates[1] - updates[0])
     )
-    assert found["weights"][0]["old"] == pytest.approx(np.linalg.norm(updates[0]))
+    assert difference["weights"][0]["old"] == pytest.approx(np.linalg.norm(updates[0]))
 
 
 def start(tmp_path, run: str) -> subprocess.Popen:
@@ -307,15 +307,15 @@ def test_a_kill_never_leaves_half_a_version(manage, tmp_path, moment):
 
 def test_what_a_kill_left_is_swept_once_it_is_old(manage, tmp_path):
     adapter_runs.run(tmp_path)
-    left = tmp_path / "adapters" / "mapper-lora" / ".v1.0.0.abc.part"
+    old = tmp_path / "adapters" / "mapper-lora" / ".v1.0.0.abc.part"
     fresh = tmp_path / "adapters" / "mapper-lora" / ".v1.0.0.def.part"
-    for folder in (left, fresh):
+    for folder in (old, fresh):
         folder.mkdir(parents=True)
         (folder / "card.json").write_text("{}")
-    for path in (left / "card.json", left):
+    for path in (old / "card.json", old):
         os.utime(path, (1, 1))
     manage("register", "r1", "--name", "mapper-lora")
-    assert not left.exists() and fresh.exists()
+    assert not old.exists() and fresh.exists()
 
 
 @pytest.mark.slow

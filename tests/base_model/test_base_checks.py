@@ -96,7 +96,7 @@ def test_a_missing_shard_is_no_whole_model(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "expected"),
     [
         ({"quant_method": "gptq", "bits": 4}, "GPTQ of 4 bits"),
         ({"quant_method": "awq", "w_bit": 4}, "AWQ of 4 bits"),
@@ -105,22 +105,22 @@ def test_a_missing_shard_is_no_whole_model(model, tmp_path):
         ({"quant_method": "mxfp4"}, "MXFP4"),
     ],
 )
-def test_checkpoints_that_this_stack_cannot_train_are_named(model, values, said):
+def test_checkpoints_that_this_stack_cannot_train_are_named(model, values, expected):
     (check,) = base_checks.quantised(model({"quantization_config": values}), NF4)
-    assert check.status == "fail" and check.found.startswith(said)
+    assert check.status == "fail" and check.found.startswith(expected)
     assert "unquantised" in check.fix
 
 
 @pytest.mark.parametrize(
-    ("tensor", "dtype", "said"),
+    ("tensor", "dtype", "expected"),
     [
         ("model.layers.0.self_attn.q_proj.qweight", "I32", "GPTQ"),
         ("model.layers.0.self_attn.q_proj.weight", "F8_E4M3", "FP8"),
     ],
 )
-def test_the_headers_tell_where_config_json_says_nothing(model, tensor, dtype, said):
+def test_the_headers_tell_where_config_json_says_nothing(model, tensor, dtype, expected):
     (check,) = base_checks.quantised(model(None, {tensor: [64, 64]}, dtype), NF4)
-    assert check.status == "fail" and said in check.found
+    assert check.status == "fail" and expected in check.found
 
 
 def test_bitsandbytes_fits_where_the_configuration_asks_for_the_same(model):

@@ -20,7 +20,7 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "expected"),
     [
         (b"", "0 bytes are no safetensors file"),
         (b"\xff" * 8, "a header of 18,446,744,073,709,551,615 bytes"),
@@ -40,10 +40,10 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)) -> dict:
         (raw_header({"a": entry()}) + bytes(9), "1 bytes too long"),
     ],
 )
-def test_a_broken_header_says_what_is_wrong(data, said, tmp_path):
+def test_a_broken_header_says_what_is_wrong(data, expected, tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(data)
-    with pytest.raises(Broken, match=re.escape(said)):
+    with pytest.raises(Broken, match=re.escape(expected)):
         safetensors_header.read(path)
 
 

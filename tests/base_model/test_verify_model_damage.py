@@ -101,17 +101,17 @@ def test_an_index_that_is_none_is_an_error(text, model, verify):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "expected"),
     [
         ("num_hidden_layers", 40, "num_hidden_layers 40, 32 in the weights"),
         ("vocab_size", 128000, "(128000, 4096), (128256, 4096) in the weights"),
     ],
 )
-def test_a_config_of_another_model_does_not_fit(key, value, said, model, verify):
+def test_a_config_of_another_model_does_not_fit(key, value, expected, model, verify):
     path = model() / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     code, checks = verify(LLAMA)
-    assert code == 1 and said in json.dumps(checks)
+    assert code == 1 and expected in json.dumps(checks)
 
 
 def test_a_cut_off_tokenizer_is_an_error(model, verify):

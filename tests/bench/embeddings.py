@@ -180,8 +180,8 @@ def print_merge(r: dict[str, Any]) -> None:
     if "load, concatenate, dump" in r:
         line("load, concatenate, dump", "merge command")
         print(f"  {'':<28}{console.size(r['naive memory'])} of anonymous memory")
-    beside = console.size(r["memory"] - r["article list"])
-    print(f"  anonymous memory of both processes: {beside} beside the list of articles "
+    extra = console.size(r["memory"] - r["article list"])
+    print(f"  anonymous memory of both processes: {extra} beside the list of articles "
           f"({console.size(r['article list'])})")  # fmt: skip
 
 

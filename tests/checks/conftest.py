@@ -67,7 +67,7 @@ def smi(tmp_path, monkeypatch):
             "mig.mode": mig,
         }
         lines = ["#!/bin/sh", 'case "$*" in']
-        lines += [f"*{asked}*) cat <<'END'\n{said}\nEND\n;;" for asked, said in answers.items()]
+        lines += [f"*{asked}*) cat <<'END'\n{answer}\nEND\n;;" for asked, answer in answers.items()]
         lines += [f"-L) cat <<'END'\n{listing}\nEND\n;;"]
         lines += [f"*) echo '| Driver Version: 550.54.15   CUDA Version: {cuda} |' ;;", "esac"]
         return write("\n".join(lines))

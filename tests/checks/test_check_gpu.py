@@ -147,9 +147,11 @@ def test_a_name_with_a_comma_is_one_name():
     assert gpu_cards.parse_cards("NVIDIA X, Special, 24576, 550.1")[0].name == "NVIDIA X, Special"
 
 
-@pytest.mark.parametrize("said", ["", "\x00\xff", "<html>Login</html>", "a, b", "x, y, z\n" * 99])
-def test_garbage_is_reported_as_such(said, smi, look):
-    smi.write(f"#!/bin/sh\ncat <<'END'\n{said}\nEND\n")
+@pytest.mark.parametrize(
+    "garbage", ["", "\x00\xff", "<html>Login</html>", "a, b", "x, y, z\n" * 99]
+)
+def test_garbage_is_reported_as_such(garbage, smi, look):
+    smi.write(f"#!/bin/sh\ncat <<'END'\n{garbage}\nEND\n")
     code, checks, cards = look()
     assert code == 1 and cards == []
     assert "answered with something else than cards" in checks["nvidia-smi"]["found"]

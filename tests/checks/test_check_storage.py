@@ -117,10 +117,10 @@ def test_a_full_disk_names_the_one_with_room_and_how_to_use_it(command, small_di
 def test_a_cache_on_a_full_disk_is_moved_by_its_own_variable(command, small_disk):
     disk = small_disk("size=64m")
     result = command("check_storage.py", "--json", env={"HF_HOME": str(disk)})
-    found = checks(result)[f"disk {disk}"]
-    assert found["status"] == "fail"
-    assert "HF cache" in found["found"]
-    assert "export HF_HOME=" in found["fix"]
+    check = checks(result)[f"disk {disk}"]
+    assert check["status"] == "fail"
+    assert "HF cache" in check["found"]
+    assert "export HF_HOME=" in check["fix"]
 
 
 def test_spent_inodes_fail_though_bytes_are_free(command, small_disk):

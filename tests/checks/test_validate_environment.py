@@ -30,7 +30,7 @@ def test_every_warning_and_failure_has_a_remedy(validate, kit):
 
 
 @pytest.mark.parametrize(
-    ("breaking", "status", "said"),
+    ("breaking", "status", "expected"),
     [
         (lambda link: link.unlink(), "fail", "not set up"),
         (lambda link: shutil.rmtree(link.resolve()), "fail", "a link to nowhere"),
@@ -40,10 +40,10 @@ def test_every_warning_and_failure_has_a_remedy(validate, kit):
         (lambda link: (link / ".tandem" / "lock.txt").write_text("x"), "warn", "another lock"),
     ],
 )
-def test_an_environment_that_is_not_finished_is_seen(breaking, status, said, validate, kit):
+def test_an_environment_that_is_not_finished_is_seen(breaking, status, expected, validate, kit):
     breaking(kit.root / ".venv-local")
     code, checks = validate()
-    assert checks[".venv-local"]["status"] == status and said in checks[".venv-local"]["found"]
+    assert checks[".venv-local"]["status"] == status and expected in checks[".venv-local"]["found"]
     assert code == (status == "fail")
 
 
@@ -57,7 +57,7 @@ def test_it_runs_on_a_bare_interpreter_before_anything_is_there(validate, kit):
 
 
 @pytest.mark.parametrize(
-    ("facts", "rosetta", "said"),
+    ("facts", "rosetta", "expected"),
     [
         ({"python_full_version": "3.9.18"}, "", "3.10 to 3.13 is needed"),
         ({"python_full_version": "3.14.0"}, "", "3.10 to 3.13 is needed"),
@@ -66,9 +66,9 @@ def test_it_runs_on_a_bare_interpreter_before_anything_is_there(validate, kit):
         ({"platform_machine": "x86_64"}, "1", "translated on Apple silicon"),
     ],
 )
-def test_an_interpreter_that_will_not_do_fails(facts, rosetta, said):
+def test_an_interpreter_that_will_not_do_fails(facts, rosetta, expected):
     (check,) = machine.check_python(FACTS | facts, rosetta, "./setup_local.sh")
-    assert check.status == "fail" and said in check.found
+    assert check.status == "fail" and expected in check.found
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,9 @@ def test_a_broken_configuration_names_line_and_key(validate, kit):
     path.write_text(path.read_text().replace("  lora_alpha:", "  lora_alfa:"))
     code, checks = validate()
     line = 1 + path.read_text().split("lora_alfa")[0].count("\n")
-    found = checks["training_config.yaml"]["found"]
+    text = checks["training_config.yaml"]["found"]
     assert code == 1
-    assert f"training_config.yaml:{line}: lora.lora_alfa" in found and "lora_alpha" in found
+    assert f"training_config.yaml:{line}: lora.lora_alfa" in text and "lora_alpha" in text
 
 
 def test_a_broken_paths_config_is_one_failed_check(validate, kit):

@@ -118,7 +118,7 @@ def test_a_wrong_variable_and_a_wrong_set_are_named(write, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("a: [1", "training_config.yaml:1: not YAML"),
         ("- 1\n- 2\n", "sections expected"),
@@ -134,10 +134,10 @@ def test_a_wrong_variable_and_a_wrong_set_are_named(write, monkeypatch):
         ("training: {max_steps: 010}", "is not a valid integer"),
     ],
 )
-def test_broken_files_are_one_line(write, command, text, said):
+def test_broken_files_are_one_line(write, command, text, expected):
     done = command("config_loader.py", "--config", write(text))
     assert done.returncode == 2
-    assert said in done.stderr and "Traceback" not in done.stderr
+    assert expected in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
@@ -188,7 +188,7 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         (BOMB, "more than 20,000 values"),
         ("training: {report_to: '" + "x" * (30 << 20) + "'}", "larger than 1.0 MB"),
@@ -196,6 +196,6 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("training: &t {a: *t}", "nested without end"),
     ],
 )
-def test_a_file_that_would_fill_time_or_memory_is_one_line(write, text, said):
-    with pytest.raises(loader.ConfigError, match=said):
+def test_a_file_that_would_fill_time_or_memory_is_one_line(write, text, expected):
+    with pytest.raises(loader.ConfigError, match=expected):
         loader.load(write(text))

@@ -86,8 +86,10 @@ def test_it_finds_what_datasketch_finds():
     for place, items in enumerate(made):
         signature = MinHash(128, hashfunc=int)
         signature.update_batch(items.tolist())
-        near = [p for p in index.query(signature) if deduplication.jaccard(made[p], items) >= 0.7]
-        if near:
+        similar = [
+            p for p in index.query(signature) if deduplication.jaccard(made[p], items) >= 0.7
+        ]
+        if similar:
             reference.add(place)
         else:
             index.insert(place, signature)

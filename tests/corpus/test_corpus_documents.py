@@ -100,13 +100,13 @@ def test_an_article_that_is_not_closed_is_reported(tmp_path):
 
 def test_the_segments_of_real_pages_score_at_least_0_90(samples):
     pages = json.loads((samples / "html/evaldata_subset.json").read_text(encoding="utf-8"))
-    found = missed = wrong = 0
+    hits = missed = wrong = 0
     for page in pages.values():
         _, text = html_pages.article((samples / "html/pages" / page["file"]).read_bytes())
-        found += sum(segment in text for segment in page["with"])
+        hits += sum(segment in text for segment in page["with"])
         missed += sum(segment not in text for segment in page["with"])
         wrong += sum(segment in text for segment in page["without"])
-    assert 2 * found / (2 * found + missed + wrong) >= 0.90
+    assert 2 * hits / (2 * hits + missed + wrong) >= 0.90
 
 
 def test_a_page_without_article_gives_its_text_without_menu_and_script(tmp_path):
@@ -124,11 +124,13 @@ CODE = "def f(x):\n    for i in range(x):\n        print(i)\n\n\n    return x"
 
 
 def test_the_white_space_of_preformatted_text_in_a_page_stays(tmp_path):
-    told = "This page explains how a loop is written, with an example that everybody can follow. "
+    sentence = (
+        "This page explains how a loop is written, with an example that everybody can follow. "
+    )
     path = tmp_path / "page.html"
     path.write_text(
-        f"<html><body><article><h1>Loops</h1><p>{told * 2}</p><pre><code>{CODE}</code></pre>"
-        f"<p>{told * 2}</p></article></body></html>"
+        f"<html><body><article><h1>Loops</h1><p>{sentence * 2}</p><pre><code>{CODE}</code></pre>"
+        f"<p>{sentence * 2}</p></article></body></html>"
     )
     (page,) = read(path, "html")
     assert f"```\n{CODE}\n```" in page.text

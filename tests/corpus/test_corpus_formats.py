@@ -19,7 +19,7 @@ def one(record: dict) -> Row:
     return rows[0]
 
 
-def said(row: Row) -> list[tuple[str, str]]:
+def turns_of(row: Row) -> list[tuple[str, str]]:
     return [(m["role"], m["content"]) for m in row.messages]
 
 
@@ -48,7 +48,7 @@ TALK = [("user", "Why?"), ("assistant", "Because.")]
     ],
 )  # fmt: skip
 def test_every_format_of_the_field_gives_the_same_conversation(record):
-    assert said(one(record)) == TALK
+    assert turns_of(one(record)) == TALK
 
 
 def test_the_alpaca_input_follows_the_instruction():

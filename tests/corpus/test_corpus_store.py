@@ -90,8 +90,8 @@ def test_content_is_known_only_when_it_is_there_whole_and_cut_the_same_way(store
 def test_a_search_gives_the_nearest_first_and_never_more_than_there_are(store):
     assert store.search(["anything"], 3) == [[]]
     put(store, "a.txt", "sha-1", ["water rights of states", "cooking with salt"])
-    (found,) = store.search(["states and water"], 5)
-    assert [p.text for p in found] == ["water rights of states", "cooking with salt"]
+    (passages,) = store.search(["states and water"], 5)
+    assert [p.text for p in passages] == ["water rights of states", "cooking with salt"]
 
 
 def test_a_collection_made_with_another_embedder_is_not_searched(store, samples):

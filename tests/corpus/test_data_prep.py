@@ -33,9 +33,9 @@ def test_without_confirm_it_plans_and_writes_nothing(prep, tmp_path):
 def test_the_manifest_vouches_for_every_file_and_counts_every_row(prep, tmp_path):
     rows = [*distinct(40), distinct(1)[0], {"prompt": "x", "completion": "y"}]
     done = prep("--input", write(tmp_path / "in.jsonl", rows), "--confirm", "--json")
-    said = json.loads(done.stdout)
+    answer = json.loads(done.stdout)
     train, val, manifest = read_out(tmp_path)
-    assert said["status"] == "written" and said["files"] == manifest["files"]
+    assert answer["status"] == "written" and answer["files"] == manifest["files"]
     for name, facts in manifest["files"].items():
         data = (tmp_path / "out" / name).read_bytes()
         assert facts == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data),

@@ -17,7 +17,7 @@ COLOURS = ["It is red.", "It is green.", "It is blue."]
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "said"),
+    ("name", "rows", "expected"),
     [
         ("turns", [{"messages": TALK[:1]}], "in.jsonl:31: no answer"),
         ("empty", [{"messages": []}], "in.jsonl:31: no turns"),
@@ -29,14 +29,14 @@ COLOURS = ["It is red.", "It is green.", "It is blue."]
     ],
 )  # fmt: skip
 def test_a_bad_row_is_named_with_file_and_row_and_nothing_is_written_over(
-    prep, tmp_path, name, rows, said
+    prep, tmp_path, name, rows, expected
 ):
     prep("--input", write(tmp_path / "good.jsonl", distinct(30)), "--confirm")
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     done = prep("--input", write(tmp_path / "in.jsonl", distinct(30) + rows), "--confirm")
     last = refused(done, 1)
     assert f"bad rows: {len(rows)}" in last and "nothing was written" in last
-    assert sum(line.startswith(said) for line in done.stderr.splitlines()) == 1
+    assert sum(line.startswith(expected) for line in done.stderr.splitlines()) == 1
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
 
 
@@ -50,10 +50,10 @@ def test_bad_rows_can_be_left_out_and_are_then_counted(prep, tmp_path):
 
 def test_a_failed_run_with_json_prints_one_object_with_the_problems(prep, tmp_path):
     done = prep("--input", write(tmp_path / "in.jsonl", [*distinct(5), {"messages": []}]), "--json")
-    said = json.loads(done.stdout)
+    answer = json.loads(done.stdout)
     assert done.returncode == 1
-    assert said["status"] == "failed" and said["bad"] == {"no turns": 1}
-    assert said["problems"] == [
+    assert answer["status"] == "failed" and answer["bad"] == {"no turns": 1}
+    assert answer["problems"] == [
         "in.jsonl:6: no turns (a row needs a user and an assistant message)"
     ]
 
@@ -174,7 +174,7 @@ def test_an_encoding_that_does_not_exist_is_said_in_one_line(prep, tmp_path, enc
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "said"),
+    ("content", "code", "expected"),
     [
         (None, 2, "no such file or folder"),
         ({}, 1, "the folder is empty"),
@@ -188,7 +188,7 @@ def test_an_encoding_that_does_not_exist_is_said_in_one_line(prep, tmp_path, enc
     ],
 )  # fmt: skip
 def test_a_folder_that_gives_nothing_ends_with_one_line_and_its_remedy(
-    prep, tmp_path, content, code, said
+    prep, tmp_path, content, code, expected
 ):
     root = tmp_path / "raw"
     if content is not None:
@@ -196,7 +196,7 @@ def test_a_folder_that_gives_nothing_ends_with_one_line_and_its_remedy(
         for name, data in content.items():
             (root / name).write_bytes(data)
     done = prep("--input", root, "--confirm")
-    assert said in refused(done, code)
+    assert expected in refused(done, code)
     assert not (tmp_path / "out").exists()
 
 
@@ -239,8 +239,8 @@ def test_generated_rows_replace_real_ones_only_where_that_is_said(inside, tmp_pa
         (out / "manifest.json").write_text("{")
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     few = ("--set", "recipes.weather.size=40")
-    said = "an unknown source" if name == "damaged" else "in.jsonl"
-    assert f"holds rows of {said}" in refused(inside(data_prep, *few, "--confirm"), 2)
+    origin = "an unknown source" if name == "damaged" else "in.jsonl"
+    assert f"holds rows of {origin}" in refused(inside(data_prep, *few, "--confirm"), 2)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     plan = inside(data_prep, *few)
     assert plan.returncode == 0 and "--confirm will refuse" in plan.stderr

@@ -33,9 +33,9 @@ def test_the_same_size_and_seed_give_the_same_bytes(command, tmp_path):
 
 def test_it_lands_in_data_synthetic_and_says_so_as_one_json_object(command, tmp_path):
     done = command("generate_examples.py", "--size", 5, "--json")
-    said = json.loads(done.stdout)
-    assert Path(said["file"]) == tmp_path / "data/synthetic/weather_5_7.jsonl"
-    assert said["rows"] == 5 == Path(said["file"]).read_bytes().count(b"\n")
+    answer = json.loads(done.stdout)
+    assert Path(answer["file"]) == tmp_path / "data/synthetic/weather_5_7.jsonl"
+    assert answer["rows"] == 5 == Path(answer["file"]).read_bytes().count(b"\n")
 
 
 @pytest.mark.parametrize("size", ["0", "-3", "1000000", "many"])
@@ -152,11 +152,11 @@ def test_a_place_named_without_region_is_the_biggest_of_that_name(rows):
         same = sorted((c for c in cities if c.name == name), key=lambda c: -c.population)
         others = {c.latitude for c in same[1:]}
         for row in rows:
-            said = " ".join(m["content"] for m in row["messages"] if m["role"] == "user")
-            if name not in said or any((c.admin1 or c.country) in said for c in same):
+            questions = " ".join(m["content"] for m in row["messages"] if m["role"] == "user")
+            if name not in questions or any((c.admin1 or c.country) in questions for c in same):
                 continue
             asked = {call["function"]["arguments"].get("latitude") for call in calls(row)}
-            assert not asked & others, said
+            assert not asked & others, questions
             checked += 1
     assert checked > 3
 

@@ -31,16 +31,16 @@ def ingest(run):
     return call
 
 
-def found(said: dict) -> dict[str, tuple[str, str]]:
-    return {c["name"]: (c["status"], c["found"]) for c in said["checks"]}
+def statuses(answer: dict) -> dict[str, tuple[str, str]]:
+    return {c["name"]: (c["status"], c["found"]) for c in answer["checks"]}
 
 
 @pytest.mark.slow
 def test_every_kind_of_document_goes_in_and_every_file_is_reported(ingest, samples, tmp_path):
     (tmp_path / "zero.pdf").touch()
-    code, said = ingest(samples / "legal", samples / "html/pages", samples / "gutenberg",
+    code, answer = ingest(samples / "legal", samples / "html/pages", samples / "gutenberg",
                         tmp_path / "zero.pdf")  # fmt: skip
-    files = found(said)
+    files = statuses(answer)
     assert code == 1  # for the empty PDF alone
     assert files["zero.pdf"] == ("fail", "unreadable")
     assert files["legal/scanned_image_only_1page.pdf"] == ("warn", "no text layer")
@@ -49,7 +49,7 @@ def test_every_kind_of_document_goes_in_and_every_file_is_reported(ingest, sampl
     assert files["legal/eurlex_10_acts_structured.json"][0] == "warn"
     on_disk = [p for d in ("legal", "html/pages", "gutenberg") for p in (samples / d).iterdir()]
     assert len(files) == len(on_disk) + 1
-    assert said["collection"] == "pdf_docs" and said["passages"] > 2000
+    assert answer["collection"] == "pdf_docs" and answer["passages"] > 2000
 
 
 @pytest.mark.slow
@@ -57,14 +57,14 @@ def test_a_second_run_changes_nothing(ingest, samples):
     first = ingest(samples / "html/pages")[1]
     code, again = ingest(samples / "html/pages")
     assert code == 0 and again["passages"] == first["passages"]
-    assert set(found(again).values()) == {("ok", "unchanged")}
+    assert set(statuses(again).values()) == {("ok", "unchanged")}
 
 
 @pytest.mark.slow
 def test_redirect_pages_are_counted_in_the_report_and_listed_where_asked(ingest, samples, tmp_path):
     rejects = tmp_path / "rejects.jsonl"
-    _, said = ingest(samples / "wiki/zhwiki_wikiextractor_AA_wiki_00", "--rejects", rejects)
-    ((_, text),) = found(said).values()
+    _, answer = ingest(samples / "wiki/zhwiki_wikiextractor_AA_wiki_00", "--rejects", rejects)
+    ((_, text),) = statuses(answer).values()
     assert text.startswith("721 documents, ") and text.endswith("417 × redirect page")
     assert len(rejects.read_text(encoding="utf-8").splitlines()) == 417
 
@@ -72,9 +72,9 @@ def test_redirect_pages_are_counted_in_the_report_and_listed_where_asked(ingest,
 def test_the_same_content_under_another_name_is_stored_once(ingest, tmp_path):
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("The same words in both files.")
-    _, said = ingest(tmp_path / "a.txt", tmp_path / "b.txt")
-    assert said["passages"] == 1
-    assert found(said)["b.txt"] == ("ok", "same content as a.txt")
+    _, answer = ingest(tmp_path / "a.txt", tmp_path / "b.txt")
+    assert answer["passages"] == 1
+    assert statuses(answer)["b.txt"] == ("ok", "same content as a.txt")
 
 
 def test_a_changed_file_and_another_passage_length_replace_what_was_stored(ingest, tmp_path):
@@ -82,7 +82,7 @@ def test_a_changed_file_and_another_passage_length_replace_what_was_stored(inges
     path.write_text("First version. " * 60)
     assert ingest(path)[1]["passages"] == 1
     path.write_text("Second version. " * 60)
-    assert found(ingest(path)[1])["a.txt"] == ("ok", "1 document, 1 passage")
+    assert statuses(ingest(path)[1])["a.txt"] == ("ok", "1 document, 1 passage")
     shorter = ["--set", "documents.chunk_chars=400", "--set", "documents.chunk_overlap=0"]
     assert ingest(path, *shorter)[1]["passages"] == 3
 
@@ -90,8 +90,8 @@ def test_a_changed_file_and_another_passage_length_replace_what_was_stored(inges
 def test_mojibake_and_entities_are_mended_on_the_way_in(ingest, tmp_path):
     (tmp_path / "a.txt").write_text("Itâ€™s R&amp;D about rivers.", encoding="utf-8")
     ingest(tmp_path / "a.txt")
-    _, said = ingest("--search", "rivers")
-    assert said["passages"][0]["text"] == "It’s R&D about rivers."
+    _, answer = ingest("--search", "rivers")
+    assert answer["passages"][0]["text"] == "It’s R&D about rivers."
 
 
 @pytest.mark.slow
@@ -99,9 +99,9 @@ def test_a_search_names_source_page_and_title_of_the_nearest_passages(
     ingest, command, samples, tmp_path
 ):
     ingest(samples / "legal")
-    _, said = ingest("--search", "Tarrant water permit Oklahoma Red River Compact")
-    best = said["passages"][0]
-    assert len(said["passages"]) == 3
+    _, answer = ingest("--search", "Tarrant water permit Oklahoma Red River Compact")
+    best = answer["passages"][0]
+    assert len(answer["passages"]) == 3
     assert best["source"] == "legal/scotus_slip_opinion_2012_vector.pdf" and best["page"] > 0
     plain = command(
         "ingest_documents.py", "--store", tmp_path / "chroma", "--search", "Tarrant water"
@@ -153,11 +153,11 @@ def test_links_to_folders_and_pipes_are_reported_and_never_opened(ingest, run, t
     assert run(root / "pipe.txt").returncode == 2
     assert "raw/linked: a link to a folder" in run(root).stderr
     (root / "a\nb.txt").write_text("A big dog barked.")
-    code, said = ingest(root)
+    code, answer = ingest(root)
     assert code == 0
-    assert found(said)["raw/linked"] == ("warn", "not read: a link to a folder, not followed")
-    assert found(said)["raw/pipe.txt"] == ("warn", "not read: no regular file")
-    assert found(said)["raw/a\\nb.txt"][0] == "ok"
+    assert statuses(answer)["raw/linked"] == ("warn", "not read: a link to a folder, not followed")
+    assert statuses(answer)["raw/pipe.txt"] == ("warn", "not read: no regular file")
+    assert statuses(answer)["raw/a\\nb.txt"][0] == "ok"
 
 
 def test_a_folder_as_the_file_of_rejects_is_a_misuse(run, tmp_path):

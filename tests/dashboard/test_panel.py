@@ -97,10 +97,10 @@ def test_the_page_shows_run_versions_and_commands(browser, panel, running):
     page = browser.page()
     page.open(panel.url)
     text = page.value("document.querySelector('main').innerText")
-    for said in ("20261121-081530-3f2a", "running", "42 %", "420 of 1,000 steps", "Time left",
+    for expected in ("20261121-081530-3f2a", "running", "42 %", "420 of 1,000 steps", "Time left",
                  "Heartbeat", "mapper-lora@v1.0.1", "passed", "retired", "Canary ok", "F1",
                  "4 of 5 answers differ", "Start a model server"):  # fmt: skip
-        assert said in text, said
+        assert expected in text, expected
     assert page.value("document.querySelector('#run-log').innerText.trim()").endswith(HOSTILE)
     assert page.value("document.title") == "Running · Tandem", "no text of a run is markup"
     commands = page.value("[...document.querySelectorAll('.cli code')].map(e => e.textContent)")
@@ -225,9 +225,9 @@ def test_base_and_adapter_answer_side_by_side(browser, tmp_path, monkeypatch):
         page.value("document.querySelector('#prompt').focus()")
         page.type("Weather in Oslo on day 3?")
         page.act(lambda: page.click("form.ask button"))
-        said = page.value("[...document.querySelectorAll('.answer')].map(e => e.innerText)")
-        assert len(said) == 2 and said[0].startswith("miniature")
-        assert said[1].startswith("mapper-lora@v1.0.0") and "tokens" in said[1]
+        boxes = page.value("[...document.querySelectorAll('.answer')].map(e => e.innerText)")
+        assert len(boxes) == 2 and boxes[0].startswith("miniature")
+        assert boxes[1].startswith("mapper-lora@v1.0.0") and "tokens" in boxes[1]
         answers = page.value("[...document.querySelectorAll('.said')].map(e => e.textContent)")
         assert answers[0] != answers[1]
         page.act(lambda: page.click("form[action='/serve/stop'] button"))

@@ -11,8 +11,8 @@ pytestmark = pytest.mark.remote_env
 
 
 def state(client, run_id):
-    found = client.get("/api/v1/training/status", params={"run": run_id}).json()["run"]
-    return found["state"], found["error"], found["resumable"]
+    run = client.get("/api/v1/training/status", params={"run": run_id}).json()["run"]
+    return run["state"], run["error"], run["resumable"]
 
 
 def test_states_are_read_from_the_folders(client, work, trainer):
@@ -54,8 +54,8 @@ def test_a_resumed_run_is_starting_until_its_new_process_writes(client, work, tr
            "command": ["python", "lora_trainer.py", "--run-id", "again"],
            "host": panel_runs.socket.gethostname()}  # fmt: skip
     (run / "job.json").write_text(json.dumps(job))
-    found = client.get("/api/v1/training/status").json()["run"]
-    assert found["state"] == "starting" and found["heartbeat"] is None
+    shown = client.get("/api/v1/training/status").json()["run"]
+    assert shown["state"] == "starting" and shown["heartbeat"] is None
     trainer.kill()
     trainer.wait()
     (run / "output.txt").write_text("lora_trainer.py: again began with another configuration\n")
@@ -82,8 +82,8 @@ def test_versions_come_with_metrics_and_canary(client, work):
     version.fact_file("canary").write_text('{"ok": true, "change": 0.2, "prompts": []}')
     damaged = work / "adapters" / "other-lora" / "v1.0.0"
     damaged.mkdir(parents=True)
-    found = client.get("/api/v1/models").json()["models"]
-    assert [m["reference"] for m in found] == ["mapper-lora@v1.0.0", "other-lora@v1.0.0"]
-    assert found[0]["metrics"]["f1"]["value"] == 0.5 and found[0]["base_metrics"]["f1"]
-    assert found[0]["canary"]["ok"] and found[0]["gate"] == "passed"
-    assert "card.json" in found[1]["error"]
+    models = client.get("/api/v1/models").json()["models"]
+    assert [m["reference"] for m in models] == ["mapper-lora@v1.0.0", "other-lora@v1.0.0"]
+    assert models[0]["metrics"]["f1"]["value"] == 0.5 and models[0]["base_metrics"]["f1"]
+    assert models[0]["canary"]["ok"] and models[0]["gate"] == "passed"
+    assert "card.json" in models[1]["error"]

@@ -19,13 +19,13 @@ from support.embeddings_samples import articles as sample
 from support.embeddings_samples import wikipedia, with_flipped_bits
 
 
-def as_dicts(found: articles.Articles) -> list[dict]:
+def as_dicts(loaded: articles.Articles) -> list[dict]:
     def text(value):
         return value if isinstance(value, int) else value.decode("utf-8", "surrogatepass")
 
     return [
         {"id": text(i), "title": text(t), "url": text(u)}
-        for i, t, u in zip(*found.columns(), strict=True)
+        for i, t, u in zip(*loaded.columns(), strict=True)
     ]
 
 
@@ -36,9 +36,9 @@ def without_text(rows: list[dict]) -> list[dict]:
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_the_pickle_is_read_as_pickle_load_reads_it(tmp_path, protocol):
     path = wikipedia(tmp_path / "wikipedia.pkl", 5000, protocol)
-    found = articles.load(path, 5000)
-    assert as_dicts(found) == without_text(pickle.loads(path.read_bytes()))
-    assert found.total == 5000
+    loaded = articles.load(path, 5000)
+    assert as_dicts(loaded) == without_text(pickle.loads(path.read_bytes()))
+    assert loaded.total == 5000
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -83,8 +83,8 @@ def test_most_records_are_taken_at_one_go(tmp_path, monkeypatch):
 
 
 def test_only_the_first_items_are_kept_and_all_are_counted(tmp_path):
-    found = articles.load(wikipedia(tmp_path / "wikipedia.pkl", 2345), 1234)
-    assert (len(found.ids), len(found.titles), len(found.urls), found.total) == (1234,) * 3 + (
+    loaded = articles.load(wikipedia(tmp_path / "wikipedia.pkl", 2345), 1234)
+    assert (len(loaded.ids), len(loaded.titles), len(loaded.urls), loaded.total) == (1234,) * 3 + (
         2345,
     )
 
@@ -98,9 +98,9 @@ def test_jsonl_and_parquet_give_the_same_as_the_pickle(tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     wikipedia(tmp_path / "a.pkl", 300)
     for name in ("a.jsonl", "a.parquet", "a.pkl"):
-        found = articles.load(tmp_path / name, 200)
-        assert as_dicts(found) == without_text(rows)[:200]
-        assert found.total == 300
+        loaded = articles.load(tmp_path / name, 200)
+        assert as_dicts(loaded) == without_text(rows)[:200]
+        assert loaded.total == 300
 
 
 def refused(path, items=3, **options) -> str:
@@ -237,9 +237,9 @@ def hostile_lists() -> dict[str, bytes]:
 def test_hostile_articles_are_refused_unexecuted_in_little_memory(tmp_path):
     files = hostile_lists() | hostile.corpus()
     call = "articles.load(path, 1 << 40)"
-    told, peak_kb, _ = read_in_a_cage(files, tmp_path, "articles", call)
+    messages, peak_kb, _ = read_in_a_cage(files, tmp_path, "articles", call)
     assert not os.path.exists(hostile.CANARY)
-    for name, message in told.items():
+    for name, message in messages.items():
         assert message and "\n" not in message and len(message) < 500, name
     assert peak_kb < 64 * 1024
 

@@ -32,26 +32,26 @@ def write(folder, values, mode=0o600):
 
 def test_a_password_file_gives_the_default_folder_and_keeps_its_secret_to_itself(folder):
     path = write(folder, GOOD)
-    found = credentials.find("tensor01", folder)
-    assert (found.address, found.username, found.port) == ("10.0.0.7", "mapper", 22)
-    assert found.remote_dir == "/home/mapper/mapper_embeddings/embeddings"
-    assert found.secret == path.resolve() and found.key_file is None
-    assert SECRET not in repr(found)
+    cluster = credentials.find("tensor01", folder)
+    assert (cluster.address, cluster.username, cluster.port) == ("10.0.0.7", "mapper", 22)
+    assert cluster.remote_dir == "/home/mapper/mapper_embeddings/embeddings"
+    assert cluster.secret == path.resolve() and cluster.key_file is None
+    assert SECRET not in repr(cluster)
 
 
 def test_a_key_file_with_port_and_folder_is_used(folder):
     more = {"key_file": "key", "port": 2222, "remote_dir": "/scratch/e"}
     write(folder, {"address": "tensor.example.org", "username": "m"} | more)
-    found = credentials.find("tensor01", folder)
-    assert (found.port, found.remote_dir, found.secret) == (2222, "/scratch/e", None)
-    assert found.key_file == folder.parent / "key"
+    cluster = credentials.find("tensor01", folder)
+    assert (cluster.port, cluster.remote_dir, cluster.secret) == (2222, "/scratch/e", None)
+    assert cluster.key_file == folder.parent / "key"
     assert credentials.find("tensor01", folder, "elsewhere").remote_dir == "elsewhere"
 
 
 def test_a_plain_ssh_name_needs_no_file(folder):
-    found = credentials.find("me@10.0.0.7", folder)
-    assert (found.address, found.secret, found.folder) == (None, None, None)
-    assert found.remote_dir == "mapper_embeddings/embeddings"
+    cluster = credentials.find("me@10.0.0.7", folder)
+    assert (cluster.address, cluster.secret, cluster.folder) == (None, None, None)
+    assert cluster.remote_dir == "mapper_embeddings/embeddings"
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o700 | 0o010])

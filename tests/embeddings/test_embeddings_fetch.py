@@ -47,8 +47,8 @@ def test_a_cluster_that_is_down_does_not_stop_the_others(cluster, here):
 def test_a_cluster_without_the_folder_or_without_shards_is_named(cluster, here):
     there = cluster("tensor01")
     assert "no file matches cluster*_gpu*.pkl" in str(one(here, find("tensor01")).problem)
-    found = credentials.find("tensor01", Path("/nowhere"), "elsewhere")
-    assert "tensor01: there is no folder elsewhere" in str(one(here, [found]).problem)
+    other = credentials.find("tensor01", Path("/nowhere"), "elsewhere")
+    assert "tensor01: there is no folder elsewhere" in str(one(here, [other]).problem)
     shards(there.folder, vectors(40), 1)
     assert len(good(one(here, find("tensor01"), pattern="cluster[0-9]_*.pkl")).fetched) == 1
 

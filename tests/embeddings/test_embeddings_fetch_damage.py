@@ -99,10 +99,12 @@ def test_an_unfinished_shard_without_a_manifest_is_noticed_by_its_end(cluster, h
 def test_a_shard_that_may_not_be_read_is_said_to_be_so(cluster, here):
     there = cluster("tensor01", "a password")  # an account of its own, which is not root
     shards(there.folder, vectors(30), 2)[0].chmod(0)
-    found = [credentials.find("tensor01", there.credentials(here.parent / ".credentials").parent)]
-    assert "tensor01: not readable there" in str(one(here, found).problem)
+    clusters = [
+        credentials.find("tensor01", there.credentials(here.parent / ".credentials").parent)
+    ]
+    assert "tensor01: not readable there" in str(one(here, clusters).problem)
     there.folder.chmod(0)
-    assert "tensor01: this user may not enter the folder" in str(one(here, found).problem)
+    assert "tensor01: this user may not enter the folder" in str(one(here, clusters).problem)
     there.folder.chmod(0o755)
 
 

@@ -65,9 +65,9 @@ def test_the_password_stands_in_no_process_no_output_and_no_file(cluster, here, 
         assert SECRET not in text
     assert any(b"ssh" in name for name in watcher.seen)  # it did look at them
     assert watcher.found == set()
-    for left in [*here.rglob("*"), *map(Path, glob.glob("/tmp/td.*/*"))]:
-        if left.is_file():
-            assert SECRET.encode() not in left.read_bytes(), left
+    for file in [*here.rglob("*"), *map(Path, glob.glob("/tmp/td.*/*"))]:
+        if file.is_file():
+            assert SECRET.encode() not in file.read_bytes(), file
 
 
 def test_an_unknown_host_key_is_refused_unless_asked_for(cluster, here):

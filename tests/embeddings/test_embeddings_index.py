@@ -63,9 +63,9 @@ def test_chroma_finds_an_article_by_its_vector(options, tmp_path):
         where = vector_index.load("chroma", options.output, manifest, options, tmp_path / "chroma")
     client = chromadb.PersistentClient(str(where))
     assert [c.name for c in client.list_collections()] == ["all"]
-    found = client.get_collection("all", embedding_function=None)
-    assert found.count() == ITEMS and found.metadata["model"] == "bge-base"
-    answer = found.query(query_embeddings=options.array[123:124], n_results=1)
+    collection = client.get_collection("all", embedding_function=None)
+    assert collection.count() == ITEMS and collection.metadata["model"] == "bge-base"
+    answer = collection.query(query_embeddings=options.array[123:124], n_results=1)
     article = articles(ITEMS)[123]
     assert answer["ids"] == [[article["id"]]]
     assert answer["metadatas"][0][0] == {

@@ -38,7 +38,7 @@ def test_a_manifest_lets_pass_what_its_producer_wrote_and_nothing_else(options):
 def test_a_shard_unknown_to_the_manifest_is_a_warning(options):
     write_manifest.write(str(options.folder), "cluster*_gpu[01].pkl")
     merge.merge(options)
-    assert any("2 shards have no SHA-256" in found for found, _ in options.warnings)
+    assert any("2 shards have no SHA-256" in text for text, _ in options.warnings)
 
 
 @pytest.mark.parametrize("raw", [b"{", b"[]", b'{"files": {"a": {"size": 1}}}', b'{"files": 3}'])
@@ -116,8 +116,8 @@ def test_verify_names_what_is_wrong(options):
     )
     options.output.write_bytes(raw)
     manifest = merged_formats.manifest_of(options.output)
-    told = json.loads(manifest.read_text())
-    for broken in ("{", "[]", "{}", json.dumps(told | {"format": "x"})):
+    facts = json.loads(manifest.read_text())
+    for broken in ("{", "[]", "{}", json.dumps(facts | {"format": "x"})):
         manifest.write_text(broken)
         with pytest.raises(console.Problem, match="not the manifest of a merged file"):
             merged_check.verify(options.output)

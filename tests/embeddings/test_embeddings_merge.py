@@ -23,29 +23,29 @@ from support.embeddings_samples import articles, other_python, shard, shards, ve
 
 def test_the_merged_pickle_is_the_dict_that_plain_pickle_load_gives(options):
     merge.merge(options)
-    found = loaded(options.output)
-    assert set(found) == {
+    merged = loaded(options.output)
+    assert set(merged) == {
         "embeddings", "articles", "total_articles", "embedding_dim", "model", "timestamp", "shape",
         "quality_metrics", "chunk_info",
     }  # fmt: skip
-    assert (found["embeddings"] == options.array[:ITEMS]).all()
-    assert found["embeddings"].dtype == "<f4" and found["embeddings"].flags.writeable
+    assert (merged["embeddings"] == options.array[:ITEMS]).all()
+    assert merged["embeddings"].dtype == "<f4" and merged["embeddings"].flags.writeable
     wanted = [{k: a[k] for k in ("title", "id", "url")} for a in articles(ITEMS)]
-    assert found["articles"] == wanted
-    assert list(found["articles"][0]) == ["title", "id", "url"]
-    assert found["shape"] == (ITEMS, 8) and found["total_articles"] == ITEMS
-    assert (found["embedding_dim"], found["model"]) == (8, "bge-base")
-    assert found["timestamp"].startswith("20") and "T" in found["timestamp"]
+    assert merged["articles"] == wanted
+    assert list(merged["articles"][0]) == ["title", "id", "url"]
+    assert merged["shape"] == (ITEMS, 8) and merged["total_articles"] == ITEMS
+    assert (merged["embedding_dim"], merged["model"]) == (8, "bge-base")
+    assert merged["timestamp"].startswith("20") and "T" in merged["timestamp"]
     norms = np.linalg.norm(options.array[:ITEMS].astype("f8"), axis=1)
-    quality = found["quality_metrics"]
+    quality = merged["quality_metrics"]
     assert quality["mean_norm"] == pytest.approx(norms.mean(), rel=1e-7)
     assert quality["std_norm"] == pytest.approx(norms.std(), abs=1e-7)
     assert quality["min_norm"] == pytest.approx(norms.min(), rel=1e-7)
     assert quality["max_norm"] == pytest.approx(norms.max(), rel=1e-7)
     assert quality["has_nan"] is False and quality["has_inf"] is False
-    assert [c["end_index"] for c in found["chunk_info"]] == [128, 255, 382, 500]
-    assert found["chunk_info"][1]["file"] == "cluster1_gpu1.pkl"
-    assert found["chunk_info"][1]["gpu"] == 1
+    assert [c["end_index"] for c in merged["chunk_info"]] == [128, 255, 382, 500]
+    assert merged["chunk_info"][1]["file"] == "cluster1_gpu1.pkl"
+    assert merged["chunk_info"][1]["gpu"] == 1
     assert options.warnings == []
     assert all_ok(options.output) and left_behind(options) == []
 
@@ -70,10 +70,10 @@ def test_the_merged_pickle_loads_under_numpy_1_and_2(options, tmp_path_factory, 
     merge.merge(options)
     python = other_python(tmp_path_factory.getbasetemp(), numpy)
     words = [python, "-W", "error", "-c", LOAD, options.output]
-    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
-    assert told[0].startswith(numpy) and told[1] == array.dtype.name
-    assert float(told[4]) == pytest.approx(float(array[:ITEMS].astype("f8").sum()))
-    assert told[5] == str(ITEMS)
+    printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    assert printed[0].startswith(numpy) and printed[1] == array.dtype.name
+    assert float(printed[4]) == pytest.approx(float(array[:ITEMS].astype("f8").sum()))
+    assert printed[5] == str(ITEMS)
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
@@ -117,7 +117,7 @@ def test_the_last_shard_gives_only_its_rows_before_the_questions(options):
     manifest = merge.merge(options)
     assert (loaded(options.output)["embeddings"] == options.array[:130]).all()
     assert [c["end_index"] for c in manifest["chunk_info"]] == [128, 130]
-    texts = [found for found, _ in options.warnings]
+    texts = [warning for warning, _ in options.warnings]
     assert any("380 rows after item 130 are left out" in text for text in texts)
     assert any("holds 500 articles; the first 130 are used" in text for text in texts)
 
@@ -176,8 +176,8 @@ def test_a_duplicate_names_both_files_and_the_range(options):
 )
 def test_mixed_shards_are_named_in_pairs(options, array, more, message):
     change(options, 1, array, **more)
-    found = problem(options)
-    assert FIRST in found and message in found
+    line = problem(options)
+    assert FIRST in line and message in line
 
 
 def test_rows_that_do_not_fit_the_range_are_named(options):
@@ -211,7 +211,7 @@ def test_nan_and_inf_are_counted_with_their_rows_over_the_whole_file(options):
     quality = loaded(options.output)["quality_metrics"]
     assert quality["has_nan"] is True and quality["has_inf"] is True
     assert quality["min_norm"] == 0 and math.isfinite(quality["mean_norm"])
-    texts = [found for found, _ in options.warnings]
+    texts = [text for text, _ in options.warnings]
     assert "2 rows hold NaN: 3, 200" in texts and "2 rows hold Inf: 200, 499" in texts
     assert "1 rows are all zero" in texts
 
@@ -224,11 +224,11 @@ def test_norms_are_those_of_numpy_in_double_precision(dtype, scale):
     if dtype == "f2" and scale not in (1.0, 1e4):
         pytest.skip("no such number in this type")
     array = (vectors(300, 16, "f8") * scale).astype(dtype)
-    found = shard_rows.Statistics()
+    statistics = shard_rows.Statistics()
     for begin in range(0, 300, 70):
-        found.add(array[begin : begin + 70])
+        statistics.add(array[begin : begin + 70])
     unit = np.linalg.norm(array.astype("f8") / scale, axis=1)
-    metrics = found.metrics()
+    metrics = statistics.metrics()
     assert metrics["mean_norm"] / scale == pytest.approx(unit.mean(), rel=1e-6)
     assert metrics["min_norm"] / scale == pytest.approx(unit.min(), rel=1e-6)
     assert metrics["max_norm"] / scale == pytest.approx(unit.max(), rel=1e-6)

@@ -31,9 +31,11 @@ LAYOUTS = {
 
 def rows_of(path: Path, count: int | None = None) -> np.ndarray:
     """The rows of a shard as the merge reads them."""
-    found = shards.read(path)
+    loaded = shards.read(path)
     with open(path, "rb", buffering=0) as f:
-        blocks = [b.copy() for b in shard_rows.blocks(f, found, count or found.end - found.start)]
+        blocks = [
+            b.copy() for b in shard_rows.blocks(f, loaded, count or loaded.end - loaded.start)
+        ]
     return np.concatenate(blocks)
 
 
@@ -52,10 +54,10 @@ def test_rows_of_every_type_order_and_protocol_are_those_that_numpy_wrote(
         return
     assert (rows_of(path) == array).all()
     assert (rows_of(path, 33) == array[:33]).all()
-    found = shards.read(path)
-    assert (found.start, found.end, found.dim, found.dtype) == (7, 107, 12, f"<{dtype}")
-    assert found.model == "bge-base"
-    assert found.about == {"cluster": "tensor01", "gpu": 0, "timestamp": "2026-11-01T12:00:00"}
+    loaded = shards.read(path)
+    assert (loaded.start, loaded.end, loaded.dim, loaded.dtype) == (7, 107, 12, f"<{dtype}")
+    assert loaded.model == "bge-base"
+    assert loaded.about == {"cluster": "tensor01", "gpu": 0, "timestamp": "2026-11-01T12:00:00"}
 
 
 ZONES = (None, timezone.utc, timezone(timedelta(hours=-5, minutes=-30)))
@@ -109,9 +111,9 @@ def test_shards_written_by_numpy_1_and_2_are_read(tmp_path, tmp_path_factory, nu
     python = other_python(tmp_path_factory.getbasetemp(), numpy)
     subprocess.run([python, "-c", WRITE, tmp_path], check=True)
     for path in sorted(tmp_path.glob("*.pkl")):
-        found = shards.read(path)
-        assert (found.start, found.end) == (3, 15)
-        assert found.about == {"gpu": 2, "timestamp": 1.5}
+        loaded = shards.read(path)
+        assert (loaded.start, loaded.end) == (3, 15)
+        assert loaded.about == {"gpu": 2, "timestamp": 1.5}
         assert (rows_of(path).ravel() == np.arange(60)).all()
     assert len(list(tmp_path.glob("*.pkl"))) == 12
 
@@ -134,9 +136,9 @@ def test_a_shard_cut_at_any_opcode_or_byte_is_one_clear_error(tmp_path, protocol
 def test_hostile_pickles_are_refused_unexecuted_in_little_memory(tmp_path):
     files = hostile.corpus()
     assert len(files) >= 60
-    told, peak_kb, numpy = read_in_a_cage(files, tmp_path, "shards", "shards.read(path)")
+    messages, peak_kb, numpy = read_in_a_cage(files, tmp_path, "shards", "shards.read(path)")
     assert not os.path.exists(hostile.CANARY)
-    for name, message in told.items():
+    for name, message in messages.items():
         assert message, f"{name} was read as if it were a checkpoint"
         assert "\n" not in message and len(message) < 500, name
         assert str(tmp_path) in message, name

@@ -101,9 +101,9 @@ def test_two_merges_into_one_output_do_not_mix(options):
 def test_a_shard_that_changes_during_the_merge_stops_it(options, monkeypatch):
     plain = shard_rows.blocks
 
-    def blocks(file, found, count):
-        yield from plain(file, found, count)
-        with open(found.path, "ab") as f:
+    def blocks(file, read, count):
+        yield from plain(file, read, count)
+        with open(read.path, "ab") as f:
             f.write(b".")
 
     monkeypatch.setattr(shard_rows, "blocks", blocks)

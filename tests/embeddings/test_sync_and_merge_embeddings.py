@@ -63,15 +63,15 @@ def test_one_command_fetches_from_all_clusters_and_merges(work, capsys):
 
 def test_json_is_one_object_with_clusters_checks_and_what_was_merged(work, capsys):
     code, out, _ = run(capsys, *BOTH, "--json", "--format", "npy")
-    told = json.loads(out)
-    assert code == 0 and told["status"] == "ok"
-    assert [c["cluster"] for c in told["clusters"]] == ["one", "two"]
-    assert told["merged"]["shape"] == [50, 8] and told["merged"]["left_out"] == 10
-    assert told["merged"]["output"].endswith("data/embeddings/wikipedia_merged.npy")
-    assert told["merged"]["files"] == [
+    answer = json.loads(out)
+    assert code == 0 and answer["status"] == "ok"
+    assert [c["cluster"] for c in answer["clusters"]] == ["one", "two"]
+    assert answer["merged"]["shape"] == [50, 8] and answer["merged"]["left_out"] == 10
+    assert answer["merged"]["output"].endswith("data/embeddings/wikipedia_merged.npy")
+    assert answer["merged"]["files"] == [
         "wikipedia_merged.npy", "wikipedia_merged.npy.articles.parquet",
     ]  # fmt: skip
-    assert np.load(told["merged"]["output"]).shape == (50, 8)
+    assert np.load(answer["merged"]["output"]).shape == (50, 8)
 
 
 def test_a_cluster_that_fails_names_the_missing_ranges_and_nothing_is_merged(work, capsys):
@@ -178,9 +178,9 @@ def test_a_narrower_pattern_leaves_out_what_the_manifest_lists_too(work, capsys)
 
 def test_what_was_fetched_is_told_though_the_merge_fails(work, capsys):
     code, out, _ = run(capsys, "--clusters", "./one", "--items", "50", "--json")
-    told = json.loads(out)
-    assert code == 1 and told["clusters"][0]["fetched"] and told["status"] == "fail"
-    assert "items 30-50 are missing" in told["checks"][-1]["found"]
+    answer = json.loads(out)
+    assert code == 1 and answer["clusters"][0]["fetched"] and answer["status"] == "fail"
+    assert "items 30-50 are missing" in answer["checks"][-1]["found"]
 
 
 @pytest.mark.parametrize(
@@ -259,15 +259,15 @@ def test_five_kills_at_random_moments_lose_nothing(tmp_path):
 def test_the_manifest_lists_finished_shards_and_reads_unchanged_ones_once(tmp_path, monkeypatch):
     shards(tmp_path, vectors(30), 3)
     assert write_manifest.write(str(tmp_path), "cluster*_gpu*.pkl") == 3
-    told = json.loads((tmp_path / "shards.manifest.json").read_text())["files"]
-    for name, entry in told.items():
+    listed = json.loads((tmp_path / "shards.manifest.json").read_text())["files"]
+    for name, entry in listed.items():
         assert publish.sha256(tmp_path / name) == entry["sha256"]
         assert entry["size"] == (tmp_path / name).stat().st_size
     read = []
     plain = write_manifest.sha256
     monkeypatch.setattr(write_manifest, "sha256", lambda path: (read.append(path), plain(path))[1])
     shards(tmp_path, vectors(40), 4)
-    os.utime(tmp_path / "cluster1_gpu0.pkl", ns=(0, told["cluster1_gpu0.pkl"]["mtime_ns"]))
+    os.utime(tmp_path / "cluster1_gpu0.pkl", ns=(0, listed["cluster1_gpu0.pkl"]["mtime_ns"]))
     assert write_manifest.write(str(tmp_path), "cluster*_gpu*.pkl") == 4
     assert len(read) == 3  # the first has its old size and time
 
@@ -277,8 +277,8 @@ def test_an_earlier_manifest_that_is_damaged_is_made_anew(tmp_path):
     for files in ({"cluster1_gpu0.pkl": 5}, {"cluster1_gpu0.pkl": {"size": 1}}, [], None):
         (tmp_path / "shards.manifest.json").write_text(json.dumps({"files": files}))
         assert write_manifest.main([str(tmp_path)]) == 0
-        told = json.loads((tmp_path / "shards.manifest.json").read_text())["files"]
-        assert all(len(entry["sha256"]) == 64 for entry in told.values()) and len(told) == 3
+        listed = json.loads((tmp_path / "shards.manifest.json").read_text())["files"]
+        assert all(len(entry["sha256"]) == 64 for entry in listed.values()) and len(listed) == 3
 
 
 def test_a_shard_without_its_end_is_not_listed(tmp_path, capsys):

@@ -85,7 +85,7 @@ def test_predictions_are_scored_without_torch_and_equal_the_references(samples, 
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "said"),
+    ("file", "text", "expected"),
     [
         ("config.yaml", "model: [", "config.yaml: not YAML"),
         ("config.yaml", "- 1", "config.yaml: no sections in its configuration"),
@@ -97,7 +97,7 @@ def test_predictions_are_scored_without_torch_and_equal_the_references(samples, 
         ("final/adapter_config.json", "{}", "adapter_config.json: names no base model"),
     ],
 )
-def test_a_damaged_file_of_a_run_is_named(tmp_path, monkeypatch, file, text, said):
+def test_a_damaged_file_of_a_run_is_named(tmp_path, monkeypatch, file, text, expected):
     from config import loader
     from evaluation import targets
     from kit import console
@@ -107,7 +107,7 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path, monkeypatch, file, text, sai
     (run / file).write_text(text)
     with pytest.raises(console.Problem) as problem:
         targets.resolve("r1", None, loader.load("eval.yaml"))
-    assert said in str(problem.value) and str(problem.value).endswith("; restore that file")
+    assert expected in str(problem.value) and str(problem.value).endswith("; restore that file")
 
 
 # --- with the miniature -------------------------------------------------------------------------

@@ -16,8 +16,8 @@ def test_results_come_in_the_items_order_and_long_items_go_first():
         return [len(item) for item in part]
 
     counted = []
-    found = generate._in_batches(["a", "bbbb", "cc", "ddd"], len, work, 2, counted.append)
-    assert found == [1, 4, 2, 3]
+    results = generate._in_batches(["a", "bbbb", "cc", "ddd"], len, work, 2, counted.append)
+    assert results == [1, 4, 2, 3]
     assert batches == [["bbbb", "ddd"], ["cc", "a"]]
     assert counted == [2, 2]
 

@@ -151,10 +151,10 @@ def test_each_of_the_80_real_outputs_scores_as_the_reference_says(scored, ours, 
 def test_corpus_scores_equal_the_references(scored):
     _, references, scores = scored
     wanted = sample("expected_corpus.json")["pairs_davinci002_first80.jsonl"]
-    found = intervals.summarise([scores], intervals.Settings())[0][0]
+    summary = intervals.summarise([scores], intervals.Settings())[0][0]
     pairs = {"exact_match": "em", "f1": "f1", "rouge_l": "rougeL_f", "bleu": "corpus_bleu"}
     for ours, theirs in pairs.items():
-        assert found[ours]["value"] == pytest.approx(wanted[theirs], abs=1e-6), ours
+        assert summary[ours]["value"] == pytest.approx(wanted[theirs], abs=1e-6), ours
     assert metrics.bleu_signature(references, "13a") == wanted["bleu_signature"]
 
 
@@ -205,11 +205,11 @@ def column(values, totals=None, tokens=None):
 @pytest.mark.remote_env
 def test_intervals_hold_the_mean_and_have_the_width_that_theory_says():
     values = [float(i % 2) for i in range(400)]
-    found = intervals.summarise([column(values)], intervals.Settings(samples=4000))[0][0]["f1"]
+    f1 = intervals.summarise([column(values)], intervals.Settings(samples=4000))[0][0]["f1"]
     half = 1.96 * math.sqrt(0.25 / 400)
-    assert found["value"] == 0.5
-    assert found["low"] == pytest.approx(0.5 - half, abs=0.006)
-    assert found["high"] == pytest.approx(0.5 + half, abs=0.006)
+    assert f1["value"] == 0.5
+    assert f1["low"] == pytest.approx(0.5 - half, abs=0.006)
+    assert f1["high"] == pytest.approx(0.5 + half, abs=0.006)
 
 
 @pytest.mark.remote_env
@@ -231,8 +231,8 @@ def test_a_constant_gain_has_a_difference_without_spread_though_both_scores_vary
 @pytest.mark.remote_env
 def test_loss_is_the_mean_over_tokens_not_over_rows():
     scores = column([0.0, 0.0], totals=[10.0, 1.0], tokens=[10, 2])
-    found = intervals.summarise([scores], intervals.Settings())[0][0]["loss"]
-    assert found["value"] == pytest.approx(11 / 12)
+    loss = intervals.summarise([scores], intervals.Settings())[0][0]["loss"]
+    assert loss["value"] == pytest.approx(11 / 12)
 
 
 @pytest.mark.remote_env

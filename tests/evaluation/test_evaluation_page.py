@@ -136,9 +136,9 @@ class Column:
 def test_regressions_are_the_rows_that_got_worse_the_worst_first():
     examples = [example_rows.Example(n, [], {}, [f"reference {n}"]) for n in range(1, 6)]
     adapter, base = Column([0.5, 0.2, 1.0, 0.0, 0.9]), Column([0.5, 0.4, 0.0, 1.0, 0.8])
-    found = score_report.regressions(examples, [adapter, base], 10)
-    assert [row["row"] for row in found] == [4, 2]
-    assert found[0]["base"]["prediction"] == "answer 1.0"
+    worse = score_report.regressions(examples, [adapter, base], 10)
+    assert [row["row"] for row in worse] == [4, 2]
+    assert worse[0]["base"]["prediction"] == "answer 1.0"
     assert len(score_report.regressions(examples, [adapter, base], 1)) == 1
     assert score_report.regressions(examples, [adapter], 10) == []
 

@@ -98,8 +98,8 @@ def desk(tmp_path_factory):
 
 def test_submitted_twice_it_is_one_run_and_finished_it_is_refused(desk):
     before = desk.runs()
-    said = desk.train("twice", "--budget", "5", "--rate", "2")
-    assert "is started" in said and "it ends after 2 h 28 min" in said
+    output = desk.train("twice", "--budget", "5", "--rate", "2")
+    assert "is started" in output and "it ends after 2 h 28 min" in output
     assert "runs already" in desk.train("twice")
     desk.wait("twice", "ended (0)")
     assert len(desk.runs()) == len(before) + 1 and desk.adapter("twice") == desk.adapter("whole")
@@ -153,10 +153,10 @@ def test_a_kept_run_goes_on_at_another_host(desk, tmp_path):
 
 
 def test_without_confirmation_nothing_starts(desk):
-    said = desk.jobs("run", "planned", *tiny.options(**STEPS))
-    assert "Nothing was started" in said and not (desk.there / ".jobs" / "planned").exists()
-    said = desk.jobs("run", "planned", "--confirm", *tiny.options(**STEPS), fails=2)
-    assert "dry_run: true" in said
+    output = desk.jobs("run", "planned", *tiny.options(**STEPS))
+    assert "Nothing was started" in output and not (desk.there / ".jobs" / "planned").exists()
+    output = desk.jobs("run", "planned", "--confirm", *tiny.options(**STEPS), fails=2)
+    assert "dry_run: true" in output
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ def test_without_confirmation_nothing_starts(desk):
 )
 def test_what_cannot_be_is_one_line(desk, words, code, line, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(without_slurm(tmp_path)))
-    said = desk.jobs(*words, fails=code).strip()
-    assert line in said and "Traceback" not in said and said.count("\n") == 0
+    output = desk.jobs(*words, fails=code).strip()
+    assert line in output and "Traceback" not in output and output.count("\n") == 0
 
 
 def without_slurm(folder):
@@ -193,8 +193,8 @@ def test_a_damaged_job_hides_no_other(desk):
     folder.mkdir()
     (folder / "engine.json").write_text('{"name": "../../x", "engine": [[]]}')
     try:
-        said = desk.jobs("list")
-        assert "damaged" in said and "whole" in said and "Traceback" not in said
+        output = desk.jobs("list")
+        assert "damaged" in output and "whole" in output and "Traceback" not in output
     finally:
         shutil.rmtree(folder)
 
@@ -246,6 +246,6 @@ def test_slurm_stops_with_a_checkpoint_and_resumes(desk, slurm):
 
 
 def test_what_slurm_refuses_is_said_in_its_words(desk, slurm):
-    said = desk.jobs("run", "nowhere", "--engine", "slurm", "--partition", "none", "--", "true",
+    output = desk.jobs("run", "nowhere", "--engine", "slurm", "--partition", "none", "--", "true",
                      fails=1)  # fmt: skip
-    assert "Slurm refused the job (" in said and "partition" in said and said.count("\n") == 1
+    assert "Slurm refused the job (" in output and "partition" in output and output.count("\n") == 1

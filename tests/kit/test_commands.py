@@ -88,5 +88,5 @@ def test_only_a_yes_confirms(no):
     for target in ("data", "train", "rlhf", "pipeline"):
         for word, confirms in ((no, False), ("1", True)):
             words = ["make", "-n", target, f"CONFIRM={word}", "HOST=x"]
-            said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
-            assert ("--confirm" in said.stdout) == confirms
+            done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+            assert ("--confirm" in done.stdout) == confirms

@@ -33,10 +33,10 @@ def test_every_command_stands_in_a_document(command):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_every_make_target_in_a_document_exists(path):
-    said = set(
+    named = set(
         re.findall(r"(?:^ +(?:\$ )?|`|-- |&& )make ([a-z][a-z-]+)", code_of(TEXT[path]), re.M)
     )
-    assert said <= {name for name, _ in TARGETS}
+    assert named <= {name for name, _ in TARGETS}
 
 
 def code_of(text: str) -> str:

@@ -102,7 +102,7 @@ console.run(main)
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "said"),
+    ("body", "code", "expected"),
     [
         ("raise console.Problem('x is gone', 'bring it back')", 1, "x is gone; bring it back"),
         ("raise console.Misuse('no x')", 2, "no x"),
@@ -113,13 +113,13 @@ console.run(main)
         ("return 0", 0, ""),
     ],
 )
-def test_commands_end_with_one_line_and_the_right_code(body, code, said):
+def test_commands_end_with_one_line_and_the_right_code(body, code, expected):
     from conftest import ROOT
 
     text = PROGRAM.format(scripts=str(ROOT / "scripts"), body=body)
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
     assert done.returncode == code
-    assert said in done.stderr and "Traceback" not in done.stderr
+    assert expected in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 1
 
 

@@ -85,11 +85,11 @@ def tracked() -> list[Path]:
     command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others"]
     command += ["--exclude-standard", "--", *patterns]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    found = [ROOT / name for name in listed.split("\0") if name]
-    if not found:  # no git: an unpacked archive
-        found = [p for pattern in patterns for p in ROOT.rglob(pattern)]
-        found = [p for p in found if "node_modules" not in p.parts and ".envs" not in p.parts]
-    return [path for path in found if path.exists()]
+    files = [ROOT / name for name in listed.split("\0") if name]
+    if not files:  # no git: an unpacked archive
+        files = [p for pattern in patterns for p in ROOT.rglob(pattern)]
+        files = [p for p in files if "node_modules" not in p.parts and ".envs" not in p.parts]
+    return [path for path in files if path.exists()]
 
 
 def lines(path: Path) -> list[tuple[int, str]]:
@@ -101,7 +101,7 @@ def lines(path: Path) -> list[tuple[int, str]]:
 def findings(path: Path) -> list[str]:
     """`file:line: what  (reason)` for each trap in one file."""
     bans = SHELL + (MAKE if path.name == "Makefile" or path.suffix == ".mk" else [])
-    found = [
+    traps = [
         (number, line, reason)
         for number, line in lines(path)
         for pattern, reason, _ in bans
@@ -111,13 +111,13 @@ def findings(path: Path) -> list[str]:
     if re.search(r"^set -\w*u", text, re.MULTILINE):
         empty = set(re.findall(r"\b(\w+)=\(\)", text))
         pattern, reason, _ = EMPTY_ARRAY
-        found += [
+        traps += [
             (number, line, reason)
             for number, line in lines(path)
             if empty & set(re.findall(pattern, line))
         ]
     where = path.relative_to(ROOT)
-    return [f"{where}:{number}: {line.strip()}  ({reason})" for number, line, reason in found]
+    return [f"{where}:{number}: {line.strip()}  ({reason})" for number, line, reason in traps]
 
 
 @pytest.mark.parametrize("ban", [*SHELL, EMPTY_ARRAY, *MAKE], ids=lambda ban: ban[2])
@@ -136,8 +136,8 @@ def test_there_are_shell_files_to_look_at():
 
 
 def test_no_shell_file_or_makefile_holds_a_macos_trap():
-    found = [finding for path in tracked() for finding in findings(path)]
-    assert not found, "\n" + "\n".join(found)
+    traps = [finding for path in tracked() for finding in findings(path)]
+    assert not traps, "\n" + "\n".join(traps)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_a_host_that_another_program_set_is_not_used_and_that_is_said(command, h
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ('{"folders": {}, "folders": {}}', "'folders' stands twice"),
         ('{"fodlers": {}}', "did you mean 'folders'?"),
@@ -54,12 +54,12 @@ def test_a_host_that_another_program_set_is_not_used_and_that_is_said(command, h
         ('{"host": "\udcff"}', "not JSON in UTF-8"),
     ],
 )
-def test_a_broken_configuration_is_one_line(tmp_path, text, said):
+def test_a_broken_configuration_is_one_line(tmp_path, text, expected):
     from kit import console
 
     path = tmp_path / "paths_config.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(console.Misuse, match=said.replace("?", r"\?")):
+    with pytest.raises(console.Misuse, match=expected.replace("?", r"\?")):
         paths.load(path)
 
 

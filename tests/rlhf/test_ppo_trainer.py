@@ -26,7 +26,7 @@ def test_it_is_disabled_as_it_comes():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "expected"),
     [
         (["algorithm=ppo", "reward_funcs=[f1]"], "ppo takes [reward_model] alone"),
         (["algorithm=grpo", "grpo.num_generations=5"], "no multiple of grpo.num_generations"),
@@ -36,24 +36,24 @@ def test_it_is_disabled_as_it_comes():
         (["ppo.kl_coeff=1"], "did you mean kl_coef"),
     ],
 )
-def test_settings_that_cannot_work_are_said_before_anything_starts(overrides, said):
+def test_settings_that_cannot_work_are_said_before_anything_starts(overrides, expected):
     with pytest.raises(console.Misuse) as misuse:
         settings(*overrides)
-    assert said in str(misuse.value)
+    assert expected in str(misuse.value)
 
 
 def test_reward_functions_give_more_for_better():
     rows = [types.SimpleNamespace(messages=[{"content": "It is cold."}])]
     tokenizer = types.SimpleNamespace(eos_token_id=9)
     names = ["f1", "exact_match", "ended", "json"]
-    found = dict(zip(names, rewards.functions(names, rows, tokenizer, 3, None), strict=True))
+    by_name = dict(zip(names, rewards.functions(names, rows, tokenizer, 3, None), strict=True))
     given = {"completions": ["It is cold.", "It is hot.", '{"a": 1}'], "row": [0, 0, 0],
              "completion_ids": [[1, 2, 9], [1, 2, 3], [9]]}  # fmt: skip
-    assert found["f1"](**given) == pytest.approx([1, 2 / 3, 0])
-    assert found["exact_match"](**given) == [1, 0, 0]
-    assert found["ended"](**given) == [1, 0, 1]
-    assert found["json"](**given) == [0, 0, 1]
-    both = [found["exact_match"], found["json"]]
+    assert by_name["f1"](**given) == pytest.approx([1, 2 / 3, 0])
+    assert by_name["exact_match"](**given) == [1, 0, 0]
+    assert by_name["ended"](**given) == [1, 0, 1]
+    assert by_name["json"](**given) == [0, 0, 1]
+    both = [by_name["exact_match"], by_name["json"]]
     assert rewards.total(both, [1.0, 0.5], **given) == [1, 0, 0.5]
     assert rewards.total(both, None, **given) == [1, 0, 1]
 
@@ -239,7 +239,7 @@ def test_ppos_reference_is_a_frozen_copy_of_the_adapter_it_starts_from(work):
 
 @pytest.mark.remote_env
 @pytest.mark.parametrize(
-    ("arguments", "start", "said"),
+    ("arguments", "start", "expected"),
     [
         (("--algorithm", "grpo", "--reward-model", "absent"), "sft",
          "no run at absent; reward models here: "),
@@ -250,12 +250,12 @@ def test_ppos_reference_is_a_frozen_copy_of_the_adapter_it_starts_from(work):
         (("--set", "lora.target_modules=[q_proj, in_proj]"), "sft", "has no in_proj"),
     ],
 )  # fmt: skip
-def test_what_it_cannot_start_from_is_one_clear_line(work, monkeypatch, arguments, start, said):
+def test_what_it_cannot_start_from_is_one_clear_line(work, monkeypatch, arguments, start, expected):
     monkeypatch.chdir(work)
     before = sorted((work / "adapters" / "runs").iterdir())
     with pytest.raises(console.Problem) as problem:
         run("--confirm-run", *arguments, start=start)
-    assert said in str(problem.value) and "\n" not in str(problem.value)
+    assert expected in str(problem.value) and "\n" not in str(problem.value)
     assert sorted((work / "adapters" / "runs").iterdir()) == before
 
 

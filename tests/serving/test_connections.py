@@ -155,9 +155,9 @@ def test_what_is_being_answered_is_never_cut_off_for_new_ones(bounded):
     ],
 )  # fmt: skip
 def test_heads_are_bounded_and_have_one_host(bounded, data, status, code):
-    found = bounded().ask(data + (b"" if data.endswith(b"\r\n\r\n") else b"\r\n"))
+    answer = bounded().ask(data + (b"" if data.endswith(b"\r\n\r\n") else b"\r\n"))
     # a client that still sends when it is refused may see the connection's end before the answer
-    assert found == (status, code) or (found == (0, "") and len(data) > 1 << 16)
+    assert answer == (status, code) or (answer == (0, "") and len(data) > 1 << 16)
 
 
 def test_trailers_are_bounded_too(bounded):

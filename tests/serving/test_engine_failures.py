@@ -81,24 +81,24 @@ def test_a_broken_step_of_several_adapters_leaves_nothing_and_ends_nobody(groupe
     tokenizer, model = lora_model("llama")
     desk = Desk(tokenizer, model, start=False)
     running = [desk.answer([11, 12], name, 40) for name in ("a0", "a1", "a0", "a1")]
-    steps, mend = [], []
+    steps, repairs = [], []
     logits = desk.engine.forward.logits
 
     def once_broken(batch, ids, first):
         steps.append(len(batch.answers))
-        if len(batch.answers) == 4 and not first and not mend:
-            mend.append(break_decoding(model))
+        if len(batch.answers) == 4 and not first and not repairs:
+            repairs.append(break_decoding(model))
         try:
             return logits(batch, ids, first)
         finally:
-            if mend:
-                mend[0]()
+            if repairs:
+                repairs[0]()
 
     desk.engine.forward.logits = once_broken
     desk.engine.start()
     desk.engine.submit(running)
     assert set(desk.finish(running).values()) == {"length"}
-    assert steps[:3] == [4, 4, 1] and mend, "each row is read again alone"
+    assert steps[:3] == [4, 4, 1] and repairs, "each row is read again alone"
     for name in ("a0", "a1"):  # both adapters, alone and together, as if nothing had happened
         alone = desk.answer([21, 22], name, 8)
         desk.engine.submit([alone])
@@ -219,7 +219,7 @@ def test_rows_are_sorted_into_one_group_for_each_adapter(llama, monkeypatch):
     desk.engine.submit(rows[4:])
     desk.finish(rows)
     desk.engine.close()
-    assert seen and all(len(found) == len({name for name, _ in found}) for found in seen)
+    assert seen and all(len(batch) == len({name for name, _ in batch}) for batch in seen)
     for row in rows:
         assert row.tokens == tokens_alone(model, row)
 

@@ -99,7 +99,7 @@ def test_a_seed_gives_the_same_answers_alone_and_in_a_crowd(server):
 def test_adapters_asked_at_once_give_what_they_give_alone(server):
     names = (WEATHER, TOOLS, ENDLESS, "miniature")
     alone = {name: texts(ask(server, name, max_tokens=30)) for name in names}
-    assert len({tuple(said) for said in alone.values()}) >= 3
+    assert len({tuple(answers) for answers in alone.values()}) >= 3
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for _ in range(3):
             asked = {name: pool.submit(ask, server, name, max_tokens=30) for name in names}

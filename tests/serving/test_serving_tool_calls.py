@@ -22,8 +22,8 @@ CALL = '{"name": "get_weather", "arguments": {"city": "Köln"}}'
     ],
 )
 def test_each_familys_way_of_calling_is_read(text, content):
-    found, calls = tool_calls.parse(text, TOOLS)
-    assert found == content and len(calls) == 1
+    spoken, calls = tool_calls.parse(text, TOOLS)
+    assert spoken == content and len(calls) == 1
     assert calls[0]["type"] == "function" and len(calls[0]["id"]) == 9
     assert calls[0]["function"]["name"] == "get_weather"
     assert json.loads(calls[0]["function"]["arguments"]) == {"city": "Köln"}

@@ -51,9 +51,9 @@ def look(env: Path, *options: object, after: Sequence[str] = ()) -> tuple[int, d
 
 
 def test_a_good_environment_passes_and_is_counted(env):
-    code, found = look(env)
+    code, report = look(env)
     assert code == 0
-    assert [c["found"] for c in found["checks"]] == [
+    assert [c["found"] for c in report["checks"]] == [
         "4 files of 1 packages match",
         "1 modules import",
     ]
@@ -61,10 +61,10 @@ def test_a_good_environment_passes_and_is_counted(env):
 
 def test_a_changed_file_is_named_with_its_package(env):
     (site_packages(env) / "good/more.py").write_text("x = 1")
-    code, found = look(env, "--no-imports")
+    code, report = look(env, "--no-imports")
     assert code == 1
-    assert found["damaged"] == ["good"]
-    assert "good/more.py: damaged" in found["checks"][0]["found"]
+    assert report["damaged"] == ["good"]
+    assert "good/more.py: damaged" in report["checks"][0]["found"]
 
 
 def test_a_file_that_two_packages_install_is_right_as_either_wrote_it(env):
@@ -81,16 +81,16 @@ def test_a_file_that_two_packages_install_is_right_as_either_wrote_it(env):
 
 def test_a_missing_file_is_told_from_a_changed_one(env):
     (site_packages(env) / "good/more.py").unlink()
-    _, found = look(env, "--no-imports")
-    assert "good/more.py: missing" in found["checks"][0]["found"]
+    _, report = look(env, "--no-imports")
+    assert "good/more.py: missing" in report["checks"][0]["found"]
 
 
 @pytest.mark.parametrize("damage", ["", "a,b\n\x00", "good/more.py,sha256=x,notanumber\n"])
 def test_a_record_that_lost_its_contents_is_damage(env, damage):
     assert look(env, "--no-imports", "--seal")[0] == 0
     (site_packages(env) / "good-1.0.dist-info/RECORD").write_text(damage)
-    code, found = look(env, "--no-imports")
-    assert code == 1 and found["damaged"] == ["good"]
+    code, report = look(env, "--no-imports")
+    assert code == 1 and report["damaged"] == ["good"]
 
 
 def test_a_package_that_vanished_whole_is_missed(env):
@@ -100,8 +100,8 @@ def test_a_package_that_vanished_whole_is_missed(env):
         path.unlink()
     for folder in site.glob("good*"):
         folder.rmdir()
-    code, found = look(env, "--no-imports")
-    assert code == 1 and "good-1.0.dist-info: missing" in found["checks"][0]["found"]
+    code, report = look(env, "--no-imports")
+    assert code == 1 and "good-1.0.dist-info: missing" in report["checks"][0]["found"]
 
 
 def test_a_broken_environment_is_not_sealed(env):
@@ -118,9 +118,9 @@ def test_bytecode_that_a_wheel_ships_may_be_rewritten(env):
 
 def test_an_import_error_is_reported_and_is_not_damage(env):
     add_package(site_packages(env), "bad", {"bad.py": "raise OSError('first\\nsecond')"})
-    code, found = look(env)
-    assert code == 1 and found["damaged"] == []
-    assert {"name": "import bad", "found": "OSError: first second"}.items() <= found["checks"][
+    code, report = look(env)
+    assert code == 1 and report["damaged"] == []
+    assert {"name": "import bad", "found": "OSError: first second"}.items() <= report["checks"][
         1
     ].items()
 
@@ -128,8 +128,8 @@ def test_an_import_error_is_reported_and_is_not_damage(env):
 def test_a_worker_that_dies_costs_one_module_and_no_other(env):
     site = site_packages(env)
     add_package(site, "crash", {"crash.py": "import os; os.kill(os.getpid(), 11)"})
-    code, found = look(env)
-    failed = [c for c in found["checks"] if c["status"] == "fail"]
+    code, report = look(env)
+    failed = [c for c in report["checks"] if c["status"] == "fail"]
     assert code == 1 and [c["name"] for c in failed] == ["import crash"]
     assert "exit status -11" in failed[0]["found"]
 

@@ -137,8 +137,8 @@ def caller(module: str, work: Path, monkeypatch, capsys):
         finally:
             signal.signal(signal.SIGTERM, before)
         assert done.returncode == fails, done.stderr
-        said = [line for line in done.stderr.splitlines() if line.startswith(f"{module}.py: ")]
-        assert len(said) == (1 if fails else 0), done.stderr
+        errors = [line for line in done.stderr.splitlines() if line.startswith(f"{module}.py: ")]
+        assert len(errors) == (1 if fails else 0), done.stderr
         return done
 
     return call

@@ -164,16 +164,16 @@ class Page:
     def complaints(self) -> list[str]:
         """Everything that the console, the content policy or a request complained about."""
         self.call("Runtime.evaluate", expression="0")
-        found = []
+        texts = []
         for event in self._mine():
             method, params = event.get("method"), event.get("params", {})
             if method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
-                found.append(params["entry"]["text"])
+                texts.append(params["entry"]["text"])
             elif method == "Runtime.exceptionThrown":
-                found.append(params["exceptionDetails"]["text"])
+                texts.append(params["exceptionDetails"]["text"])
             elif method == "Runtime.consoleAPICalled" and params["type"] == "error":
-                found.append(str(params["args"]))
-        return found
+                texts.append(str(params["args"]))
+        return texts
 
     def addresses(self) -> set[str]:
         """Every address that the page asked for."""

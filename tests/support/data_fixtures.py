@@ -26,8 +26,10 @@ def inside(capsys, monkeypatch, tmp_path):
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             console.run(lambda: module.main(words))
-        said = capsys.readouterr()
-        return types.SimpleNamespace(returncode=ended.value.code, stdout=said.out, stderr=said.err)
+        streams = capsys.readouterr()
+        return types.SimpleNamespace(
+            returncode=ended.value.code, stdout=streams.out, stderr=streams.err
+        )
 
     return run
 

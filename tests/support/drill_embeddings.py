@@ -100,11 +100,11 @@ def check_whole(folder: Path, old: np.ndarray | None, new: np.ndarray) -> str:
         assert old is None, "the old output is gone"
         return "none"
     with open(output, "rb") as f:
-        found = pickle.load(f)
-    assert len(found["articles"]) == len(new)
-    if old is not None and (found["embeddings"] == old).all():
+        merged = pickle.load(f)
+    assert len(merged["articles"]) == len(new)
+    if old is not None and (merged["embeddings"] == old).all():
         return "old"
-    assert (found["embeddings"] == new).all(), "the output is neither the old nor the new one"
+    assert (merged["embeddings"] == new).all(), "the output is neither the old nor the new one"
     return "new"
 
 
@@ -122,19 +122,21 @@ def one_round(folder: Path, dice: random.Random, rows: int, span: float, state: 
         process.communicate()
         assert process.returncode in (-how, 128 + how, 0), process.returncode
         how = how.name
-    found = check_whole(folder, state["old"], new)
+    outcome = check_whole(folder, state["old"], new)
     done = start(words(folder, rows))
     out, err = done.communicate()
     assert done.returncode == 0, err
     assert check_whole(folder, None, new) == "new"
     verify = [*words(folder, rows)[:2], "--verify", str(folder / "out" / "all.pkl"), "--json"]
-    told = subprocess.run(verify, capture_output=True, text=True)
-    assert told.returncode == 0 and json.loads(told.stdout)["status"] == "ok", told.stdout
-    left = sorted(p.name for p in (folder / "out").iterdir())
-    assert left == ["all.pkl", "all.pkl.manifest.json"], left
+    verified = subprocess.run(verify, capture_output=True, text=True)
+    assert verified.returncode == 0 and json.loads(verified.stdout)["status"] == "ok", (
+        verified.stdout
+    )
+    files = sorted(p.name for p in (folder / "out").iterdir())
+    assert files == ["all.pkl", "all.pkl.manifest.json"], files
     state["old"] = new
     resumed = "resumed" if "resuming" in err else "anew"
-    return f"{how:8} after {moment:.2f} s, output {found}, then {resumed}"
+    return f"{how:8} after {moment:.2f} s, output {outcome}, then {resumed}"
 
 
 def drill(folder: Path, kills: int, seed: int | None, rows: int) -> None:
@@ -156,10 +158,10 @@ def rounds(folder: Path, kills: int, seed: int, rows: int) -> None:
         path.unlink()
     for number in range(1, kills + 1):
         try:
-            told = one_round(folder, dice, rows, state["span"], state)
+            line = one_round(folder, dice, rows, state["span"], state)
         except AssertionError as error:
             raise AssertionError(f"round {number} of seed {seed}: {error}") from error
-        print(f"{number:3d}  {told}", file=sys.stderr, flush=True)
+        print(f"{number:3d}  {line}", file=sys.stderr, flush=True)
 
 
 def main() -> int:

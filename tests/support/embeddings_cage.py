@@ -43,5 +43,5 @@ def read_in_a_cage(files: dict[str, bytes], folder: Path, module: str, call: str
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    told, peak, numpy = json.loads(done.stdout)
-    return {name: told[f"{number:03d}.pkl"] for number, name in numbered.items()}, peak, numpy
+    messages, peak, numpy = json.loads(done.stdout)
+    return {name: messages[f"{number:03d}.pkl"] for number, name in numbered.items()}, peak, numpy

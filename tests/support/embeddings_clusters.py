@@ -31,9 +31,9 @@ class Cluster:
         if done.returncode == 77:
             pytest.skip(done.stdout.strip())
         assert done.returncode == 0, done.stderr
-        told = dict(line.split("=", 1) for line in done.stdout.splitlines())
-        self.port, self.home = int(told["SSHD_PORT"]), Path(told["SSHD_HOME"])
-        self.config = Path(told["SSHD_CONFIG"])
+        facts = dict(line.split("=", 1) for line in done.stdout.splitlines())
+        self.port, self.home = int(facts["SSHD_PORT"]), Path(facts["SSHD_HOME"])
+        self.config = Path(facts["SSHD_CONFIG"])
         self.user = self.config.read_text().split("User ")[1].split()[0]
         self.folder = self.home / SHARDS
         self.folder.mkdir(parents=True)
@@ -62,9 +62,9 @@ class Cluster:
         tools.mkdir(exist_ok=True)
         for name in [*TOOLS, "rsync"]:
             (tools / name).unlink(missing_ok=True)
-            found = shutil.which(name)
-            if found and name != without:
-                (tools / name).symlink_to(found)
+            program = shutil.which(name)
+            if program and name != without:
+                (tools / name).symlink_to(program)
         for name, text in scripts.items():
             (tools / name).unlink(missing_ok=True)
             (tools / name).write_text(f"#!/bin/sh\n{text}\n")

@@ -22,11 +22,11 @@ def merge_options(tmp_path):
     shards(tmp_path / "shards", array)
     wikipedia(tmp_path / "wikipedia.pkl", ITEMS)
     (tmp_path / "out").mkdir()
-    found = merge.MergeOptions(
+    options = merge.MergeOptions(
         tmp_path / "shards", tmp_path / "wikipedia.pkl", tmp_path / "out/all.pkl", "pickle", ITEMS
     )
-    found.array = array
-    return found
+    options.array = array
+    return options
 
 
 def loaded(path: Path) -> dict:
@@ -49,8 +49,8 @@ def read_back(output: Path, name: str) -> tuple[np.ndarray, list[str]]:
     import pyarrow.parquet as pq
 
     if name == "pickle":
-        found = loaded(output)
-        return found["embeddings"], [a["title"] for a in found["articles"]]
+        merged = loaded(output)
+        return merged["embeddings"], [a["title"] for a in merged["articles"]]
     if name == "parquet":
         table = pq.read_table(output)
         flat = table["embedding"].combine_chunks().flatten().to_numpy()

@@ -19,8 +19,8 @@ WORDS = ["Anarchism", "Albedo", "A", "Écluse", "日本", "Abraham_Lincoln", "5"
 
 def vectors(rows: int, dim: int = 8, dtype: str = "f4", seed: int = 0) -> np.ndarray:
     """Unit vectors, (rows, dim)."""
-    found = np.random.default_rng(seed).standard_normal((rows, dim))
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(dtype)
+    array = np.random.default_rng(seed).standard_normal((rows, dim))
+    return (array / np.linalg.norm(array, axis=1, keepdims=True)).astype(dtype)
 
 
 def shard(path: Path, array: np.ndarray, start: int, protocol: int = 4, **more: Any) -> Path:

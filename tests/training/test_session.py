@@ -12,7 +12,7 @@ from training import failures, model_shape, processes, saving, setting_checks
 
 
 @pytest.mark.parametrize(
-    ("before", "here", "after", "said"),
+    ("before", "here", "after", "expected"),
     [
         (None, 1, "0", ""),
         (None, 4, "0", "one GPU of 4 is used"),
@@ -23,7 +23,7 @@ from training import failures, model_shape, processes, saving, setting_checks
     ],
 )
 def test_without_a_launcher_one_gpu_is_visible_and_that_is_said(
-    monkeypatch, capsys, tmp_path, before, here, after, said
+    monkeypatch, capsys, tmp_path, before, here, after, expected
 ):
     for card in range(here):
         (tmp_path / f"card{card}").mkdir()
@@ -36,7 +36,7 @@ def test_without_a_launcher_one_gpu_is_visible_and_that_is_said(
     processes.keep_one_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == after
     err = capsys.readouterr().err
-    assert said in err and bool(said) == bool(err)
+    assert expected in err and bool(expected) == bool(err)
 
 
 def test_a_launched_process_keeps_the_gpus_that_its_launcher_gave_it(monkeypatch):
@@ -100,8 +100,8 @@ FSDP = ("training.fsdp=true", "training.gradient_checkpointing=false")
 )  # fmt: skip
 def test_settings_that_spoil_a_training_later_are_named_before_it(overrides, config, name, status):
     checks = setting_checks.before_data(shape(**config), settings(*overrides))
-    found = {check.name: check.status for check in checks}
-    assert found[name] in status
+    statuses = {check.name: check.status for check in checks}
+    assert statuses[name] in status
 
 
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "gemma2", "phi3"])
@@ -189,14 +189,14 @@ def test_an_adapter_of_wrapped_layers_is_saved_whole(adapted, tmp_path):
 
 @pytest.mark.remote_env
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "expected"),
     [
         (lambda name, value: value * float("nan") if "lora_A" in name else value, "NaN or Inf"),
         (lambda name, value: value * 0 if "lora_B" in name else value, "lora_B is zero in every"),
         (lambda name, value: None if "down.lora_A" in name else value, "3 LoRA tensors were saved"),
     ],
 )
-def test_a_saved_adapter_is_read_back_before_it_counts(adapted, tmp_path, spoil, said):
+def test_a_saved_adapter_is_read_back_before_it_counts(adapted, tmp_path, spoil, expected):
     from safetensors.torch import load_file, save_file
 
     adapted.save_pretrained(tmp_path)
@@ -205,7 +205,7 @@ def test_a_saved_adapter_is_read_back_before_it_counts(adapted, tmp_path, spoil,
     spoiled = {name: spoil(name, value) for name, value in tensors.items()}
     kept = {name: value for name, value in spoiled.items() if value is not None}
     save_file(kept, tmp_path / saving.WEIGHTS)
-    with pytest.raises(console.Problem, match=said):
+    with pytest.raises(console.Problem, match=expected):
         saving.check_adapter(tmp_path, 2)
 
 

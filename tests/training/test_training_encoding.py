@@ -129,8 +129,8 @@ def test_keys_that_no_row_uses_and_rows_that_are_not_to_be_learned_are_counted(t
     coded = encoding.encode_file(write(tmp_path / "rows.jsonl", rows), tokenizer, 4096)
     assert (coded.read, len(coded.rows)) == (4, 3)
     assert coded.unused == {"score": 3} and coded.left_out == {"labelled undesirable": 1}
-    found = plan._data_check("train", coded).found
-    assert "keys not used: score 3" in found and "left out: labelled undesirable 1" in found
+    text = plan._data_check("train", coded).found
+    assert "keys not used: score 3" in text and "left out: labelled undesirable 1" in text
 
 
 def test_a_turn_of_weight_0_is_outside_the_loss(tokenizer, tmp_path):

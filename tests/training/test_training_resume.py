@@ -126,13 +126,13 @@ def test_a_damaged_status_is_named_and_hides_no_other_run(runs, capsys, text):
     assert "b-bad/status.json: damaged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "found"), [(None, "missing"), ("a: [", "damaged")])
-def test_a_run_without_its_configuration_cannot_go_on(runs, text, found):
+@pytest.mark.parametrize(("text", "expected"), [(None, "missing"), ("a: [", "damaged")])
+def test_a_run_without_its_configuration_cannot_go_on(runs, text, expected):
     run = write(runs / "four", state="stopped")
     (run / "config.yaml").unlink()
     if text:
         (run / "config.yaml").write_text(text)
-    with pytest.raises(console.Problem, match=rf"config\.yaml: {found}.*(new run|move)"):
+    with pytest.raises(console.Problem, match=rf"config\.yaml: {expected}.*(new run|move)"):
         resume.choose_run("four", None, SETTINGS)
 
 

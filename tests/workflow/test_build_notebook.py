@@ -20,8 +20,8 @@ SOURCE = ROOT / "notebooks" / "tandem_colab.py"
 def code_cells() -> list[str]:
     import build_notebook
 
-    found = build_notebook.cells(SOURCE.read_text(encoding="utf-8"))
-    return ["".join(cell["source"]) for cell in found if cell["cell_type"] == "code"]
+    every = build_notebook.cells(SOURCE.read_text(encoding="utf-8"))
+    return ["".join(cell["source"]) for cell in every if cell["cell_type"] == "code"]
 
 
 def test_the_notebook_is_what_its_source_says(command):

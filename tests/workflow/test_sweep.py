@@ -85,7 +85,7 @@ def test_without_confirm_nothing_is_trained(work, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["--try", "lora.rank=8,16"], "lora.rank: unknown key"),
         (["--try", "lora.r=8,many"], "lora.r"),
@@ -99,8 +99,8 @@ def test_without_confirm_nothing_is_trained(work, capsys):
         (["--try", "lora.r=8", "--name", "../x"], "not a plain name"),
     ],
 )
-def test_a_wrong_call_is_refused_before_anything_runs(work, words, said):
-    with pytest.raises(console.Misuse, match=said):
+def test_a_wrong_call_is_refused_before_anything_runs(work, words, expected):
+    with pytest.raises(console.Misuse, match=expected):
         command.main(words)
     assert not (work / "calls").exists()
 

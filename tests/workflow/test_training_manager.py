@@ -62,11 +62,11 @@ def test_the_plan_names_every_stage_and_what_is_missing_and_writes_nothing(work,
     assert list(body["stages"]) == ["data_prep", "lora", "rlhf", "eval"]
     assert body["stages"]["data_prep"]["plan"]["rows"] == {
         "train_sft.jsonl": 18, "val_sft.jsonl": 2}  # fmt: skip
-    found = {check["name"]: check for check in body["checks"]}
-    assert found["lora: base model"]["status"] == "fail"
-    assert "Llama-3.1-8B-Instruct" in found["lora: base model"]["found"]
-    assert found["lora: opt-in"]["status"] == "warn"
-    assert found["rlhf"] == {"name": "rlhf", "status": "skip", "fix": "",
+    checks = {check["name"]: check for check in body["checks"]}
+    assert checks["lora: base model"]["status"] == "fail"
+    assert "Llama-3.1-8B-Instruct" in checks["lora: base model"]["found"]
+    assert checks["lora: opt-in"]["status"] == "warn"
+    assert checks["rlhf"] == {"name": "rlhf", "status": "skip", "fix": "",
                              "found": "disabled (enabled: false in rlhf.yaml)"}  # fmt: skip
     assert not (work / "data").exists() and not (work / "adapters").exists()
 
@@ -248,17 +248,17 @@ def test_a_damaged_state_file_is_one_clear_line(work):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["--set", "lorra:lora.r=8"], "name a stage before the colon"),
         (["--config", "training_config.yaml"], "name a stage before the colon"),
         (["--raw", "a", "--collection", "b"], "two sources"),
     ],
 )
-def test_a_wrong_call_exits_with_2(work, capsys, arguments, said):
+def test_a_wrong_call_exits_with_2(work, capsys, arguments, expected):
     with pytest.raises(SystemExit) as ended:
         manage(*arguments)
-    assert ended.value.code == 2 and said in capsys.readouterr().err
+    assert ended.value.code == 2 and expected in capsys.readouterr().err
 
 
 def test_settings_reach_their_stage_and_wrong_keys_are_refused_before_anything_runs(work):

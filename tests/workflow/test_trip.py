@@ -19,7 +19,7 @@ def make(*words, env=None):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "expected"),
     [
         (["--rehearse", "--raw", "/nowhere/at/all"], 2, "RAW=/nowhere/at/all: no such file"),
         (["--rehearse", "--host", "gpu1; touch x"], 2, "gpu1; touch x"),
@@ -27,10 +27,10 @@ def make(*words, env=None):
         ([], 2, "no host was named; HOST=gpu1"),
     ],
 )
-def test_a_wrong_call_ends_before_any_work(command, words, code, said):
+def test_a_wrong_call_ends_before_any_work(command, words, code, expected):
     done = command("pipeline.py", *words)
     assert done.returncode == code, done.stderr
-    assert said in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert expected in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
 
 
@@ -59,8 +59,8 @@ def bad_raw(tmp_path, kind):
 def test_raw_text_that_cannot_be_read_stops_the_rehearsal_with_one_line(tmp_path, kind):
     done = make("rehearse", env={"RAW": str(bad_raw(tmp_path, kind))})
     assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("pipeline.py: data: ")]
-    assert len(said) == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("pipeline.py: data: ")]
+    assert len(lines) == 1
     assert ("data.csv: unreadable" in done.stderr) == (kind != "empty folder")
     assert "Traceback" not in done.stderr + done.stdout
 

@@ -137,7 +137,7 @@ class Desk:
 
     def words(self, line: str) -> str:
         """The line with this desk's host and ports."""
-        return re.sub(r"\b(gpu1|8000|8765)\b", lambda found: self.here[found[0]], line)
+        return re.sub(r"\b(gpu1|8000|8765)\b", lambda match: self.here[match[0]], line)
 
     def run(self, line: str) -> None:
         done = subprocess.run(
