@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import platform
 import re
 from pathlib import Path
 from typing import Any
@@ -102,7 +101,7 @@ def is_of_another_program(host: str) -> bool:
     conda's compilers a target such as x86_64-conda-linux-gnu. A HOST of that name can still be
     given as an argument, or as me@NAME.
     """
-    machine = platform.node()
+    machine = os.uname().nodename
     own = {machine, machine.partition(".")[0]} - {"", "localhost"}
     return (
         host in own or re.fullmatch(r"\w+-(\w+-)?(linux-gnu|apple-darwin)[\w.]*", host) is not None

@@ -7,11 +7,11 @@ Apple's openrsync treat the same name differently.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from kit import console, paths
 
@@ -26,8 +26,7 @@ NO_HOST = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """Where the kit is on a host. `folder` stands in for the host's home, None for an ssh name."""
 
     name: str

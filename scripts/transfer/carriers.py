@@ -12,6 +12,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from checks import rsync_tool
 from kit import console
@@ -21,10 +22,24 @@ from transfer.listing import HostState
 from transfer.progress_line import ProgressLine
 from transfer.received_files import settle, write_at_most
 from transfer.rsync_carrier import NO_RSYNC, RsyncCarrier
-from transfer.tar_carrier import TarCarrier
 
 
-def carrier_for(host: Host, state: HostState) -> RsyncCarrier | CopyCarrier | TarCarrier:
+class Carrier(Protocol):
+    """What every carrier has. `resumes_inside_files`: an old version there saves bytes."""
+
+    resumes_inside_files: bool
+
+    def send(self, names: list[str], source: Path, below: str, total: int) -> None:
+        """Copy `names` (`total` bytes) from `source` here into the folder `below` there."""
+
+    def fetch(self, sizes: dict[str, int], below: str, target: Path, growth: int) -> set[str]:
+        """Copy the files {name: bytes} from the folder `below` there into `target` here.
+
+        Returns the names of those that are larger there; no more than `growth` bytes too many come.
+        """
+
+
+def carrier_for(host: Host, state: HostState) -> Carrier:
     """The carrier that both sides have; a note says why it is a slower one."""
     if host.is_bucket:
         from transfer.rclone_carrier import RcloneCarrier
@@ -55,6 +70,8 @@ def carrier_for(host: Host, state: HostState) -> RsyncCarrier | CopyCarrier | Ta
     console.note(
         f"slower    {host.name}: {why}, so files go by tar, one whole file at a time; {remedy}"
     )
+    from transfer.tar_carrier import TarCarrier
+
     return TarCarrier(host)
 
 

@@ -140,6 +140,9 @@ drop_closed() {
 }
 """
 END = "end of the dropped files"
+# The interpreter itself: python3 may be a shim (pyenv, asdf) that takes longer than its work.
+_SHOW = "'import ctypes, sys; print(sys.executable)'"
+SWAPPER = f"swapper=$(python3 -I -S -c {_SHOW} 2>/dev/null || true)"
 
 
 def dropping(lines: list[str]) -> list[str]:
@@ -148,7 +151,7 @@ def dropping(lines: list[str]) -> list[str]:
     if not lines:
         return []
     return [
-        DROP, f"dropper={quote(source)}", "swapper=$(command -v python3 || true)",
+        DROP, f"dropper={quote(source)}", SWAPPER,
         f"drop_closed <<'{END}'", *lines, END,
     ]  # fmt: skip
 
@@ -162,8 +165,7 @@ def prologue(root: str, kept: str, stage: str) -> list[str]:
     source = Path(__file__).with_name("name_swap.py").read_text(encoding="utf-8")
     return [
         "set -e", f"cd {quote(root)}", f"kept={quote(f'./{kept}')}", LOCK, PUT,
-        f"exchange={quote(source)}", "swapper=$(command -v python3 || true)",
-        '[ -z "$swapper" ] || "$swapper" -I -S -c "import ctypes" 2>/dev/null || swapper=',
+        f"exchange={quote(source)}", SWAPPER,
         'take_lock', 'mkdir -p "$kept"', f"stage={quote(stage)}", 'rm -rf "$stage".*',
         'if [ -d "$stage" ]; then mv "$stage" "$stage.$$"; stage=$stage.$$; fi',
     ]  # fmt: skip

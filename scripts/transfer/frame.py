@@ -7,12 +7,12 @@ host can fill the memory or the disk here, or keep a command waiting for ever.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import select
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 BANNER_BYTES = 1 << 16  # what a login may print before the answer begins
 
@@ -30,27 +30,26 @@ def patience() -> float:
     return float(os.environ.get("TANDEM_SILENCE") or 120)
 
 
-@dataclasses.dataclass(frozen=True)
-class AnswerLimits:
+class AnswerLimits(NamedTuple):
     """What one answer may take: bytes on each stream, seconds without a byte.
 
-    `streamed`: bytes that are passed on as they come, where nobody holds them.
+    `streamed`: bytes that are passed on as they come, where nobody holds them. `silence`: None
+    stands for patience().
     """
 
     stdout: int = 1 << 20
     stderr: int = 1 << 20
     streamed: float = math.inf
-    silence: float = dataclasses.field(default_factory=patience)
+    silence: float | None = None
 
 
-@dataclasses.dataclass
 class Framed:
     """What was read. `code`: the script's exit code, None where its end did not come."""
 
-    banner: bytes = b""
-    body: bytes = b""
-    begun: bool = False
-    code: int | None = None
+    def __init__(self):
+        self.banner = self.body = b""
+        self.begun = False
+        self.code: int | None = None
 
 
 class AnswerFrame:
@@ -80,6 +79,7 @@ class AnswerFrame:
         `sink` takes the body in pieces as it comes; then Framed.body stays empty and `streamed`
         is its limit. BrokenAnswer where a limit is passed.
         """
+        silence = patience() if limits.silence is None else limits.silence
         framed, held, came = Framed(), bytearray(), 0
         quiet_since = time.monotonic()
         while True:
@@ -87,8 +87,8 @@ class AnswerFrame:
             if stderr_bytes() > limits.stderr:
                 raise BrokenAnswer(f"more than {limits.stderr >> 10} KB of error messages")
             if not ready:
-                if time.monotonic() - quiet_since > limits.silence:
-                    raise BrokenAnswer(f"no answer within {limits.silence:.0f} s")
+                if time.monotonic() - quiet_since > silence:
+                    raise BrokenAnswer(f"no answer within {silence:.0f} s")
                 continue
             quiet_since = time.monotonic()
             if not (chunk := os.read(stream, 1 << 18)):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shlex
 import shutil
 import subprocess
@@ -332,6 +331,8 @@ def wait_before(attempt: int) -> float:
 
     TANDEM_RETRY_WAIT replaces the 2 s.
     """
+    import random
+
     first = float(os.environ.get("TANDEM_RETRY_WAIT") or 2)
     return min(first * 2 ** (attempt - 1), 16 * first) * random.uniform(0.75, 1.25)
 

@@ -11,7 +11,6 @@ outside what was asked for, or means the same file as another on a Mac's disk is
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import re
@@ -49,13 +48,13 @@ class ListedFile(NamedTuple):
     sig: str
 
 
-@dataclasses.dataclass
 class Listing:
     """What a host listed. `unread`: {path: why} of what could not be read or may not be used."""
 
-    files: dict[str, ListedFile] = dataclasses.field(default_factory=dict)
-    unread: dict[str, str] = dataclasses.field(default_factory=dict)
-    refused: dict[str, str] = dataclasses.field(default_factory=dict)
+    def __init__(self):
+        self.files: dict[str, ListedFile] = {}
+        self.unread: dict[str, str] = {}
+        self.refused: dict[str, str] = {}
 
 
 class HostState:

@@ -9,7 +9,6 @@ to a host: standard library only, Python 3.6.
 
 import ctypes
 import os
-import platform
 import sys
 
 SWAP_LINUX, SWAP_MAC, HERE = 2, 2, -100
@@ -25,7 +24,7 @@ def swap_atomically(first, second):
             return libc.renamex_np(a, b, SWAP_MAC) == 0
         if hasattr(libc, "renameat2"):
             return libc.renameat2(HERE, a, HERE, b, SWAP_LINUX) == 0
-        number = RENAMEAT2.get(platform.machine())
+        number = RENAMEAT2.get(os.uname().machine)
         return bool(number) and libc.syscall(number, HERE, a, HERE, b, SWAP_LINUX) == 0
     except (OSError, AttributeError):
         return False

@@ -14,7 +14,7 @@ from pathlib import Path
 from kit import card_files, console, json_files, paths, publish
 from transfer import adapter_units, host_shell, local_files, open_files, record
 from transfer.adapter_units import is_version, unit_of
-from transfer.carriers import CopyCarrier
+from transfer.carriers import Carrier
 from transfer.frame import AnswerLimits
 from transfer.host import Host
 from transfer.listing import LISTING_BYTES, HostState, hashes_on
@@ -23,8 +23,6 @@ from transfer.pull_plan import PullPlan, folder, local_path
 from transfer.push_plan import LAST as VOUCHING
 from transfer.push_stage import ROUNDS
 from transfer.received_files import GROWTH
-from transfer.rsync_carrier import RsyncCarrier
-from transfer.tar_carrier import TarCarrier
 
 TOPS = ("adapters", "reports")
 LAST = ("status.json", "report.json", "report.html", "index.json", *VOUCHING)
@@ -46,9 +44,7 @@ def listing_of(host: Host) -> HostState:
 class PullStage:
     """Fetches a plan into .incoming/, compares it, and puts it in place."""
 
-    def __init__(
-        self, host: Host, plan: PullPlan, carrier: RsyncCarrier | CopyCarrier | TarCarrier
-    ):
+    def __init__(self, host: Host, plan: PullPlan, carrier: Carrier):
         self.host, self.plan, self.carrier = host, plan, carrier
         self.digests: dict[str, str] = {}
         self.larger: set[str] = set()  # than listed, in the last round

@@ -12,13 +12,11 @@ import time
 
 from kit import console
 from transfer import commit_shell, host_shell, local_files, record, sync_lines
-from transfer.carriers import CopyCarrier
+from transfer.carriers import Carrier
 from transfer.frame import AnswerLimits
 from transfer.host import Host, ScriptFailed, quote
 from transfer.listing import LISTING_BYTES, HostState, hash_limits, read_hashes
 from transfer.local_files import LocalFiles
-from transfer.rsync_carrier import RsyncCarrier
-from transfer.tar_carrier import TarCarrier
 
 ROUNDS = 3
 
@@ -49,7 +47,7 @@ class PushStage:
         self,
         host: Host,
         local: LocalFiles,
-        carrier: RsyncCarrier | CopyCarrier | TarCarrier,
+        carrier: Carrier,
         name: str,
     ):
         self.host, self.local, self.carrier, self.folder = host, local, carrier, name
