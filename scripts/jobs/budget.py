@@ -47,11 +47,6 @@ def refuse_too_long(estimate_seconds: float | None, cap: float, rate: float) -> 
         )
 
 
-def cost(
-    lives: list[dict[str, Any]], running_since: float | None, now: float, rate: float
-) -> float:
-    """Money that a job took so far: its ended lives and the one that runs. 0 for rate 0."""
-    seconds = contract.seconds(lives)
-    if running_since:
-        seconds += max(0.0, now - running_since)
-    return rate * seconds / 3600
+def cost(lives: list[dict[str, Any]], running: dict[str, float] | None, rate: float) -> float:
+    """Money that a job took so far: its ended lives and the one that runs, as it was last seen."""
+    return rate * contract.seconds([*lives, *([running] if running else [])]) / 3600

@@ -5,7 +5,8 @@
               pid, job.id  the process or the scheduler's number
               log.txt      everything that the command and the supervisor print
               stop         somebody asked the run to stop with a checkpoint
-              lives.jsonl  each time that it ran: begin, end, exit code
+              life.json    the life that runs now: begin, last seen
+              lives.jsonl  each time that it ran: begin, end, exit code, why it ended
               exit         the exit code, written whole and last: the truth about the end
 
 The run's id is fixed when the job is submitted, so that a job which is started again, by hand, by
@@ -127,9 +128,11 @@ def write_exit(folder: Path, code: int) -> None:
         f.write(f"{code}\n")
 
 
-def add_life(folder: Path, began: float, ended: float, code: int, hung: bool) -> None:
-    """Append one life of the job to lives.jsonl (unix seconds)."""
-    life = {"began": began, "ended": ended, "code": code, "hung": hung}
+def add_life(
+    folder: Path, began: float, ended: float, code: int, hung: bool, why: str = ""
+) -> None:
+    """Append one life of the job to lives.jsonl (unix seconds). why: hung, budget, lost or ''."""
+    life = {"began": began, "ended": ended, "code": code, "hung": hung, "why": why}
     with (folder / "lives.jsonl").open("a", encoding="utf-8") as f:
         f.write(json.dumps(life) + "\n")
 

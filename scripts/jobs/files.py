@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from jobs import contract
+from jobs import contract, life
 from jobs.detached import ALIVE
 from kit import console
 from transfer.frame import AnswerLimits
@@ -22,6 +22,7 @@ if alive "$at"; then echo "alive yes"; fi
 echo "now $(date +%s)"
 echo "exit $(head -c 20 "$at/exit" 2>/dev/null)"
 echo "id $(head -c 60 "$at/job.id" 2>/dev/null)"
+echo "life $(head -c 1000 "$at/life.json" 2>/dev/null | tr '\\n' ' ')"
 echo "lives $(tail -c 4000 "$at/lives.jsonl" 2>/dev/null | tr '\\n' '\\t')"
 echo "engine $(head -c 60000 "$at/engine.json" 2>/dev/null | tr '\\n' ' ')"
 run=$(sed -n 's/^ *"run_id": "\\([A-Za-z0-9._-]*\\)".*/\\1/p' "$at/engine.json" 2>/dev/null)
@@ -42,6 +43,7 @@ class JobFolder:
     engine_json: str = ""
     lives: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     status: dict[str, Any] = dataclasses.field(default_factory=dict)
+    life: dict[str, float] | None = None  # the one that runs now: began, ended (last seen)
     now: float = 0.0  # the host's clock
 
 
@@ -69,6 +71,7 @@ def parse_folder(text: str) -> JobFolder:
     folder.id = facts.get("id", "").strip()
     folder.engine_json = facts.get("engine", "")
     folder.lives = contract.lives(facts.get("lives", "").replace("\t", "\n"))
+    folder.life = life.running(facts.get("life", ""))
     now = facts.get("now", "")
     folder.now = float(now) if re.fullmatch(r"\d{1,12}", now) else 0.0
     try:

@@ -21,7 +21,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from jobs import contract, watchdog  # noqa: E402
+from jobs import at_end, contract, watchdog  # noqa: E402
+from jobs.forecast import Forecast  # noqa: E402
+from jobs.life import Life  # noqa: E402
 from kit import clock, console, publish  # noqa: E402
 
 LOOK_SECONDS = float(os.environ.get("TANDEM_SUPERVISOR_SECONDS") or 1)
@@ -35,7 +37,8 @@ class Supervisor:
     def __init__(self, folder: Path):
         self.folder, self.job = folder, contract.read(folder)
         self.process: subprocess.Popen | None = None
-        self.began = time.time()
+        self.life = Life(folder)
+        self.forecast = Forecast(self.job)
         self.asked: int = 0  # the signal with which the run was asked to stop
         self.asked_at = 0.0
         self.hung = False
@@ -56,11 +59,14 @@ class Supervisor:
         code = 128 - code if code < 0 else code
         if watchdog.run_state(self.job) == "completed":
             code = 0  # a stop that came after the last step changes nothing
-        contract.add_life(self.folder, self.began, time.time(), code, self.hung)
+        if self.hung:
+            self.life.why = "hung"
+            watchdog.record_hung(self.job)
+        self.life.end(code)
         if code > 128 and os.environ.get("TANDEM_REQUEUE") and not self.wished:
             self.log("Slurm ends this life of the job, which may go on in another")
             return code  # the batch script writes `exit` where it does not
-        self._at_end(code)
+        at_end.run(self.folder, self.job, code, self.log)
         contract.write_exit(self.folder, code)
         return code
 
@@ -81,7 +87,9 @@ class Supervisor:
                 self._look(spent, watch)
 
     def _look(self, spent: float, watch: watchdog.Watchdog) -> None:
-        now, wish = time.time(), self._wish()
+        now, wish = time.monotonic(), self._wish()  # a clock that is set makes no run hang
+        self.life.seen()
+        used = spent + self.life.seconds
         self.wished = self.wished or (bool(wish) and not self.asked)
         if wish == AT_ONCE or (self.asked and now - self.asked_at > GRACE_SECONDS):
             self.asked = self.asked or signal.SIGTERM
@@ -92,7 +100,8 @@ class Supervisor:
             return
         elif wish:
             self.ask(signal.SIGTERM, "it was asked to")
-        elif self.job.cap_seconds and spent + now - self.began > self.job.cap_seconds:
+        elif self.job.cap_seconds and used > self.job.cap_seconds:
+            self.life.why = "budget"
             self.ask(signal.SIGTERM, f"its time is up ({console.duration(self.job.cap_seconds)})")
         elif reason := watch.hung(now):
             self.log(f"hung: {reason}; the stacks of its threads follow")
@@ -101,6 +110,8 @@ class Supervisor:
             time.sleep(1)
             self._send(signal.SIGTERM)
             self._wait_or_kill()
+        elif line := self.forecast.line(watch.status, spent, self.life.seconds):
+            self.log(line)
 
     def _wish(self) -> str:
         """What the file `stop` asks for: AT_ONCE, else any text; '' without one."""
@@ -119,7 +130,7 @@ class Supervisor:
         """Ask the run to stop with a checkpoint."""
         if self.asked:
             return
-        self.asked, self.asked_at = signum, time.time()
+        self.asked, self.asked_at = signum, time.monotonic()
         (self.folder / "stop").write_text(f"{signum}\n", encoding="utf-8")
         self.log(f"it stops with a checkpoint: {why}")
         if self.process and not self.job.stops_by_file:
@@ -134,22 +145,6 @@ class Supervisor:
                 self.process.send_signal(signum)
         except ProcessLookupError:
             pass
-
-    def _at_end(self, code: int) -> None:
-        """The user's own commands, once each: tell somebody, then end the host."""
-        facts = os.environ | {"TANDEM_JOB": self.folder.name, "TANDEM_CODE": str(code)}
-        for name, command in (("notify", self.job.notify), ("stop", self.job.stop_command)):
-            done = self.folder / f"{name}.done"
-            if not command or done.exists():
-                continue
-            if name == "stop":
-                contract.write_exit(self.folder, code)
-                self.log(f"the host ends in {self.job.grace_seconds:.0f} s: {command}")
-                time.sleep(self.job.grace_seconds)
-            done.touch()
-            ended = subprocess.run(command, shell=True, env=facts, capture_output=True, text=True)  # noqa: S602
-            text = (ended.stderr or ended.stdout).strip()[-300:]
-            self.log(f"{name} ended with {ended.returncode}" + (f": {text}" if text else ""))
 
     def log(self, text: str) -> None:
         """A line of the job's log."""

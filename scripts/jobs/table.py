@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from jobs import budget, contract, engines, submission
+from jobs.files import JobFolder
 from kit import console
 from transfer.host import Host, quote
 
@@ -34,10 +35,10 @@ def row(host: Host, name: str) -> dict[str, Any]:
         return made | {"state": "damaged", "why": problem.text}
     status = folder.status
     kind = state.kind if state.code is None else f"ended ({state.code})"
-    if folder.lives and folder.lives[-1].get("hung") and state.over:
-        kind = "hung"
+    if folder.lives and state.over and state.code != 0:
+        kind = {"hung": "hung", "budget": "out of budget"}.get(str(last_why(folder)), kind)
     beat = _number(status.get("heartbeat"))
-    since = None if state.over else _number(status.get("started"))
+    running = None if state.over else folder.life
     return made | {
         "engine": job.engine,
         "run": job.run_id,
@@ -47,11 +48,17 @@ def row(host: Host, name: str) -> dict[str, Any]:
         "loss": _number(status.get("loss")),
         "eta_seconds": None if state.over else _number(status.get("eta_seconds")),
         "heartbeat_seconds": max(0.0, folder.now - beat) if beat and not state.over else None,
-        "seconds": contract.seconds(folder.lives),
+        "seconds": contract.seconds(folder.lives + ([running] if running else [])),
         "rate": job.rate or None,
-        "cost": budget.cost(folder.lives, since, folder.now, job.rate) if job.rate else None,
+        "cost": budget.cost(folder.lives, running, job.rate) if job.rate else None,
         "cap_seconds": job.cap_seconds or None,
     }
+
+
+def last_why(folder: JobFolder) -> str:
+    """Why the job's last life ended: hung, budget, lost or ''."""
+    last = folder.lives[-1]
+    return str(last.get("why") or ("hung" if last.get("hung") else ""))
 
 
 def _number(value: Any) -> float | None:

@@ -7,9 +7,11 @@ import statistics
 from pathlib import Path
 
 from jobs.contract import Job
+from kit import publish
 
 # Phases in which no step comes for a while; status.json names them. Seconds that each may take.
 LONG_PHASES = {"loading": 3600.0, "compiling": 1800.0, "evaluating": 7200.0, "saving": 1800.0}
+OVER = ("stopped", "failed", "hung")  # states of a run that has ended and may go on
 BEFORE_THE_FIRST_STEP = 3600.0  # reading rows, loading the base, the first compilation
 
 
@@ -23,20 +25,23 @@ class Watchdog:
         self.step: int | None = None
         self.step_at = 0.0
         self.gaps: list[float] = []
+        self.status: dict = {}  # as it was read last
+        self.before = _written(self.run)  # the status that an earlier life left
 
     def hung(self, now: float) -> str:
-        """Why the run is taken for hung at `now` (unix seconds), '' if it is not."""
+        """Why the run is taken for hung at `now` (seconds of any one clock), '' if it is not."""
         if not self.job.run_id:
             return ""
         if self.began is None:
             self.began = self.step_at = now
-        status = self._status()
+        status = self.status = self._status()
         step = status.get("step")
         if isinstance(step, int) and step != self.step:
             if self.step is not None and step > self.step:
                 self.gaps.append((now - self.step_at) / (step - self.step))
             self.step, self.step_at = step, now
-        if status.get("state") in ("completed", "stopped", "failed"):
+        state = status.get("state")
+        if state == "completed" or (state in OVER and _written(self.run) != self.before):
             return ""
         limit = self.limit(str(status.get("phase") or ""))
         waited = now - self.step_at
@@ -56,6 +61,21 @@ class Watchdog:
 
     def _status(self) -> dict:
         return read_status(self.run)
+
+
+def _written(run: Path) -> int:
+    """When status.json was written (ns), 0 for never."""
+    try:
+        return (run / "status.json").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def record_hung(job: Job) -> None:
+    """Give a run that was ended because it hung its own state: it had no chance to."""
+    run = Path("adapters/runs") / job.run_id
+    if job.run_id and (status := read_status(run)).get("state") == "running":
+        publish.json_file(run / "status.json", status | {"state": "hung"})
 
 
 def read_status(run: Path) -> dict:

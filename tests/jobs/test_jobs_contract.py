@@ -96,7 +96,8 @@ def test_a_run_that_its_budget_cannot_pay_is_refused_before_it_starts():
 def test_what_a_job_took_counts_all_its_lives():
     lives = [{"began": 0, "ended": 1800}, {"began": 5000, "ended": 6800}]
     assert contract.seconds(lives) == 3600
-    assert budget.cost(lives, running_since=10_000, now=11_800, rate=2.0) == pytest.approx(3.0)
+    running = {"began": 10_000, "ended": 11_800}
+    assert budget.cost(lives, running, rate=2.0) == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(
