@@ -53,7 +53,12 @@ def words(catalog: Catalog, port: int, rows: int, context: int | None) -> list[s
         call += ["--max-model-len", str(context)]
     if catalog.options.dtype:
         call += ["--dtype", catalog.options.dtype]
-    if catalog.quantization["load_in_4bit"] or catalog.quantization["load_in_8bit"]:
+    if catalog.quantization["load_in_8bit"]:
+        raise console.Problem(
+            "vLLM loads a base whole or in 4 bits, and these versions were trained in 8",
+            "--no-load-in-4bit loads it whole; or use --engine own",
+        )
+    if catalog.quantization["load_in_4bit"]:
         call += ["--quantization", "bitsandbytes"]
     for served in catalog.served:
         if served.version:
@@ -77,7 +82,7 @@ def _check(served: Served) -> None:
     fix = "--engine own"
     if served.effect.mergeable:
         export = f"checkpoint_manager.py export {served.id} --format merged --output DIR"
-        fix = f"{export}, or {fix}"
+        fix = f"{export} and serve that with --base DIR, or {fix}"
     raise console.Problem(f"vLLM cannot serve {served.id} ({', '.join(reasons)})", fix)
 
 

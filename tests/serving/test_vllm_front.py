@@ -128,10 +128,85 @@ def test_what_vllm_cannot_serve_is_refused_before_anything_starts(work, monkeypa
     asked = {word for word in vllm_front.words(catalog, 1, 2, 3) if word.startswith("--")}
     assert asked <= set(vllm_check.CALL), "make setup-serve asks vLLM whether it takes each"
     monkeypatch.setattr(vllm_front.vllm, "RANKS", (1,))
-    with pytest.raises(console.Problem, match="--format merged --output DIR, or --engine own"):
+    with pytest.raises(console.Problem, match="--format merged --output DIR .*or --engine own"):
         vllm_front.words(catalog, 1, 2, None)
     monkeypatch.undo()
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(vllm_front.paths, "ROOT", Path("/nowhere"))
     with pytest.raises(console.Misuse, match="no vllm on the PATH"):
+        vllm_front.words(catalog, 1, 2, None)
+
+
+def dora(tensors):
+    names = [name for name in tensors if name.endswith("lora_A.weight")]
+    vectors = {n.replace("lora_A.weight", "lora_magnitude_vector"): tensors[n][0] ** 2
+               for n in names}  # fmt: skip
+    return tensors | vectors
+
+
+def head(tensors):
+    import numpy as np
+
+    return tensors | {"base_model.model.lm_head.weight": np.ones((64, 64), "float32")}
+
+
+@pytest.mark.parametrize(("tensors", "config", "reason", "mergeable"), [
+    (dora, {"use_dora": True}, "DoRA", True),
+    (head, {"modules_to_save": ["lm_head"]}, "modules_to_save", True),
+    (dict, {"bias": "all"}, "trained biases", True),
+    (dict, {"lora_bias": True}, "lora_bias", True),
+    (dict, {"rank_pattern": {"q_proj": 4}}, "rank_pattern", True),
+    (dict, {"init_lora_weights": "olora"}, "OLoRA", True),
+    (dict, {"layer_replication": [[0, 2], [1, 2]]}, "layer_replication", False),
+], ids=lambda value: value if isinstance(value, str) else None)  # fmt: skip
+def test_each_kind_that_vllm_does_not_take_is_named_and_merged_where_that_can_be(
+    work, tensors, config, reason, mergeable
+):
+    """As the table of docs/ADAPTERS.md says; vLLM 0.19.1 itself takes lora_bias and rank_pattern,
+    ignores them and answers with another model."""
+    from adapters import register
+    from kit import console
+    from serving import model_catalog, vllm_front
+
+    adapter_runs.run(work, "odd", tensors(adapter_runs.tensors()), **config)
+    version = register.register(work / "adapters", "odd", "odd-lora")
+    catalog = model_catalog.check([version], None, model_catalog.BaseOptions())
+    with pytest.raises(console.Problem) as refused:
+        vllm_front.words(catalog, 1, 2, None)
+    assert f"vLLM cannot serve odd-lora@v1.0.0 ({reason}" in refused.value.text
+    assert ("--format merged" in refused.value.remedy) is mergeable
+    assert "--engine own" in refused.value.remedy
+
+
+def test_ranks_are_rounded_up_to_vllms_and_those_beyond_are_refused(work):
+    from adapters import register
+    from kit import console
+    from serving import model_catalog, vllm_front
+
+    def catalog(rank):
+        adapter_runs.run(work, f"r{rank}", adapter_runs.tensors(rank=rank), r=rank)
+        version = register.register(work / "adapters", f"r{rank}", f"rank-{rank}")
+        return model_catalog.check([version], None, model_catalog.BaseOptions())
+
+    words = vllm_front.words(catalog(40), 1, 2, None)
+    assert words[words.index("--max-lora-rank") + 1] == "64"
+    with pytest.raises(console.Problem, match="rank 513 above 512"):
+        vllm_front.words(catalog(513), 1, 2, None)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_base_is_quantised_to_4_bits_and_not_to_8(work, bits):
+    from adapters import register
+    from kit import console
+    from serving import model_catalog, vllm_front
+
+    run = adapter_runs.run(work, "small")
+    (run / "config.yaml").write_text(json.dumps({"quantization": {f"load_in_{bits}bit": True}}))
+    version = register.register(work / "adapters", "small", "small-lora")
+    catalog = model_catalog.check([version], None, model_catalog.BaseOptions())
+    if bits == 4:
+        words = vllm_front.words(catalog, 1, 2, None)
+        assert words[words.index("--quantization") + 1] == "bitsandbytes"
+        return
+    with pytest.raises(console.Problem, match="whole or in 4 bits"):
         vllm_front.words(catalog, 1, 2, None)
