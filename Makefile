@@ -51,7 +51,7 @@ watch: ## follow a job; Ctrl-C only leaves it
 stop: ## end a job with a checkpoint (ARGS=--now: at once)
 	@$(JOB) stop $(NAME) $(ARGS)
 resume: ## go on with a job's run, on its host or from what was kept on another
-	@$(JOB) resume $(NAME) $(ARGS)
+	@$(JOB) resume $(NAME) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RATE),--rate "$(RATE)") $(ARGS)
 keep: ## fetch finished checkpoints while a job runs
 	@$(JOB) keep $(NAME) $(ARGS)
 jobs: ## every job on every known host: state, step, loss, ETA, cost

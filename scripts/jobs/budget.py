@@ -47,6 +47,17 @@ def refuse_too_long(estimate_seconds: float | None, cap: float, rate: float) -> 
         )
 
 
+def refuse_used_up(job: contract.Job, spent: float) -> None:
+    """Problem where a job's earlier lives took its whole limit: another would stop at once."""
+    if job.cap_seconds and spent >= job.cap_seconds:
+        money = f" (about {job.rate * spent / 3600:.2f})" if job.rate else ""
+        raise console.Problem(
+            f"the job {job.name} ran {console.duration(spent)}{money} and its limit is "
+            f"{console.duration(job.cap_seconds)}",
+            "give a larger one for all its lives together: BUDGET=… RATE=…, or --time HOURS",
+        )
+
+
 def cost(lives: list[dict[str, Any]], running: dict[str, float] | None, rate: float) -> float:
     """Money that a job took so far: its ended lives and the one that runs, as it was last seen."""
     return rate * contract.seconds([*lives, *([running] if running else [])]) / 3600

@@ -51,14 +51,8 @@ def make(request: Request, host: Host, settings: Any) -> Job:
         raise console.Misuse(f"NAME={request.name!r}", "use letters, digits, _ and -")
     section = settings.hosts.get(host.name)
     engine = choose_engine(request, host, section)
-    rate = request.rate or (section.rate if section and section.rate else 0.0)
     amount = request.budget or settings.budget.amount or 0.0
-    cap = 0.0
-    if amount:
-        storage = section.storage_rate if section else 0.0
-        cap = budget.cap_seconds(amount, rate, storage, settings.budget.save_seconds)
-    if request.time_limit:
-        cap = min(cap or float("inf"), 3600 * request.time_limit)
+    rate, cap = limits(request, amount, section, settings)
     extra = list(section.extra if section else [])
     partition = request.partition or (section.partition if section else None)
     if partition:
@@ -86,6 +80,28 @@ def make(request: Request, host: Host, settings: Any) -> Job:
         manifest_sha256=publish.sha256(manifest) if manifest.is_file() else "",
         extra=tuple(extra),
     )
+
+
+def limits(request: Request, amount: float, section: Any, settings: Any) -> tuple[float, float]:
+    """(money an hour, seconds that a job may run; 0 for no limit) on a host with its section."""
+    rate = request.rate or (section.rate if section and section.rate else 0.0)
+    cap = 0.0
+    if amount:
+        storage = section.storage_rate if section else 0.0
+        cap = budget.cap_seconds(amount, rate, storage, settings.budget.save_seconds)
+    if request.time_limit:
+        cap = min(cap or float("inf"), 3600 * request.time_limit)
+    return rate, cap
+
+
+def with_limits(job: Job, request: Request, host: Host, settings: Any) -> Job:
+    """A job that goes on, with the budget, rate or time that the call gives anew."""
+    if not (request.budget or request.rate or request.time_limit):
+        return job
+    amount = request.budget or (0.0 if request.time_limit else job.budget)
+    request = dataclasses.replace(request, rate=request.rate or job.rate)
+    rate, cap = limits(request, amount, settings.hosts.get(host.name), settings)
+    return dataclasses.replace(job, rate=rate, budget=amount, cap_seconds=cap)
 
 
 def new_run_id(name: str) -> str:
@@ -135,6 +151,7 @@ def submit(host: Host, job: Job) -> tuple[Job, str]:
                 + (f" (run {old.run_id})" if old.run_id else ""),
                 "give another NAME for a new run; make sync-down fetches this one",
             )
+        budget.refuse_used_up(job, contract.seconds(folder.lives))
         if old.run_id:
             job = dataclasses.replace(job, run_id=old.run_id)
     engines.engine_of(job.engine).submit(host, job)

@@ -48,6 +48,7 @@ def row(host: Host, name: str) -> dict[str, Any]:
         "loss": _number(status.get("loss")),
         "eta_seconds": None if state.over else _number(status.get("eta_seconds")),
         "heartbeat_seconds": max(0.0, folder.now - beat) if beat and not state.over else None,
+        "ended": folder.lives[-1]["ended"] if folder.lives and state.over else None,
         "seconds": contract.seconds(folder.lives + ([running] if running else [])),
         "rate": job.rate or None,
         "cost": budget.cost(folder.lives, running, job.rate) if job.rate else None,

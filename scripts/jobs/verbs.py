@@ -8,7 +8,7 @@ import math
 import os
 from typing import Any
 
-from jobs import budget, engines, submission, table
+from jobs import budget, engines, idle, submission, table
 from jobs import watch as watching
 from jobs.contract import Job
 from kit import console
@@ -18,11 +18,7 @@ from transfer.host import Host, open_host
 
 def run(args: Any, settings: Any, host_name: str) -> int:
     """Submit a job, once: a second call finds the first one's job."""
-    _check_numbers(args)
-    request = submission.Request(
-        args.name, args.engine, args.words, args.config, tuple(args.overrides), args.nodes,
-        args.gpus, args.budget, args.rate, args.partition, args.time,
-    )  # fmt: skip
+    request = _request(args)
     if args.engine == "sky":
         return _to_the_cloud(request, settings)
     with open_host(host_name) as host:
@@ -34,6 +30,15 @@ def run(args: Any, settings: Any, host_name: str) -> int:
                 return _planned(args, host, job, seconds)
             submission.refuse_dry_run(request)
         return _submitted(args, host, *submission.submit(host, job))
+
+
+def _request(args: Any) -> submission.Request:
+    """What the call asked for; Misuse for a number that is none."""
+    _check_numbers(args)
+    return submission.Request(
+        args.name, args.engine, args.words, args.config, tuple(args.overrides), args.nodes,
+        args.gpus, args.budget, args.rate, args.partition, args.time,
+    )  # fmt: skip
 
 
 def _planned(args: Any, host: Host, job: Job, seconds: float | None) -> int:
@@ -140,6 +145,7 @@ def resume(args: Any, settings: Any, host_name: str) -> int:
         natural = "folder" if host.is_folder else "ssh"
         if not before and job.engine in ("folder", "ssh"):
             job = dataclasses.replace(job, engine=natural)
+        job = submission.with_limits(job, _request(args), host, settings)
         return _submitted(args, host, *submission.submit(host, job))
 
 
@@ -160,9 +166,10 @@ def _bucket(args: Any, settings: Any) -> str:
 
 def list_jobs(args: Any, settings: Any, host_name: str) -> int:
     """A table of every job on every known host."""
-    rows = _rows(settings, host_name)
+    rows, idle_hosts = _rows(settings, host_name)
     if args.json:
-        print(json.dumps({"jobs": rows}))
+        idling = [dataclasses.asdict(host) for host in idle_hosts]
+        print(json.dumps({"jobs": rows, "idle": idling}))
         return console.GOOD
     if not rows:
         console.result("no jobs; scripts/jobs.py run train --host gpu1 starts one")
@@ -171,28 +178,35 @@ def list_jobs(args: Any, settings: Any, host_name: str) -> int:
     for made in rows:
         if made["state"] == "damaged":
             console.warn(f"{made['job']} on {made['host']}: {made['why']}")
+    for host in idle_hosts:
+        console.warn(f"{host.line()}; end it at its provider, or give it a job")
     return console.GOOD
 
 
-def _rows(settings: Any, host_name: str) -> list[dict[str, Any]]:
+def _rows(settings: Any, host_name: str) -> tuple[list[dict[str, Any]], list[idle.IdleHost]]:
+    """The jobs on every known host, and the hosts that are paid for and have none."""
     rows: list[dict[str, Any]] = []
+    idle_hosts: list[idle.IdleHost] = []
     known = [host_name] if host_name else [*settings.hosts]
     if not known:
         raise console.Misuse("no host is known", "give --host gpu1, or hosts in configs/jobs.yaml")
     for name in known:
         try:
             with open_host(name) as host:
-                rows += [table.row(host, job) for job in table.names(host)]
+                there = [table.row(host, job) for job in table.names(host)]
+                rows += there
+                if idling := idle.look(host, settings.hosts.get(name), there):
+                    idle_hosts.append(idling)
         except console.Problem as problem:
             if len(known) == 1:
                 raise
             console.warn(str(problem))
-    return rows
+    return rows, idle_hosts
 
 
 def costs(args: Any, settings: Any, host_name: str) -> int:
     """What each job took, and the sum."""
-    rows = _rows(settings, host_name)
+    rows, _ = _rows(settings, host_name)
     total = sum(made["cost"] or 0.0 for made in rows if made["state"] != "damaged")
     if args.json:
         keys = ("job", "host", "run", "seconds", "rate", "cost")
