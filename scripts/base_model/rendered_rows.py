@@ -32,7 +32,7 @@ def mismatch(prompt: str) -> Mismatch:
         )
     return Mismatch(
         "the chat template rewrites earlier turns",
-        "mend or delete that row, or use a template that only appends (model.chat_template)",
+        "correct or delete that row, or use a template that only appends (model.chat_template)",
     )
 
 

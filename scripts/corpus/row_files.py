@@ -79,5 +79,5 @@ class RowFile:
         first = bad[0].replace(str(self.path), self.path.name, 1)
         raise console.Problem(
             f"{self.path}: {len(bad)} of {self.read} rows cannot be used ({first})",
-            "mend or delete them; data_prep.py --set bad_rows=drop leaves such rows out",
+            "correct or delete them; data_prep.py --set bad_rows=drop leaves such rows out",
         )

@@ -29,7 +29,7 @@ def refusal(result, as_json: bool) -> console.Problem:
     cause = result.bad[0].line() if len(result.bad) == 1 else _counted(counts)
     return console.Problem(
         f"bad rows: {len(result.bad)} ({cause}); nothing was written",
-        "mend them, or leave them out with --set bad_rows=drop",
+        "correct them, or leave them out with --set bad_rows=drop",
     )
 
 

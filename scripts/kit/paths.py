@@ -49,26 +49,26 @@ def load(config: Path | None = None) -> dict[str, Any]:
     try:
         raw = json.loads(config.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
-        raise console.Misuse(f"{config}:{error.lineno}: {error.msg}", "mend the JSON") from None
+        raise console.Misuse(f"{config}:{error.lineno}: {error.msg}", "correct the JSON") from None
     except (ValueError, RecursionError):
-        raise console.Misuse(f"{config}: not JSON in UTF-8", "mend it") from None
+        raise console.Misuse(f"{config}: not JSON in UTF-8", "correct it") from None
     known = {"folders": dict, "host": str, "remote_dir": str, "environments": dict}
     sections = [("the file", raw)]
     if isinstance(raw, dict) and isinstance(raw.get("environments"), dict):
         sections += raw["environments"].items()
     for name, section in sections:
         if not isinstance(section, dict):
-            raise console.Misuse(f"{config}: {name} must be an object", "mend that value")
+            raise console.Misuse(f"{config}: {name} must be an object", "correct that value")
         for key, value in section.items():
             if key not in known:
                 closest = difflib.get_close_matches(key, known, 1, 0)[0]
                 raise console.Misuse(f"{config}: unknown key {key!r}", f"did you mean {closest!r}?")
             if not isinstance(value, known[key]):
                 kind = {dict: "an object", str: "a string"}[known[key]]
-                raise console.Misuse(f"{config}: {key} must be {kind}", "mend that value")
+                raise console.Misuse(f"{config}: {key} must be {kind}", "correct that value")
         for key, value in section.get("folders", {}).items():
             if not isinstance(value, str):
-                raise console.Misuse(f"{config}: {key} must be a string", "mend that value")
+                raise console.Misuse(f"{config}: {key} must be a string", "correct that value")
     here = raw.get("environments", {}).get(environment(), {})
     return {
         "folders": raw.get("folders", {}) | here.get("folders", {}),

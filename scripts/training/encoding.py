@@ -160,7 +160,7 @@ def encode_file(
         except Exception as error:  # a template's own refusal: order of roles, tool calls
             raise console.Problem(
                 f"{row.where}: the chat template refuses the row ({str(error).strip()})",
-                "mend or delete that row; python scripts/data_prep.py checks rows",
+                "correct or delete that row; python scripts/data_prep.py checks rows",
             ) from None
         result.split += len(samples) > 1
         result.faults.update(faults)

@@ -37,6 +37,15 @@ def test_run_names_its_benchmarks_and_every_file_is_one():
     assert wrong.returncode == 2 and "nothing to measure is named speed" in wrong.stderr
 
 
+def test_every_measured_number_has_the_commit_that_it_was_measured_at():
+    table = re.findall(r"^\|(.+)\|$", (ROOT / "docs" / "BENCHMARKS.md").read_text(), re.M)
+    rows = [[cell.strip() for cell in line.split("|")] for line in table]
+    measured, at = rows[0].index("measured"), rows[0].index("at")
+    numbers = [row for row in rows[2:] if re.search(r"\d", row[measured])]
+    assert len(numbers) > 10
+    assert [row[0] for row in numbers if not re.fullmatch(r"[0-9a-f]{7,40}", row[at])] == []
+
+
 @pytest.mark.slow
 def test_the_data_benchmark_runs():
     result = json.loads(smallest("data").splitlines()[-1])

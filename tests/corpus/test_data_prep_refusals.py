@@ -126,7 +126,7 @@ def test_a_broken_quote_among_cells_with_line_breaks_stops_even_where_bad_rows_a
     prep, tmp_path, lines
 ):
     done = prep("--input", table(tmp_path / "in.csv", lines), "--set", "bad_rows=drop", "--confirm")
-    assert "where the next row begins is unclear; mend the quotes" in refused(done, 1)
+    assert "where the next row begins is unclear; correct the quotes" in refused(done, 1)
     assert not (tmp_path / "out").exists()
 
 

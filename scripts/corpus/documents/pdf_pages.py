@@ -23,7 +23,7 @@ def read(path: Path, source: str) -> Iterator[Document | Reject]:
             pages = [_text(page) for page in pdf]
     except pypdfium2.PdfiumError as error:
         locked = "password" in str(error).lower()
-        remedy = "save it without password" if locked else "copy it again, or mend it with qpdf"
+        remedy = "save it without password" if locked else "copy it again, or repair it with qpdf"
         yield Reject(source, 0, "unreadable", f"not a PDF that can be opened; {remedy}")
         return
     if not any(pages):

@@ -165,19 +165,19 @@ def _csv(text: str, source: str) -> Iterator[tuple[int, dict[str, str]] | Reject
     records = _csv_records(text)
     _, _, header = next(records, (1, "", []))
     if isinstance(header, csv.Error):
-        raise Unreadable(f"the header: {header}; mend its quotes")
+        raise Unreadable(f"the header: {header}; correct its quotes")
     broken, several = "", False
     for number, raw, fields in records:
         last = number + raw.rstrip("\n").count("\n")
         if isinstance(fields, csv.Error):
-            yield Reject(source, number, "broken line", f"{fields}; mend the quotes", record=raw)
+            yield Reject(source, number, "broken line", f"{fields}; correct the quotes", record=raw)
             broken = broken or f"{source}:{number}: broken line ({fields})"
             fields = []
         several = several or last > number
         if broken and (several or _stray_quote(raw, fields)):
             raise console.Problem(
                 f"{broken}, and cells with line breaks: where the next row begins is unclear",
-                "mend the quotes of that line",
+                "correct the quotes of that line",
             )
         if len(fields) == len(header):
             yield last, dict(zip(header, fields, strict=True))
@@ -226,7 +226,7 @@ def _json(text: str, source: str) -> Iterator[tuple[int, Any] | Reject]:
             value = loads(text)
         except json.JSONDecodeError as error:
             line = f", line {error.lineno}" if error.pos else ""
-            yield Reject(source, 0, "unreadable", f"not JSON{line}: {error.msg}; mend it")
+            yield Reject(source, 0, "unreadable", f"not JSON{line}: {error.msg}; correct it")
             return
         yield from enumerate(value if isinstance(value, list) else _by_rows(value), 1)
         return
