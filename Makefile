@@ -82,8 +82,8 @@ embeddings: ## fetch embedding shards from the clusters and merge them
 	@$(RUN) local sync_and_merge_embeddings.py $(ARGS)
 
 # --- the whole trip
-rehearse: ## all of it with a miniature: [RAW=path] [HOST=./folder|gpu1]; no download, under 3 minutes
-	@$(RUN) any pipeline.py --rehearse $(ARGS)
+rehearse: ## all of it with a miniature: [RAW=path] [HOST=./folder|gpu1]; FULL=1: ten steps at full size
+	@$(RUN) any pipeline.py --rehearse $(if $(filter-out 0 no No NO n false False off,$(FULL)),--full $(if $(RATE),--rate "$(RATE)")) $(ARGS)
 pipeline: ## all of it with the configured model on HOST: data, sync, train, evaluate, register
 	@$(RUN) any pipeline.py $(YES) $(ARGS)
 

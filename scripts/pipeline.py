@@ -4,11 +4,15 @@
     python scripts/pipeline.py --rehearse                    with a miniature and a stand-in host
     python scripts/pipeline.py --rehearse --raw my_texts/    on your own text
     python scripts/pipeline.py --rehearse --host gpu1        over ssh
+    python scripts/pipeline.py --rehearse --full --host gpu1      the configured size, ten steps
     python scripts/pipeline.py --host gpu1                   the real one: plans
     python scripts/pipeline.py --host gpu1 --confirm         the real one: trains
 
 A rehearsal works below .rehearsal/ and touches nothing else: not your data, not your adapters. It
 runs the very commands of the real trip, on a miniature of the configured model; no download.
+With --full the model has its real size and random weights: ten steps of the longest rows, a
+checkpoint, a resume and an evaluation show memory, speed, time and price before they are paid for
+(without a GPU, on Linux with gcc, a stand-in shows memory alone).
 
 Exit codes: 0 good, 1 a stage failed (its log is named), 2 called wrongly, 130 interrupted.
 """
@@ -23,7 +27,7 @@ import time
 
 from adapters import metrics
 from kit import console, paths
-from workflow import trip, trip_stages
+from workflow import full_trip, trip, trip_stages
 
 
 def parse(argv: list[str] | None):
@@ -43,6 +47,11 @@ def parse(argv: list[str] | None):
     parser.add_argument(
         "--confirm", action="store_true", help="the real trip: train, not only plan"
     )
+    parser.add_argument("--full", action="store_true", help="a rehearsal at the configured size")
+    parser.add_argument("--rate", type=float, help="what an hour costs (--full)")
+    parser.add_argument("--gpu", metavar="NAME", help="the stand-in's card: 'RTX 4090' (--full)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides",
+                        help="replace one value of training_config.yaml (--full)")  # fmt: skip
     parser.add_argument("--name", help="the adapter's name; default mapper-lora, or rehearsal")
     return parser.parse_args(argv)
 
@@ -77,8 +86,10 @@ def main(argv: list[str] | None = None) -> int:
     only = trip.only_rehearsal(trip.REHEARSAL) if args.rehearse else contextlib.nullcontext()
     with only:
         journey = trip.Trip(args)
-        trip_stages.run_all(journey)
-        if "adapter" in journey.result:
+        (full_trip if args.full else trip_stages).run_all(journey)
+        if args.full:
+            full_trip.show_result(journey, time.monotonic() - began)
+        elif "adapter" in journey.result:
             show_result(journey, time.monotonic() - began)
         else:
             console.result(

@@ -28,6 +28,7 @@ class EncodedRows:
     """One file's rows, ready for the trainer, and what was counted on the way."""
 
     rows: list[dict[str, list[int]]]  # {"input_ids": [n], "labels": [n]}, n <= max_length
+    lines: list[int] = dataclasses.field(default_factory=list)  # of the file, one for each of rows
     read: int = 0
     split: int = 0  # rows that became one sample an assistant turn
     cut: int = 0  # longer than max_length, kept to that length
@@ -165,13 +166,14 @@ def encode_file(
         result.split += len(samples) > 1
         result.faults.update(faults)
         for coded in samples:
-            _count(result, coded, tokenizer, ends, max_length)
+            if _count(result, coded, tokenizer, ends, max_length):
+                result.lines.append(row.number)
     result.read, result.unused, result.left_out = rows.read, rows.unused, rows.left_out
     return result
 
 
-def _count(result: EncodedRows, coded, tokenizer, ends: set[int], max_length: int) -> None:
-    """Cut one sample to `max_length`, and keep it if a token with loss is left."""
+def _count(result: EncodedRows, coded, tokenizer, ends: set[int], max_length: int) -> bool:
+    """Cut one sample to `max_length`, and keep it if a token with loss is left (True)."""
     if len(coded["input_ids"]) > max_length:
         result.cut += 1
         coded = {name: ids[:max_length] for name, ids in coded.items()}
@@ -182,8 +184,9 @@ def _count(result: EncodedRows, coded, tokenizer, ends: set[int], max_length: in
             result.unterminated += 1
     if all(label == IGNORED for label in coded["labels"]):
         result.unsupervised += 1
-    else:
-        result.rows.append(coded)
+        return False
+    result.rows.append(coded)
+    return True
 
 
 def check(encoded: EncodedRows, path: Path, max_length: int) -> None:

@@ -40,12 +40,19 @@ def hash_if_there(file: Path | None) -> str | None:
 
 
 def add_memory(run: Path, memory_case: Callable[[], Any]) -> str:
-    """Write the measured peak and the estimate into run.json; both in words. '' without CUDA."""
+    """Write the measured peak and the estimate into run.json; both in words. '' without CUDA.
+
+    A run that was stopped and resumed keeps the highest peak of its processes.
+    """
     measured = gpu_memory.peak()
     if measured is None:
         return ""
     estimated = memory_case().estimate.total
     file = run / "run.json"
     facts = json.loads(file.read_text(encoding="utf-8"))
+    before = facts.get("memory") or {}
+    for key in ("peak_allocated", "peak_reserved"):
+        earlier = before.get(key)
+        measured[key] = max(measured[key], earlier if isinstance(earlier, int) else 0)
     publish.json_file(file, facts | {"memory": measured | {"estimated": estimated}})
     return gpu_memory.beside_estimate(measured, estimated)

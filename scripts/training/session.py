@@ -129,6 +129,7 @@ def open_run(
     resumed = (run / "run.json").exists()
     if resumed:
         resume.refuse_other_inputs(run, facts)
+        facts |= {"memory": run_folder.read_facts(run).get("memory")}  # of its earlier processes
     writer = RunFolder(run)
     status: dict[str, Any] = {
         "resumed_from": checkpoint and checkpoint.name,
@@ -189,6 +190,7 @@ def fit_into_session(trainer, checkpoint: Path | None = None) -> stopping.StopRe
 def stopped(recipe: TrainingRecipe, writer, trainer, signum: int) -> int:
     """Record that a signal stopped the run; returns the exit code 128 + signal."""
     if writer:
+        run_facts.add_memory(writer.folder, recipe.memory_case)
         step = trainer.state.global_step
         ahead = "--resume goes on" if recipe.can_resume else (
             f"{recipe.kind} cannot resume: start from that checkpoint anew")  # fmt: skip

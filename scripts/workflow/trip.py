@@ -43,6 +43,7 @@ class Trip:
 
     def __init__(self, args):
         self.rehearsal, self.raw, self.confirm = args.rehearse, args.raw, args.confirm
+        self.gpu, self.overrides, self.rate = args.gpu, args.overrides, args.rate
         self.name = args.name or ("rehearsal" if args.rehearse else "mapper-lora")
         home = REHEARSAL if self.rehearsal else paths.ROOT / ".cache" / "trip"
         self.stages = StageSeries(home / "log")
@@ -55,7 +56,7 @@ class Trip:
             self.remote_dir += "-rehearsal"
         self.env = os.environ | {"TANDEM_WORKDIR": str(self.laptop), "TANDEM_ENV": "local"}
         self.env |= {"REMOTE_DIR": self.remote_dir, "HF_HUB_OFFLINE": "1", "HOST": self.host}
-        if self.rehearsal:  # a miniature is slower with more threads
+        if self.rehearsal and not args.full:  # a miniature is slower with more threads
             self.env["OMP_NUM_THREADS"] = "1"
         laptop_only = ("TANDEM_WORKDIR", "TANDEM_ENV")
         self.host_env = {k: v for k, v in self.env.items() if k not in laptop_only}
@@ -142,6 +143,12 @@ def refuse_early(args) -> None:
     """Raise what is wrong with the call before any work."""
     if args.raw and not Path(args.raw).exists():
         raise console.Misuse(f"RAW={args.raw}: no such file or folder", "give a path that exists")
+    if args.full and not args.rehearse:
+        raise console.Misuse("--full is a rehearsal", "add --rehearse (make rehearse FULL=1)")
+    if not args.full and (args.gpu or args.overrides or args.rate):
+        raise console.Misuse("--gpu, --set and --rate belong to --full", "add --full, or FULL=1")
+    if args.rate is not None and not 0 < args.rate < math.inf:
+        raise console.Misuse(f"RATE={args.rate} is no price of an hour", "give a number: RATE=1.90")
     if args.host is None and not args.rehearse:
         args.host = paths.load()["host"]
         if not args.host:

@@ -30,16 +30,18 @@ def make_data(trip: Trip, stage: Stage) -> None:
     """Raw text, or generated examples, to rows."""
     out = trip.laptop / "data" / "processed"
     if not trip.rehearsal and not trip.raw and (out / "manifest.json").is_file():
-        stage.set_fact(f"data/processed as it is: {_row_counts(out)}")
+        stage.set_fact(f"data/processed as it is: {row_counts(out)}")
         return
     source = ["--input", trip.raw] if trip.raw else []
     limit = ["--max-samples", 1000] if trip.rehearsal else []
     words = trip.local("local", "data_prep.py", *source, *limit, "--out-dir", out, "--confirm")
     stage.run(words, env=trip.env)
-    stage.set_fact(f"{_row_counts(out)} from {trip.raw or 'generated examples'}")
+    stage.set_fact(f"{row_counts(out)} from {trip.raw or 'generated examples'}")
 
 
-def _row_counts(folder: Path) -> str:
+def row_counts(folder: Path) -> str:
+    """How many rows a folder's two files have, in words."""
+
     def count(name: str) -> int:
         with (folder / name).open("rb") as f:
             return sum(1 for _ in f)
