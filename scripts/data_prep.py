@@ -9,7 +9,7 @@
 Writes train_sft.jsonl, val_sft.jsonl (and train_preference.jsonl, val_preference.jsonl where the
 input has preference rows), then manifest.json with SHA-256, rows, and what was dropped and why.
 Which recipe reads which file, and every threshold: configs/data_config.yaml, docs/DATA.md.
-A broken row stops everything before anything is written; --set bad_rows=drop goes on without it.
+A broken row stops everything before anything is written; --set bad_rows=drop continues without it.
 Generated rows replace those of a real source only where --recipe or --out-dir is given.
 
 Exit codes: 0 good, 1 bad rows or nothing to read, 2 called or configured wrongly.

@@ -8,7 +8,7 @@
     python scripts/jobs.py run prepare --host gpu1 -- make validate           any command
     python scripts/jobs.py watch train --host gpu1           follow; Ctrl-C only leaves
     python scripts/jobs.py stop train --host gpu1            with a checkpoint; --now: at once
-    python scripts/jobs.py resume train --host gpu1          go on with the same run
+    python scripts/jobs.py resume train --host gpu1          continue with the same run
     python scripts/jobs.py keep train --host gpu1            fetch finished checkpoints as they come
     python scripts/jobs.py list [--host gpu1]                every job on every known host
     python scripts/jobs.py costs [--host gpu1]               what each took

@@ -3,7 +3,7 @@
 
     python scripts/lora_trainer.py                          plan: data, steps, memory, gaps
     python scripts/lora_trainer.py --confirm-run            train, if the config says dry_run: false
-    python scripts/lora_trainer.py --confirm-run --resume   go on with the latest unfinished run
+    python scripts/lora_trainer.py --confirm-run --resume   continue with the latest unfinished run
     python scripts/lora_trainer.py --estimate --gpu "RTX 4090"      memory and time on that card
     python scripts/lora_trainer.py --confirm-run --gpus all         one process a GPU (torchrun)
 
@@ -11,7 +11,7 @@ A run is adapters/runs/<run-id>/: config.yaml, status.json (with heartbeat), met
 checkpoints/, final/ (a PEFT folder). The run's folder is the one result line on stdout.
 
 Exit codes: 0 good, 1 something is missing or the training failed, 2 called or configured wrongly,
-128 + signal stopped by INT, TERM or USR2 (a checkpoint is kept: --resume goes on).
+128 + signal stopped by INT, TERM or USR2 (a checkpoint is kept: --resume continues).
 """
 
 from __future__ import annotations

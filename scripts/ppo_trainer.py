@@ -4,7 +4,7 @@
     python scripts/ppo_trainer.py --adapter RUN                    plan: data, steps, memory, gaps
     python scripts/ppo_trainer.py --adapter mapper-lora@v1.0.0 --confirm-run
     python scripts/ppo_trainer.py --adapter RUN --algorithm rloo --reward-model RUN --confirm-run
-    python scripts/ppo_trainer.py --confirm-run --resume           go on (not ppo)
+    python scripts/ppo_trainer.py --confirm-run --resume           continue (not ppo)
     python scripts/ppo_trainer.py --adapter RUN --confirm-run --gpus all   one process a GPU
 
 Trains only if configs/rlhf.yaml says enabled: true (or --set enabled=true) and --confirm-run is

@@ -3,7 +3,7 @@
 
     python scripts/reward_model.py                     plan: pairs, steps, memory, gaps
     python scripts/reward_model.py --confirm-run       train, if rlhf.yaml says enabled: true
-    python scripts/reward_model.py --confirm-run --resume          go on with an unfinished one
+    python scripts/reward_model.py --confirm-run --resume          continue with an unfinished one
     python scripts/reward_model.py --set model.model_name_or_path=models/Llama-3.1-8B-Instruct
 
 Rows are {"prompt", "chosen", "rejected"} (texts or messages), as data_prep.py writes them to
@@ -12,7 +12,7 @@ data/processed/train_preference.jsonl. The result is a run like the trainer's, o
 measured before and after. The run's folder is the one result line on stdout.
 
 Exit codes: 0 good, 1 bad rows, something is missing or the training failed, 2 called or configured
-wrongly, 128 + signal stopped (a checkpoint is kept: --resume goes on).
+wrongly, 128 + signal stopped (a checkpoint is kept: --resume continues).
 """
 
 from __future__ import annotations

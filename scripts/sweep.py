@@ -6,12 +6,12 @@
     python scripts/sweep.py --try lora.r=8,16 --set training.max_steps=200 --confirm
 
 Plans by default; --confirm trains (and training_config.yaml must say dry_run: false). Each training
-is a run of the training manager on the rows in data/processed; the same command again goes on where
-it stopped, and with more values it trains only what is new. The comparison is in
+is a run of the training manager on the rows in data/processed. The same command again continues
+where it stopped; with more values it trains only the new ones. The comparison is in
 adapters/runs/sweep-NAME.json. It is made on the validation rows: measure the winner on others.
 
 Exit codes: 0 good, 1 a training failed, 2 called or configured wrongly, 130/143 interrupted
-(the same command goes on).
+(the same command continues).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ start_index and end_index; nothing in them is executed. The merged file appears 
 or not at all. docs/EMBEDDINGS.md: the guide, what can go wrong, the formats.
 
 Exit codes: 0 good, 1 a cluster, a shard or the merge failed, 2 called or configured wrongly,
-130/143 interrupted (the same command goes on; add --resume for the merge).
+130/143 interrupted (the same command continues; add --resume for the merge).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """The whole training, stage by stage: data_prep, lora, rlhf (if enabled), eval. Plans by default.
 
     python scripts/training_manager.py                           the plan of every stage, and gaps
-    python scripts/training_manager.py --confirm                 do it; go on where it stopped
+    python scripts/training_manager.py --confirm                 do it; continue where it stopped
     python scripts/training_manager.py --stage lora --confirm    one stage
     python scripts/training_manager.py --raw my_texts/ --set training.max_steps=100 --confirm
     python scripts/training_manager.py --set rlhf:enabled=true --set eval:data.max_samples=200
@@ -13,7 +13,7 @@ on from its last checkpoint. --set STAGE:KEY=VALUE changes that stage's configur
 STAGE it is lora's. Training needs dry_run: false in training_config.yaml as well as --confirm.
 
 Exit codes: 0 good, 1 a stage failed or something is missing, 2 called or configured wrongly,
-130/143 interrupted (the same command goes on).
+130/143 interrupted (the same command continues).
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def read_facts(run: Path) -> dict[str, Any]:
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """The run's effective config.yaml, without paths of this machine; {} where there is none."""
+    """The run's effective config.yaml, without paths of this machine; {} if there is none."""
     file = run / "config.yaml"
     if not file.is_file():
         return {}

@@ -26,7 +26,7 @@ PASSED = ("passed", "first", "forced")  # what model_registry.py select accepts
 
 
 def evaluation(file: Path) -> dict[str, Any] | None:
-    """What a report.json measured: dataset, settings, metrics, base; None where there is none.
+    """What a report.json measured: dataset, settings, metrics, base; None if there is none.
 
     metrics and base: {name: {"value", "low", "high"}}; a bare number is its own interval, and a
     value that is not known (null, NaN) is not a measurement. Problem for a damaged report.
@@ -112,7 +112,7 @@ def score(measured: dict[str, dict[str, float]]) -> tuple[str, float] | None:
 
 
 def best(evaluated: dict[str, Any], versions: list[Version]) -> tuple[str, dict] | None:
-    """(reference, metrics) of the best version on the same evaluation, None where there is none."""
+    """(reference, metrics) of the best version on the same evaluation, None if there is none."""
     measured = []
     for version in versions:
         other = version.card.get("evaluation")
@@ -126,7 +126,7 @@ def best(evaluated: dict[str, Any], versions: list[Version]) -> tuple[str, dict]
 
 
 def drops(new: dict[str, dict], old: dict[str, dict]) -> list[dict[str, Any]]:
-    """The metrics whose new value lies beyond the worse end of the old one's interval."""
+    """The metrics whose new value is beyond the worse end of the old one's interval."""
     worse = []
     for name in sorted(set(new) & set(old)):
         bound = old[name]["low" if metrics.higher_is_better(name) else "high"]

@@ -191,7 +191,7 @@ def publish_version(
     """Stage a version with `fill(staged version)` and give it the number that is free at the end.
 
     The rename to vX.Y.Z is the lock: of two that want the same number, one finds it taken and
-    goes on to the next. A kill at any point leaves a hidden staging folder and no version.
+    continues to the next. A kill at any point leaves a hidden staging folder and no version.
     """
     sweep(root / name, ".v*.part")
     while True:

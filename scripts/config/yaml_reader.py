@@ -67,7 +67,7 @@ def scalar(text: str) -> Any:
 def read(path: Path, errors: list[str]) -> tuple[dict[str, Any], dict[Key, str]]:
     """The values of a file, and where each key stands ('file:line').
 
-    A key that stands twice is appended to `errors`. Raises ConfigError where it is no YAML in
+    A key that is there twice is appended to `errors`. Raises ConfigError where it is no YAML in
     UTF-8, larger than MAX_BYTES, or expands to more than MAX_VALUES.
     """
     yaml, _ = _loader()
@@ -87,7 +87,7 @@ def read(path: Path, errors: list[str]) -> tuple[dict[str, Any], dict[Key, str]]
         raise ConfigError([f"{shown}{line}: not YAML: {what}; correct that line"]) from None
     except RecursionError:
         raise ConfigError([f"{shown}: nested without end; write it flat"]) from None
-    except ValueError as error:  # a date or a number that is none
+    except ValueError as error:  # a date or a number that cannot be read
         raise ConfigError([f"{shown}: a value is not YAML: {error}; quote it"]) from None
     if values is None:
         return {}, origins

@@ -182,7 +182,7 @@ def get_plan(request: Request, token: str = "") -> Response:
 
 
 def _checkpoint(wish: Wish) -> str:
-    """The checkpoint that a resumed run goes on from; '' for a new run."""
+    """The checkpoint that a resumed run continues from; '' for a new run."""
     if not wish.resume:
         return ""
     checkpoint = runs.run_folder.last_checkpoint(runs.folder(wish.resume))

@@ -2,7 +2,7 @@
 
     POST /api/v1/training/run      without a token the plan and its token (200); with it 202
     GET  /api/v1/training/status   every run, from its folder; ?run=ID names one
-    GET  /api/v1/training/events   server-sent events; Last-Event-ID goes on where it broke off
+    GET  /api/v1/training/events   server-sent events; Last-Event-ID continues where it broke off
     POST /api/v1/training/stop     ends the run after its step, with a checkpoint
     GET  /api/v1/models            the versions there are
 

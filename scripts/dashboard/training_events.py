@@ -76,7 +76,7 @@ class Follower:
             yield "status", self.id, json.dumps(status)
 
     def _another(self, run: Path) -> bool:
-        """Whether the rows sent so far are of another run or attempt; begins anew if so."""
+        """Whether the rows sent so far are of another run or attempt; begins again if so."""
         attempt = _attempt(run)
         same = (run.name, attempt) == (self._run, self._attempt)
         if same and not any(self._rewritten(run / name) for name in self._offsets):

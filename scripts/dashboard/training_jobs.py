@@ -169,7 +169,7 @@ def _pid(run: Path) -> int:
 
 
 def resumable(run_id: str) -> Path:
-    """The folder of a run that can go on; ApiError with the reason where it cannot."""
+    """The folder of a run that can continue; ApiError with the reason where it cannot."""
     run = runs.snapshot(runs.folder(run_id), lines=0)
     if run["state"] in runs.ACTIVE:
         raise ApiError(409, "busy", f"the run {run_id} is {run['state']}", "wait, or stop it")

@@ -76,7 +76,7 @@ def _metrics(measured: Any) -> dict[str, dict[str, float]]:
 
 
 def _canary(file: Path) -> dict[str, Any] | None:
-    """What the canary's file says, None where there is none or it is damaged."""
+    """What the canary's file says, None if there is none or it is damaged."""
     canary = runs.read(file)
     numbers = [canary.get("change", 0), canary.get("different_answers", 0)]
     if not canary or not all(map(run_schema.is_measure, numbers)):

@@ -34,7 +34,7 @@ FIRST_YES = "safety.dry_run=false"
 
 @dataclasses.dataclass(frozen=True)
 class Wish:
-    """What is to be trained: a configuration by name with --set texts, or a run to go on with."""
+    """What is to be trained: a configuration by name with --set texts, or a run to resume."""
 
     config: str = "training_config.yaml"
     overrides: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ class StoredPlan:
 
 
 def from_root(path: Path) -> str:
-    """`path` as it is typed in the checkout: relative where it lies below it."""
+    """`path` as it is typed in the checkout: relative where it is below it."""
     below = path.is_relative_to(paths.ROOT)
     return str(path.relative_to(paths.ROOT)) if below else str(path)
 
@@ -203,7 +203,7 @@ class Plans:
 def _dry_run(wish: Wish) -> dict[str, Any]:
     """The trainer's plan as its JSON object; Misuse with its message where it refuses."""
     words = wish.words("--dry-run", "--json")
-    if wish.resume:  # a dry run looks at no run: what it would go on with is the page's to say
+    if wish.resume:  # a dry run looks at no run: the page says what it would resume
         cut = words.index("--resume")
         del words[cut : cut + 2]
     try:

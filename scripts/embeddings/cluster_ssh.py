@@ -78,7 +78,7 @@ def last_line(text: str) -> str:
 
 
 def local_rsync() -> str | None:
-    """The rsync of this machine, None where there is none."""
+    """The rsync of this machine, None if there is none."""
     tool = rsync_tool.choose()
     return tool[0] if tool else None
 

@@ -1,6 +1,6 @@
 """Shards through a cluster's connection: by rsync, or by `tail` where rsync cannot be used.
 
-At most PARALLEL transfers go on at once. A lost connection is taken up again, five times. Never
+At most PARALLEL transfers run at once. A lost connection is taken up again, five times. Never
 more bytes are taken than were listed.
 """
 
@@ -67,7 +67,7 @@ class ClusterTransfer:
         await child_processes.every([self.by_tail(n, f, into, gate) for n, f in rest.items()])
 
     async def by_rsync(self, tool: str, names: list[str], into: Path) -> None:
-        """One rsync for several files. It goes on with what it had of an interrupted one."""
+        """One rsync for several files. It continues with what it had of an interrupted one."""
         listed = self.link.config.with_name(f"l{secrets.token_hex(4)}")
         listed.write_bytes(b"".join(n.encode() + b"\0" for n in names))
         source = f"{self.cluster.name}:{self.cluster.remote_dir}/"

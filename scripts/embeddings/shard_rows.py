@@ -211,7 +211,7 @@ class Statistics:
         }
 
     def state(self) -> dict[str, Any]:
-        """All of it, as JSON keeps it; Statistics(**state) goes on from there."""
+        """All of it, as JSON keeps it; Statistics(**state) continues from there."""
         return asdict(self)
 
 

@@ -28,7 +28,7 @@ from kit.signals import signals_deferred
 class Worker:
     """A child process that reads the articles and writes them where the plan says.
 
-    On Linux it is forked, so that it begins at once; elsewhere Python starts it anew.
+    On Linux it is forked, so that it begins at once; elsewhere it is a fresh Python.
     """
 
     def __init__(self, plan: dict[str, Any]):

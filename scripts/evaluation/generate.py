@@ -137,7 +137,7 @@ def _pad(sequences: list[list[int]], filler: int, device, left: bool = False):
 def _in_batches(items: list, length, work, size: int, advance) -> list[Any]:
     """work() on batches of items of like length, longest first; results in the items' order.
 
-    Out of memory halves the batch and goes on; a Problem when one item alone does not fit.
+    Out of memory halves the batch and continues; a Problem when one item alone does not fit.
     """
     import torch
 

@@ -119,7 +119,7 @@ def folder(name: str) -> Path:
 
 
 def show(path: Path | str) -> str:
-    """`path` as messages print it: relative to the current folder where it lies below it."""
+    """`path` as messages print it: relative to the current folder where it is below it."""
     path = Path(os.path.abspath(path))
     try:
         return str(path.relative_to(Path.cwd()))

@@ -18,7 +18,7 @@ ADAPTER = "adapter_model.safetensors"
 def start_of(settings):
     """The evaluation.targets.Target of sft_model_path, None where it is null.
 
-    Raises Problem where there is none, and Difference for an adapter of another base than
+    Raises Problem if there is none, and Difference for an adapter of another base than
     model.model_name_or_path.
     """
     named = settings.sft_model_path

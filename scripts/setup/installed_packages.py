@@ -30,12 +30,12 @@ class RecordedFile(NamedTuple):
 
 
 def site_packages(env: Path) -> Path | None:
-    """The folder that holds the environment's packages, None where there is none."""
+    """The folder that holds the environment's packages, None if there is none."""
     return next(iter(sorted(env.glob("lib/python3.*/site-packages"))), None)
 
 
 def need_site_packages(env: Path) -> Path:
-    """Like site_packages; raises Problem where there is none."""
+    """Like site_packages; raises Problem if there is none."""
     site = site_packages(env)
     if site is None:
         raise console.Problem(f"{env}: has no site-packages", "run the set-up again")

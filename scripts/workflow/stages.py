@@ -159,7 +159,7 @@ def _failed_checks(out: str) -> list[str]:
 
 
 class Pulse(threading.Thread):
-    """Shows that a stage goes on: a line that moves on a terminal, else a line now and then."""
+    """Shows that a stage is still running: a moving line, or a line now and then."""
 
     def __init__(self, stage: Stage):
         super().__init__(daemon=True)
@@ -193,7 +193,7 @@ class Pulse(threading.Thread):
 
 @contextlib.contextmanager
 def pulse(name: str) -> Iterator[None]:
-    """Show that work without a stage of its own goes on."""
+    """Show that work without a stage of its own is still running."""
     shown = Pulse(Stage(name, Path(os.devnull)))
     shown.start()
     try:

@@ -1,7 +1,7 @@
 """A sweep: several trainings that differ in a few settings, compared by one evaluation metric.
 
 Each candidate is trained and evaluated by the training manager with a state file of its own,
-adapters/runs/sweep-NAME.ID.json, so that a sweep which was interrupted goes on where it stopped,
+adapters/runs/sweep-NAME.ID.json, so that a sweep which was interrupted continues where it stopped,
 and a candidate is trained again only when its data, configuration or base model change. The
 comparison is written to adapters/runs/sweep-NAME.json after each candidate.
 """

@@ -85,7 +85,7 @@ class Task:
         return ""
 
     def will_run(self) -> bool:
-        """Whether this call of the manager makes this task's result anew."""
+        """Whether this call of the manager makes this task's result again."""
         return self.name in self.args.chosen and not self.skip_reason() and not self.done()
 
     def reusable(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Task:
 
 
 def file_hash(path: Path | None) -> str:
-    """SHA-256 of a file or of every file in a folder; '' where there is none."""
+    """SHA-256 of a file or of every file in a folder; '' if there is none."""
     if path is None or not path.exists():
         return ""
     if path.is_file():
@@ -196,7 +196,7 @@ def run_state(run: str) -> str:
 
 
 def unfinished_run(task: Task, key: str) -> str | None:
-    """The unfinished run of a task that can go on. Problem while its process still works."""
+    """The unfinished run of a task that can continue. Problem while its process still works."""
     run = task.result.get(key)
     if not run or run_state(run) not in run_folder.UNFINISHED:
         return None

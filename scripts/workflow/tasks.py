@@ -43,7 +43,7 @@ class DataTask(Task):
     def skip_reason(self) -> str:
         """Without a source, existing data is used as it is.
 
-        Only examples that this task generated itself are generated anew.
+        Only examples that this task generated itself are generated again.
         """
         if self.source() or not (self.out / "manifest.json").is_file():
             return ""

@@ -73,7 +73,7 @@ class Trip:
         return self.on_host(*words)
 
     def manager(self, stage: str, *arguments: object) -> list[str]:
-        """One stage of the training manager, which goes on where it stopped."""
+        """One stage of the training manager, which continues where it stopped."""
         words = [".venv-remote/bin/python", "scripts/training_manager.py", "--stage", stage]
         return [*words, "--json", *map(str, arguments)]
 

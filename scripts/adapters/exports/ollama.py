@@ -126,7 +126,7 @@ def constant(text: str) -> str:
 
 
 def without_bos(f: Format, bos: str) -> Format:
-    """`f` without the token that the tokenizer puts first anyway: it must not stand twice."""
+    """`f` without the token that the tokenizer puts first anyway: it must not be there twice."""
     block = f.place == "block"
     system = (f.system[0].removeprefix(bos), f.system[1]) if block else f.system
     return dataclasses.replace(f, start=f.start.removeprefix(bos), system=system)
