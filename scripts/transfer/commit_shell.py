@@ -12,6 +12,7 @@ from pathlib import Path
 from transfer.host import quote
 
 BATCH = 200  # files in one command
+STAGED = "\nend of the staged files\n"
 BUSY = 75  # exit code: another sync holds the lock
 
 # Its own lock where the host has flock, a folder elsewhere; that of a process that is gone is
@@ -160,14 +161,15 @@ def prologue(root: str, kept: str, stage: str) -> list[str]:
     """What every commit begins with: functions, the lock, and which Python can swap two names.
 
     It makes the staging folder its own: a commit that goes on there after its connection is lost
-    takes nothing of what the next sync stages.
+    takes nothing of what the next sync stages. It lists what is staged, up to the line STAGED.
     """
     source = Path(__file__).with_name("name_swap.py").read_text(encoding="utf-8")
     return [
         "set -e", f"cd {quote(root)}", f"kept={quote(f'./{kept}')}", LOCK, PUT,
         f"exchange={quote(source)}", SWAPPER,
         'take_lock', 'mkdir -p "$kept"', f"stage={quote(stage)}", 'rm -rf "$stage".*',
-        'if [ -d "$stage" ]; then mv "$stage" "$stage.$$"; stage=$stage.$$; fi',
+        'if [ -d "$stage" ]; then mv "$stage" "$stage.$$"; stage=$stage.$$',
+        f'(cd "$stage" && list_files . -name .rsync-partial -prune -o); echo "{STAGED}"; fi',
     ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from transfer.adapter_units import is_version, unit_of
 from transfer.carriers import Carrier
 from transfer.frame import AnswerLimits
 from transfer.host import Host
-from transfer.listing import LISTING_BYTES, HostState, hashes_on
+from transfer.listing import LISTING_BYTES, HostState, ListedFile, hashes_on
 from transfer.placing import Keeper, flush
 from transfer.pull_plan import PullPlan, folder, local_path
 from transfer.push_plan import LAST as VOUCHING
@@ -168,6 +168,7 @@ class PullStage:
     def _publish(self, names: list[str], live: list[str]) -> None:
         """Put what was verified in place: units first, what vouches for others last."""
         chosen, failed = set(names), set()
+        staged = {path: local_files.look(self.staged(path)) for path in names}
         for unit in self.plan.units:
             if any(unit_of(p) == unit for p in chosen) and not self._publish_unit(unit):
                 failed.add(unit)
@@ -178,7 +179,8 @@ class PullStage:
         for path in names:
             if path not in live and unit_of(path) not in failed:
                 here, there = local_files.look(local_path(path)), self.plan.there[path]
-                self.plan.record.put(path, self.digests[path], here, there)
+                if here and _is_untouched(staged[path], here):  # else edited here since
+                    self.plan.record.put(path, self.digests[path], here, there)
         self.plan.record.save()
         for stage in self.stages.values():
             shutil.rmtree(stage, ignore_errors=True)
@@ -273,6 +275,15 @@ class PullStage:
             for inner, _, _ in os.walk(stage, topdown=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(inner)
+
+
+def _is_untouched(staged: ListedFile | None, here: ListedFile) -> bool:
+    """Whether a file here is the staged one: executable bit, size and time (not the inode, which
+    is another on another disk)."""
+    if not staged:
+        return False
+    (x, _, *rest), (other_x, _, *other) = staged.sig.split()[:4], here.sig.split()[:4]
+    return [x, *rest] == [other_x, *other]
 
 
 def _remove(path: Path) -> None:

@@ -142,7 +142,9 @@ class Push:
         strays = [path for path in there if path.rpartition("/")[2] == ".tandem-link"]
         after = stage.commit(sent, known, set(plan.changed), self.removed, strays, find_arguments())
         for path in sent:
-            self.record.put(path, digests[path], local.files[path], after.listing().files.get(path))
+            now = after.listing().files.get(path)
+            if stage.is_ours(path, now):
+                self.record.put(path, digests[path], local.files[path], now)
         for path in self.removed:
             self.record.drop(path)
         self.record.save(after.listing().files, after.digest)

@@ -15,7 +15,14 @@ from transfer import commit_shell, host_shell, local_files, record, sync_lines
 from transfer.carriers import Carrier
 from transfer.frame import AnswerLimits
 from transfer.host import Host, ScriptFailed, quote
-from transfer.listing import LISTING_BYTES, HostState, hash_limits, read_hashes
+from transfer.listing import (
+    LISTING_BYTES,
+    HostState,
+    ListedFile,
+    hash_limits,
+    read_hashes,
+    read_listing,
+)
 from transfer.local_files import LocalFiles
 
 ROUNDS = 3
@@ -51,6 +58,7 @@ class PushStage:
         name: str,
     ):
         self.host, self.local, self.carrier, self.folder = host, local, carrier, name
+        self.staged: dict[str, ListedFile] = {}  # just before the commit
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self.kept = f".replaced/{stamp}-{os.urandom(2).hex()}/"  # no two commits share it
 
@@ -135,8 +143,19 @@ class PushStage:
                     f"another sync puts files in place at {self.host.place}", "wait for it to end"
                 ) from None
             raise
-        dropped, kept = self._judge(output, known)
+        listed, _, placed = output.partition(commit_shell.STAGED.encode())
+        if listed:
+            self.staged = read_listing(self.host, listed).files
+        dropped, kept = self._judge(placed, known)
         return self._finish(dropped, kept, strays, listing)
+
+    def is_ours(self, path: str, there: ListedFile | None) -> bool:
+        """Whether what lies there after the commit is the staged file: nobody wrote to it since."""
+        staged = self.staged.get(path)
+        if not staged or not there:
+            return False
+        mode, _, *size_and_time = staged.sig.split()[:4]
+        return [mode, *size_and_time] == [there.sig.split()[0], *there.sig.split()[2:4]]
 
     def _judge(self, output: bytes, known: dict[str, str]) -> tuple[dict[str, str], list[str]]:
         """(what may be dropped: {path: its signature in the kept folder}, what must stay)."""

@@ -160,3 +160,26 @@ nothing_came() { [ ! -e "$WORK/adapters/mapper" ] && [ ! -e "$WORK/adapters/runs
     [ -z "$(find "$WORK" -size +10k ! -path '*/.cache/*')" ]
   done
 }
+
+gone() { ! pgrep -f "$1" >/dev/null; }
+# left_the_host: the sshd serves no session any more, so that our ssh has ended too.
+left_the_host() { [ -z "$(pgrep -P "$(cat "$SSHD/sshd.pid")")" ]; }
+
+# bats test_tags=slow
+@test "an answer without end or without a word: no process of ours is left, and what writes there ends" {
+  mark="endless-$$-$RANDOM"
+  for text in "exec yes $mark" "yes $mark" "trap '' HUP; perl -e 'print q($mark) x 9999 while 1'"; do
+    lie find "case \$* in *maxdepth*) exec \"\$real\" \"\$@\" ;; esac; : $mark; $text"
+    bounded "$KIT/scripts/sync_from_remote.sh" gpu-test
+    expect 1
+    until_true gone "$mark"
+    until_true gone "$BIN/find"
+    until_true left_the_host
+  done
+  lie find "exec tail -f /dev/null $mark" # what writes nothing is the host's own affair
+  bounded "$KIT/scripts/sync_from_remote.sh" gpu-test
+  expect 1
+  says "no answer within 2 s"
+  until_true left_the_host
+  pkill -f "tail -f /dev/null $mark"
+}

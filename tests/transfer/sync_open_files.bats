@@ -92,3 +92,50 @@ written_there() {
   says "kept      docs/GUIDE.md: what was there is in"
   [ "$(tail -n 1 "$THERE"/.replaced/*/docs/GUIDE.md)" = late ]
 }
+
+# edits_after_the_swap FILE: from now on a sync finds FILE edited just after it put files in place.
+edits_after_the_swap() {
+  cat >>"$KIT/scripts/transfer/open_files.py" <<END
+def written_inodes():
+    with open("$1", "w") as f:
+        f.write("mine\n")
+    return set()
+if __name__ == "__main__":
+    written_inodes()
+END
+}
+
+@test "up: an edit there just after a file took its place is an edit to the next sync too" {
+  use folder
+  up
+  expect 0
+  cp "$KIT/scripts/transfer/open_files.py" "$BATS_TEST_TMPDIR/"
+  edits_after_the_swap "$THERE/docs/GUIDE.md"
+  printf 'kit, second\n' >"$KIT/docs/GUIDE.md"
+  up
+  expect 0
+  [ "$(cat "$THERE/docs/GUIDE.md")" = mine ]
+  cp "$BATS_TEST_TMPDIR/open_files.py" "$KIT/scripts/transfer/"
+  up # nothing changed here
+  expect 0
+  [ "$(cat "$THERE/docs/GUIDE.md")" = 'kit, second' ]
+  replaced "$THERE" mine
+}
+
+@test "down: an edit here just after a file took its place is an edit to the next sync too" {
+  use folder
+  results
+  down
+  expect 0
+  cp "$KIT/scripts/transfer/open_files.py" "$BATS_TEST_TMPDIR/"
+  edits_after_the_swap "$WORK/reports/report.html"
+  printf '<p>second\n' >"$THERE/reports/report.html"
+  down
+  expect 0
+  [ "$(cat "$WORK/reports/report.html")" = mine ]
+  cp "$BATS_TEST_TMPDIR/open_files.py" "$KIT/scripts/transfer/"
+  down
+  expect 0
+  cmp "$THERE/reports/report.html" "$WORK/reports/report.html"
+  replaced "$WORK/reports" mine
+}
