@@ -202,7 +202,7 @@ def test_the_canary_sees_an_adapter_that_changes_something_and_keeps_the_result(
     assert report["ok"] and report["change"] > 0.01 and len(report["prompts"]) == 5
     kept = json.loads((world / "adapters" / "good" / "v1.0.0.canary.json").read_text())
     assert kept == report
-    manage("verify", "good@v1.0.0")  # the result lies beside the version, not in it
+    manage("verify", "good@v1.0.0")  # the result is beside the version, not in it
 
 
 def test_the_canary_fails_for_an_adapter_that_is_sound_and_does_nothing(manage, world, tmp_path):

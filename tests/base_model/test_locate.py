@@ -1,4 +1,4 @@
-"""One lookup of a base model for every command, and one identity of what lies there."""
+"""One lookup of a base model for every command, and one identity of what is there."""
 
 import json
 

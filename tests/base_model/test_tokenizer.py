@@ -27,7 +27,7 @@ def test_an_ordinary_tokenizer_gives_no_alarm(tmp_path):
 
 
 def test_a_byte_level_tokenizer_under_llamas_class_keeps_its_spaces(tmp_path):
-    """transformers builds LlamaTokenizer anew with SentencePiece's rules: every space is lost."""
+    """transformers builds LlamaTokenizer again with SentencePiece's rules: every space is lost."""
     words, model = made(tmp_path, tokenizer_class="LlamaTokenizerFast")
     assert not tokenizer.lost(words, tokenizer.PLAIN)
     assert "loses spaces" in tokenizer.notes(words)[1][0]

@@ -6,7 +6,7 @@
 
 merge: 250,010 x 768 float32 in 16 shards with 250,000 articles, every check on, warm cache. The
 same bytes through `cat`, and through what one writes first: load all, concatenate, check, dump.
-Each process begins anew; medians of the rounds. Anonymous memory is sampled from /proc.
+Each process is a new one; medians of the rounds. Anonymous memory is sampled from /proc.
 fetch: 16 files from an sshd on loopback, then through a relay that adds 40 ms to each round trip.
 
 Goals: merge <= 1.5 x cat, both flushed; >= 3 x faster than load-concatenate-dump; <= 64 MB beside

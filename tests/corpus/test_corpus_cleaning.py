@@ -1,4 +1,4 @@
-"""Text is mended, never damaged; languages are told apart the same way every time."""
+"""Text is corrected, never damaged; languages are told apart the same way every time."""
 
 from __future__ import annotations
 

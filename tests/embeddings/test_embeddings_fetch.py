@@ -45,37 +45,37 @@ def test_a_cluster_that_is_down_does_not_stop_the_others(cluster, here):
 
 
 def test_a_cluster_without_the_folder_or_without_shards_is_named(cluster, here):
-    there = cluster("tensor01")
+    remote = cluster("tensor01")
     assert "no file matches cluster*_gpu*.pkl" in str(one(here, find("tensor01")).problem)
     other = credentials.find("tensor01", Path("/nowhere"), "elsewhere")
     assert "tensor01: there is no folder elsewhere" in str(one(here, [other]).problem)
-    shards(there.folder, vectors(40), 1)
+    shards(remote.folder, vectors(40), 1)
     assert len(good(one(here, find("tensor01"), pattern="cluster[0-9]_*.pkl")).fetched) == 1
 
 
 @pytest.mark.parametrize("missing", ["there", "here"])
 def test_without_rsync_on_one_side_the_shards_still_come(cluster, here, monkeypatch, missing):
-    there = cluster("tensor01")
-    shards(there.folder, vectors(900, 64), 6)
+    remote = cluster("tensor01")
+    shards(remote.folder, vectors(900, 64), 6)
     if missing == "there":
-        there.tools(without="rsync")
+        remote.tools(without="rsync")
     else:
         monkeypatch.setenv("RSYNC", "/nowhere/rsync")
     by_rsync = []
     plain = ClusterTransfer.by_rsync
     monkeypatch.setattr(ClusterTransfer, "by_rsync", lambda *a: (by_rsync.append(1), plain(*a))[1])
     assert len(good(one(here, find("tensor01"))).fetched) == 6
-    same(here, there.folder)
+    same(here, remote.folder)
     assert by_rsync == []
     assert (here / "cluster1_gpu0.pkl").stat().st_mtime == int(
-        (there.folder / "cluster1_gpu0.pkl").stat().st_mtime
+        (remote.folder / "cluster1_gpu0.pkl").stat().st_mtime
     )
     assert good(one(here, find("tensor01"))).unchanged == 6
 
 
 def test_more_shards_than_transfers_are_shared_out(cluster, here, monkeypatch):
-    there = cluster("tensor01")
-    shards(there.folder, vectors(900), 9)
+    remote = cluster("tensor01")
+    shards(remote.folder, vectors(900), 9)
     lists = []
     plain = ClusterTransfer.by_rsync
     monkeypatch.setattr(
@@ -84,18 +84,18 @@ def test_more_shards_than_transfers_are_shared_out(cluster, here, monkeypatch):
     )  # fmt: skip
     assert len(good(one(here, find("tensor01"))).fetched) == 9
     assert len(lists) == PARALLEL and sorted(map(len, lists)) == [2, 2, 2, 3]
-    logins = (there.root / "sshd.log").read_text().count("Accepted")
+    logins = (remote.root / "sshd.log").read_text().count("Accepted")
     assert logins == 1  # one master carries them all
 
 
 def test_a_folder_stands_in_for_a_cluster(tmp_path, here):
-    there = tmp_path / "fake" / SHARDS
-    shards(there, vectors(90), 3)
+    remote = tmp_path / "fake" / SHARDS
+    shards(remote, vectors(90), 3)
     names = find(f"{tmp_path}/fake")
     assert len(good(one(here, names)).fetched) == 3
-    same(here, there)
+    same(here, remote)
     assert good(one(here, names)).unchanged == 3
-    shutil.rmtree(there)
+    shutil.rmtree(remote)
     assert "there is no folder" in str(one(here, names).problem)
 
 

@@ -42,9 +42,9 @@ class Watcher(threading.Thread):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc to look at processes")
 def test_the_password_stands_in_no_process_no_output_and_no_file(cluster, here, tmp_path, command):
-    there = cluster("tensor02", SECRET)
-    shards(there.folder, vectors(2000, 256), 2)
-    path = there.credentials(tmp_path / "cred")
+    remote = cluster("tensor02", SECRET)
+    shards(remote.folder, vectors(2000, 256), 2)
+    path = remote.credentials(tmp_path / "cred")
     watcher = Watcher(SECRET)
     watcher.start()
     try:
@@ -53,7 +53,7 @@ def test_the_password_stands_in_no_process_no_output_and_no_file(cluster, here, 
         done = command("sync_and_merge_embeddings.py", *words, env={"TANDEM_DEBUG": "1"})
         shutil.rmtree(here)
         path.write_text(path.read_text().replace("2222", "2222"))
-        there.credentials(tmp_path / "cred", password="wrong " + SECRET)
+        remote.credentials(tmp_path / "cred", password="wrong " + SECRET)
         refused = command("sync_and_merge_embeddings.py", *words, env={"TANDEM_DEBUG": "1"})
     finally:
         watcher.over.set()
@@ -71,9 +71,9 @@ def test_the_password_stands_in_no_process_no_output_and_no_file(cluster, here, 
 
 
 def test_an_unknown_host_key_is_refused_unless_asked_for(cluster, here):
-    there = cluster("tensor01")
-    shards(there.folder, vectors(40), 1)
-    known = there.root / "known_hosts"
+    remote = cluster("tensor01")
+    shards(remote.folder, vectors(40), 1)
+    known = remote.root / "known_hosts"
     key = known.read_text()
     known.write_text("")
     problem = str(one(here, find("tensor01")).problem)
@@ -85,62 +85,63 @@ def test_an_unknown_host_key_is_refused_unless_asked_for(cluster, here):
 
 
 def test_a_changed_host_key_is_refused_even_when_new_ones_are_accepted(cluster, here):
-    there, other = cluster("tensor01"), cluster("tensor09")
-    shards(there.folder, vectors(40), 1)
+    remote, other = cluster("tensor01"), cluster("tensor09")
+    shards(remote.folder, vectors(40), 1)
     wrong = other.root.joinpath("known_hosts").read_text().split()[1:]
-    (there.root / "known_hosts").write_text(" ".join([f"[127.0.0.1]:{there.port}", *wrong]) + "\n")
+    line = " ".join([f"[127.0.0.1]:{remote.port}", *wrong])
+    (remote.root / "known_hosts").write_text(line + "\n")
     problem = str(one(here, find("tensor01"), accept_new=True).problem)
     assert "its host key is not the one this machine knows" in problem
     assert not list(here.glob("*.pkl"))
 
 
 def test_a_link_to_a_shard_and_a_noisy_login_do_no_harm(cluster, here):
-    there = cluster("tensor01")
-    shard(there.home / "elsewhere.pkl", vectors(10), 0)
-    (there.folder / "cluster1_gpu0.pkl").symlink_to("../../elsewhere.pkl")
-    shard(there.folder / "cluster1_gpu1.pkl", vectors(10), 10)
-    (there.root / "env").write_text("echo Welcome to tensor01; echo file 1 2 x >&2\n")
-    there.tools()
-    with open(there.root / "env", "a") as f:
+    remote = cluster("tensor01")
+    shard(remote.home / "elsewhere.pkl", vectors(10), 0)
+    (remote.folder / "cluster1_gpu0.pkl").symlink_to("../../elsewhere.pkl")
+    shard(remote.folder / "cluster1_gpu1.pkl", vectors(10), 10)
+    (remote.root / "env").write_text("echo Welcome to tensor01; echo file 1 2 x >&2\n")
+    remote.tools()
+    with open(remote.root / "env", "a") as f:
         f.write('case "$SSH_ORIGINAL_COMMAND" in sh) echo "Welcome to tensor01" ;; esac\n')
     assert len(good(one(here, find("tensor01"))).fetched) == 2
-    same(here, there.folder)
+    same(here, remote.folder)
     assert not (here / "cluster1_gpu0.pkl").is_symlink()
 
 
 def test_a_login_without_a_shell_says_so(cluster, here):
-    there = cluster("tensor01")
-    (there.root / "env").write_text("echo 'This service allows sftp connections only.'; exit 1\n")
+    remote = cluster("tensor01")
+    (remote.root / "env").write_text("echo 'This service allows sftp connections only.'; exit 1\n")
     problem = str(one(here, find("tensor01")).problem)
     assert "tensor01: no connection (This service allows sftp connections only.)" in problem
 
 
 def test_names_that_a_shell_would_run_are_refused(cluster, here):
-    there = cluster("tensor01")
-    shards(there.folder, vectors(40), 1)
-    (there.folder / "cluster1_gpu$(touch ran).pkl").write_bytes(b"x")
+    remote = cluster("tensor01")
+    shards(remote.folder, vectors(40), 1)
+    (remote.folder / "cluster1_gpu$(touch ran).pkl").write_bytes(b"x")
     assert "cannot be fetched safely" in str(one(here, find("tensor01")).problem)
-    assert not list(there.home.rglob("ran")) and not list(here.rglob("ran"))
+    assert not list(remote.home.rglob("ran")) and not list(here.rglob("ran"))
     with pytest.raises(console.Misuse, match="cannot be passed on safely"):
         cluster_fetch.sync(find("tensor01"), cluster_fetch.FetchOptions(here, "$(touch ran)*"))
 
 
 def test_a_name_that_was_not_asked_for_is_not_fetched(cluster, here):
-    there = cluster("tensor01")
-    (path,) = shards(there.folder, vectors(30), 1)
+    remote = cluster("tensor01")
+    (path,) = shards(remote.folder, vectors(30), 1)
     path.with_name("wikipedia_merged.pkl").write_bytes(path.read_bytes())
     stat = shutil.which("stat")
-    there.tools(stat=f"{stat} \"$@\"; {stat} -L -c 'file %s %Y %n' wikipedia_merged.pkl")
+    remote.tools(stat=f"{stat} \"$@\"; {stat} -L -c 'file %s %Y %n' wikipedia_merged.pkl")
     problem = str(one(here, find("tensor01")).problem)
     assert "'wikipedia_merged.pkl' cannot be fetched safely" in problem
     assert not list(here.glob("*.pkl"))
 
 
 def test_endless_messages_of_a_cluster_fill_neither_memory_nor_disk(cluster, here):
-    there = cluster("tensor01")
-    shards(there.folder, vectors(40), 1)
-    there.tools()
-    with open(there.root / "env", "a") as f:
+    remote = cluster("tensor01")
+    shards(remote.folder, vectors(40), 1)
+    remote.tools()
+    with open(remote.root / "env", "a") as f:
         f.write("while echo 0123456789012345678901234567890123456789 >&2; do :; done\n")
     problem = str(one(here, find("tensor01")).problem)
     assert problem.startswith("tensor01: ") and len(problem) < 1000

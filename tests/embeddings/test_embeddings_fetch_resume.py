@@ -24,8 +24,8 @@ pytestmark = pytest.mark.slow  # a sync over real ssh takes a second or more eac
 
 
 def test_a_connection_that_breaks_is_taken_up_again(cluster, here):
-    there = cluster("tensor01")
-    shards(there.folder, vectors(4000, 256), 2)
+    remote = cluster("tensor01")
+    shards(remote.folder, vectors(4000, 256), 2)
     real = shutil.which("rsync")
     once = f"""
 cut() {{
@@ -39,16 +39,16 @@ cut() {{
 if mkdir "$HOME/broke" 2>/dev/null; then {real} "$@" | cut $PPID; fi
 exec {real} "$@"
 """
-    there.tools(rsync=once)
+    remote.tools(rsync=once)
     assert len(good(one(here, find("tensor01"))).fetched) == 2
-    assert (there.home / "broke").is_dir()
-    same(here, there.folder)
+    assert (remote.home / "broke").is_dir()
+    same(here, remote.folder)
 
 
 def test_a_cluster_that_breaks_off_every_time_is_given_up(cluster, here, capsys):
-    there = cluster("tensor01")
-    shards(there.folder, vectors(40), 1)
-    there.tools(rsync="exit 1")
+    remote = cluster("tensor01")
+    shards(remote.folder, vectors(40), 1)
+    remote.tools(rsync="exit 1")
     problem = str(one(here, find("tensor01")).problem)
     assert problem.startswith("tensor01: ") and "\n" not in problem
     assert "try 5 of 5" in capsys.readouterr().err
@@ -74,9 +74,9 @@ def start(words: list, here: Path) -> subprocess.Popen:
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_a_sync_that_was_killed_goes_on_where_it_stopped(cluster, here, how):
-    there = cluster("tensor01")
-    (path,) = shards(there.folder, vectors(1000, 256), 1)
-    there.tools(without="rsync", tail=SLOW.format(real=shutil.which("tail")))
+    remote = cluster("tensor01")
+    (path,) = shards(remote.folder, vectors(1000, 256), 1)
+    remote.tools(without="rsync", tail=SLOW.format(real=shutil.which("tail")))
     process = start(["--clusters", "tensor01"], here)
     try:
         wait_until(lambda: [p for p in here.rglob("*.part") if p.stat().st_size >= 290_000])
@@ -92,12 +92,12 @@ def test_a_sync_that_was_killed_goes_on_where_it_stopped(cluster, here, how):
     assert not list(here.glob("*.pkl"))
     (part,) = here.rglob("*.part")
     had = part.stat().st_size
-    (there.home / "fast").touch()
-    asked = there.home / "asked"
-    there.tools(without="rsync", tail=f'echo "$@" >>{asked}; exec {shutil.which("tail")} "$@"')
+    (remote.home / "fast").touch()
+    asked = remote.home / "asked"
+    remote.tools(without="rsync", tail=f'echo "$@" >>{asked}; exec {shutil.which("tail")} "$@"')
     assert good(one(here, find("tensor01"))).fetched == [path.name]
     assert asked.read_text().split()[:2] == ["-c", f"+{had + 1}"]
-    same(here, there.folder)
+    same(here, remote.folder)
     if how != "SIGKILL":
         assert not glob.glob(f"/tmp/td.{process.pid}*")
 
@@ -107,39 +107,39 @@ def test_transfers_that_outlive_a_killed_sync_keep_the_next_one_waiting(
     here,
     monkeypatch,
 ):
-    there = cluster("tensor01")
-    shards(there.folder, vectors(1000, 256), 1)
+    remote = cluster("tensor01")
+    shards(remote.folder, vectors(1000, 256), 1)
     wait = 'while [ -e "$HOME" ] && [ ! -e "$HOME/fast" ]; do sleep 0.1; done'
-    there.tools(rsync=f': >"$HOME/begun"; {wait}; exec {shutil.which("rsync")} "$@"')
+    remote.tools(rsync=f': >"$HOME/begun"; {wait}; exec {shutil.which("rsync")} "$@"')
     process = start(["--clusters", "tensor01"], here)
-    wait_until((there.home / "begun").exists)
+    wait_until((remote.home / "begun").exists)
     process.kill()
     process.communicate()
     monkeypatch.setattr(cluster_fetch, "LOCK_SECONDS", 0)
     with pytest.raises(console.Problem, match="another sync is going on"):
         sync(here, find("tensor01"))
-    (there.home / "fast").touch()
+    (remote.home / "fast").touch()
     monkeypatch.setattr(cluster_fetch, "LOCK_SECONDS", 60)
     good(one(here, find("tensor01")))
-    same(here, there.folder)
+    same(here, remote.folder)
 
 
 def test_a_resumed_part_that_differs_is_fetched_from_the_beginning(cluster, here):
-    there = cluster("tensor01")
-    (path,) = shards(there.folder, vectors(300, 64), 1)
-    there.tools(without="rsync")
+    remote = cluster("tensor01")
+    (path,) = shards(remote.folder, vectors(300, 64), 1)
+    remote.tools(without="rsync")
     stat = path.stat()
     part = here / f".incoming/tensor01/{path.name}.{stat.st_size}-{int(stat.st_mtime)}.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"not the same" * 50)
     assert "its first part differs" in str(one(here, find("tensor01")).problem)
     good(one(here, find("tensor01")))
-    same(here, there.folder)
+    same(here, remote.folder)
 
 
 def test_what_a_killed_rsync_left_is_used_again(cluster, here, monkeypatch):
-    there = cluster("tensor01")
-    (path,) = shards(there.folder, vectors(3000, 256), 1)
+    remote = cluster("tensor01")
+    (path,) = shards(remote.folder, vectors(3000, 256), 1)
     incoming = here / ".incoming" / "tensor01"
     incoming.mkdir(parents=True)
     raw = path.read_bytes()
@@ -155,7 +155,7 @@ def test_what_a_killed_rsync_left_is_used_again(cluster, here, monkeypatch):
     monkeypatch.setattr(ClusterLink, "fetch", look)
     good(one(here, find("tensor01")))
     assert sizes == [2_000_000]
-    same(here, there.folder)
+    same(here, remote.folder)
 
 
 def test_two_syncs_at_once_do_not_mix(tmp_path, here, monkeypatch):

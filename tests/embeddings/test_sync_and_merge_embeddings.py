@@ -212,10 +212,10 @@ def test_no_finite_norm_is_null_in_json(work, capsys):
 
 @pytest.mark.slow
 def test_without_clusters_all_credentials_files_are_used(cluster, work, capsys):
-    there = cluster("tensor01")
+    remote = cluster("tensor01")
     for path in (work / "one" / SHARDS).iterdir():
-        path.rename(there.folder / path.name)
-    there.credentials(work / ".credentials")
+        path.rename(remote.folder / path.name)
+    remote.credentials(work / ".credentials")
     words = ["--sync-only", "--credentials-dir", ".credentials"]
     code, out, _ = run(capsys, *words)
     assert code == 0 and "tensor01" in out and "2 shards fetched" in out
@@ -227,9 +227,9 @@ def test_without_clusters_all_credentials_files_are_used(cluster, work, capsys):
 @pytest.mark.slow
 def test_a_server_that_is_down_is_exit_code_1_with_its_ranges(cluster, work, capsys):
     first, second = cluster("tensor01"), cluster("tensor02")
-    for there, name in ((first, "one"), (second, "two")):
+    for remote, name in ((first, "one"), (second, "two")):
         for path in (work / name / SHARDS).iterdir():
-            path.rename(there.folder / path.name)
+            path.rename(remote.folder / path.name)
     words = ["--clusters", "tensor01 tensor02", "--items", "50", "--remote-dir", SHARDS]
     second.stop()
     code, out, _ = run(capsys, *words)

@@ -1,4 +1,4 @@
-"""What jobs and idle hosts cost: limits of a job that goes on, and the nag in the table."""
+"""What jobs and idle hosts cost: limits of a job that continues, and the reminder in the table."""
 
 from __future__ import annotations
 

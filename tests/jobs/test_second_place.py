@@ -1,4 +1,4 @@
-"""The keeper with a bucket as its second place: a laptop and a host are lost, the run goes on."""
+"""The keeper with a bucket as its second place: a laptop and a host are lost, the run continues."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_an_answer_with_tiny_numbers_ends_nobody_elses(llama):
 
 
 def break_decoding(model, layer=1):
-    """Make one layer of the model raise; returns what mends it."""
+    """Make one layer of the model raise; returns what repairs it."""
 
     def raise_(module, args):
         raise RuntimeError("CUDA error: an illegal step")
@@ -112,7 +112,7 @@ def test_a_broken_step_of_several_adapters_leaves_nothing_and_ends_nobody(groupe
 
 
 def test_a_failed_prompt_ends_its_own_answer_alone(llama, monkeypatch):
-    """Two join at once, one of them cannot be read: the other, and those that run, go on."""
+    """Two join at once, one of them cannot be read: the other, and those that run, continue."""
     desk = Desk(*llama)
     logits = desk.engine.forward.logits
 

@@ -82,7 +82,7 @@ def test_a_guide_that_breaks_ends_its_answer_alone(llama):
 
 @pytest.mark.slow
 def test_the_models_own_end_comes_only_where_the_answer_is_whole(llama):
-    """Of a schema whose answers may go on: a number."""
+    """Of a schema whose answers may continue: a number."""
     from serving.token_guide import Guide
 
     tokenizer, model = llama

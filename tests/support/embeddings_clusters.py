@@ -123,9 +123,9 @@ def good(result: cluster_fetch.ClusterResult) -> cluster_fetch.ClusterResult:
     return result
 
 
-def same(here: Path, there: Path) -> None:
+def same(here: Path, remote: Path) -> None:
     """Every shard there is here, byte for byte."""
-    paths = sorted(there.glob("*.pkl"))
+    paths = sorted(remote.glob("*.pkl"))
     assert paths
     for path in paths:
         assert (here / path.name).read_bytes() == path.read_bytes()

@@ -38,7 +38,7 @@ def tool_rows(count: int, seed: int = 3) -> list[dict]:
 
 
 def endless_rows(count: int) -> list[dict]:
-    """Answers that are cut before their end: what is trained on them goes on and on."""
+    """Answers that are cut before their end: what is trained on them never ends."""
     made = tiny.rows(count, seed=4)
     for row in made:
         row["messages"][-1]["content"] = "It is day " + "on day " * 60

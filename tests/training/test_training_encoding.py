@@ -121,7 +121,7 @@ def test_the_real_tool_templates_rules_hold(tokenizer, request, tmp_path):
         encoding.encode_file(path, tokenizer, 4096)
     two["messages"][2]["tool_calls"] = [CALL | {"id": "1"}]
     two["messages"][3]["tool_call_id"] = "1"
-    assert encoding.encode_file(write(path, [two]), tokenizer, 4096).rows  # ids are made anew
+    assert encoding.encode_file(write(path, [two]), tokenizer, 4096).rows  # ids are made again
 
 
 def test_keys_that_no_row_uses_and_rows_that_are_not_to_be_learned_are_counted(tokenizer, tmp_path):

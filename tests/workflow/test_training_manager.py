@@ -1,4 +1,4 @@
-"""The manager: it plans, names what is missing, does each stage once, and goes on after a kill."""
+"""The manager plans, names what is missing, does each stage once, and continues after a kill."""
 
 import json
 import os

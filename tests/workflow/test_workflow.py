@@ -40,7 +40,7 @@ ELSEWHERE = {
     ),
 }
 DOWNLOAD = "-- .venv-remote/bin/hf download"  # here the miniature is put there instead
-SERVERS = ("scripts/model_server.py", "scripts/panel.py")  # they go on until they are ended
+SERVERS = ("scripts/model_server.py", "scripts/panel.py")  # they run until they are ended
 
 
 def commands() -> list[str]:
@@ -49,7 +49,7 @@ def commands() -> list[str]:
 
 
 def body_of(file: str, name: str) -> str:
-    """The source of one test of a .bats or .py file; '' where there is none of that name."""
+    """The source of one test of a .bats or .py file; '' if there is none of that name."""
     text = (ROOT / file).read_text(encoding="utf-8")
     head = f'@test "{name}"' if file.endswith(".bats") else f"def {name}("
     return re.split(r"\n@test |\ndef |\n# bats |\n@pytest", text.partition(head)[2])[0]
@@ -147,7 +147,7 @@ class Desk:
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
     def serve(self, line: str) -> None:
-        """Start what goes on until it is ended; back when its page answers."""
+        """Start a server that runs until it is ended; return when its page answers."""
         log = (self.laptop / "server.log").open("w+")
         process = subprocess.Popen(
             ["bash", "-c", "exec " + self.words(line)], cwd=self.laptop, env=self.env,

@@ -56,7 +56,7 @@ def supervised_loss(module) -> None:
 
 
 def replace_in(module, function, lines: dict[str, str]) -> None:
-    """Define a function of a module anew with some of its lines replaced."""
+    """Define a function of a module again with some of its lines replaced."""
     text = inspect.getsource(function)
     for before, after in lines.items():
         if before not in text:
