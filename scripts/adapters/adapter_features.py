@@ -80,7 +80,7 @@ def _unknown_settings(adapter: Adapter) -> str:
 
 
 def _kept_apart(adapter: Adapter, tensor: str) -> bool:
-    """Whether a whole tensor belongs to modules_to_save: PEFT keeps those beside the base's.
+    """Whether a whole tensor belongs to modules_to_save: PEFT keeps those next to the base's.
 
     PEFT compares ends of names: `norm` means `input_layernorm`, too.
     """

@@ -1,4 +1,4 @@
-"""What an adapter does to its base, and therefore how it can be used: decided here, for everybody.
+"""What an adapter does to its base, and therefore how it can be used: decided in this one place.
 
 Evaluation, canary, server, exports and the vLLM line ask `of(folder)`. The answers come from
 adapter_config.json and the names of the tensors alone (no torch, no base): adapter_features.py has

@@ -72,7 +72,7 @@ def _find(config: str | os.PathLike) -> Path:
 
 
 def _errors_elsewhere(values, origins, schema, path: Path) -> list[str]:
-    """What only the other machine's section does wrong: better said here than there."""
+    """Errors of the other machine's section, found on this one before anything is sent."""
     (other,) = {"local", "remote"} - {paths.environment()}
     sections = values.get("environments")
     if not isinstance(sections, dict) or not isinstance(sections.get(other), dict):

@@ -16,7 +16,7 @@ SERIES = {"training": "loss", "validation": "eval_loss"}
 
 @dataclasses.dataclass(frozen=True)
 class CurveFrame:
-    """A drawing's size in its own units (CSS pixels, more or less) and its CSS class."""
+    """A drawing's size in its own units (roughly CSS pixels) and its CSS class."""
 
     kind: str
     width: int

@@ -38,7 +38,7 @@ class Follower:
         self._known = self._go_on_from(last_id)
 
     def _go_on_from(self, last_id: str) -> bool:
-        """Whether `last_id` is one of ours; a foreign one is as none."""
+        """Whether `last_id` is one of ours; any other counts as none."""
         name, *numbers = last_id.split("/")
         if not runs.RUN_ID.fullmatch(name) or len(numbers) != 3:
             return False
@@ -135,7 +135,7 @@ def _end(file: Path) -> int:
 
 
 def _line_start(log: Path) -> int:
-    """Where the last lines of a log begin: nobody wants a long log from its first line."""
+    """Where the last lines of a log begin, so that a long log is not sent from its first line."""
     try:
         with log.open("rb") as f:
             begin = max(0, f.seek(0, 2) - runs.TAIL)

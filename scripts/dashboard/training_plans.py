@@ -1,4 +1,4 @@
-"""The plan that comes before every training, and the token that says somebody has seen it.
+"""The plan that comes before every training, and the token that proves that it was shown.
 
 A plan is what `lora_trainer.py --dry-run --json` prints: the trainer's own, in a process of its
 own. Its token starts exactly this training, once, and only while configuration, data, base model
@@ -160,7 +160,7 @@ class Plans:
         return plan
 
     def get(self, token: str) -> StoredPlan:
-        """The plan of a token; 412 where there is none, or none any more."""
+        """The plan of a token; 412 if there is none, or it has expired."""
         with self._lock:
             plan = self._plans.get(token)
         if plan is None:

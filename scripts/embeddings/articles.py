@@ -1,4 +1,4 @@
-"""The articles that the vectors stand for: id, title and URL of each, in the order of the rows.
+"""The articles that the vectors belong to: id, title and URL of each, in the order of the rows.
 
     articles = load("data/raw/wikipedia.pkl", keep=250_000)     # .pkl, .jsonl or .parquet
     articles.titles[0], articles.urls[0]      # UTF-8 bytes, which is how every output wants them

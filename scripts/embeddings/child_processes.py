@@ -1,4 +1,4 @@
-"""Processes beside each other: ended with their task, their output bounded in bytes and silence."""
+"""Concurrent processes: ended with their task, with limits on output and on silence."""
 
 from __future__ import annotations
 

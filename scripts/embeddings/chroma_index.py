@@ -43,7 +43,7 @@ def load(output: Path, manifest: dict[str, Any], rows: Articles, where: Path | N
 
 
 def build_collection(client: Any, output: Path, manifest: dict[str, Any], rows: Articles) -> None:
-    """Fill a collection beside the one of that name, then take its place."""
+    """Fill a new collection, then put it in the place of the one of that name."""
     name = collection_name(output)
     building = f"{name}-building"
     for old in client.list_collections():

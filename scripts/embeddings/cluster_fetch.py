@@ -4,7 +4,7 @@
     [r.problem for r in results]        # None where all went well
 
 A file is fetched into .incoming/<cluster>/, compared with what its producer's manifest says (or
-with the size that was listed), listed a second time to see that nobody still writes it, opened by
+with the size that was listed), listed a second time to see that it is not being written, opened by
 the reader that executes nothing, and only then renamed. .sync.json remembers what came from where.
 """
 
@@ -188,7 +188,7 @@ class ClusterFetch:
         return console.Problem(f"{self.cluster.name}: {what}", remedy)
 
     def prepare(self, new: dict[str, ShardFile]) -> None:
-        """Room on the disk; and what an interrupted run left goes where it is of use."""
+        """Check the disk's free space; reuse what an interrupted run left."""
         self.incoming.mkdir(parents=True, exist_ok=True)
         partial = self.incoming / ".rsync-partial"
         for leftover in self.incoming.iterdir():  # a killed rsync's: it resumes from partial
@@ -250,7 +250,7 @@ class ClusterFetch:
             bar.update((total >> 20) - bar.n)
 
     async def check_still(self, new: dict[str, ShardFile]) -> None:
-        """Nobody wrote to the files while they were fetched."""
+        """Check that no file changed while it was fetched."""
         again = (await self.link.list()).files
         for name, file in new.items():
             if again.get(name) != file:

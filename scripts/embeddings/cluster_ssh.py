@@ -42,18 +42,15 @@ def config(cluster: Cluster, socket: Path, accept_new: bool) -> str:
 
 
 def private_prefix() -> str:
-    """How the folder with this command's ssh configurations begins: a sweep knows it by that."""
+    """The prefix of this command's folder of ssh configurations, by which a sweep finds it."""
     ssh_configuration.sweep()  # what a killed command left
     return f"{Path(ssh_configuration.PRIVATE).name}{os.getpid()}."
 
 
 def offer_password(cluster: Cluster, helper: Path) -> dict[str, str]:
-    """Variables that let ssh ask our helper, which reads the 0600 file: argv has only its name."""
+    """Variables that let ssh run askpass.py on the 0600 file: argv has only its name."""
     words = map(shlex.quote, (sys.executable, "-I", "-S", str(HELPER), str(cluster.secret)))
-    helper.write_text(f'#!/bin/sh\nexec {" ".join(words)} "$1"\n', encoding="utf-8")
-    helper.chmod(0o700)
-    display = os.environ.get("DISPLAY", ":0")
-    return {"SSH_ASKPASS": str(helper), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": display}
+    return ssh_configuration.password_helper(helper, f'exec {" ".join(words)} "$1"')
 
 
 def down(cluster: Cluster, stderr: str) -> ClusterDown:

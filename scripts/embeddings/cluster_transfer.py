@@ -121,7 +121,7 @@ class ClusterTransfer:
         )
 
     def take_over(self, part: Path, size: int) -> int:
-        """Bytes that are here already, in a new file: a killed ssh may still write the old one."""
+        """Copy an earlier run's bytes to a new file: a killed ssh may still write the old one."""
         old = part.with_suffix(".old")
         with contextlib.suppress(FileNotFoundError):
             os.replace(part, old)

@@ -95,7 +95,7 @@ class MergeJob:
     # Before the rows
 
     def check_space(self) -> None:
-        """The disk holds the new output beside the old one."""
+        """Refuse a disk without room for the new output next to the old one."""
         rows_bytes = self.shape[0] * self.row_bytes
         need = rows_bytes + 256 * self.shape[0]
         if self.options.format == "parquet":
@@ -170,7 +170,7 @@ class MergeJob:
         return min(shard.end, self.options.items) - shard.start
 
     def prove(self, pool: ThreadPoolExecutor, shard: Shard) -> Future:
-        """The shard's SHA-256, computed beside the copying, if its producer gave one."""
+        """The shard's SHA-256, computed while it is copied, if its producer gave one."""
         if shard.name in self.listed:
             return pool.submit(publish.sha256, shard.path)
         future: Future = Future()

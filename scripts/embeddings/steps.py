@@ -92,7 +92,7 @@ def missing_items(args: argparse.Namespace, incomplete: bool) -> list[Check]:
 
 
 def then_again(name: str, problem: console.Problem) -> Check:
-    """The failed check of a Problem that another call of the command gets over."""
+    """A failed check whose fix is to run the command again."""
     return Check(name, "fail", problem.text, f"{problem.remedy or 'see there'}; {AGAIN}")
 
 

@@ -97,7 +97,7 @@ def write(
     whole: Any,
     progress: Callable = lambda rows: None,
 ) -> None:
-    """One Parquet file of `table` (a pyarrow table of articles) beside the vectors."""
+    """One Parquet file of `table` (a pyarrow table of articles) and the vectors."""
     at = 0
     with writer(target, whole) as out:
         for block in blocks:

@@ -1,4 +1,4 @@
-"""The articles' half of a merge, in a process of its own: it runs beside the copying of the rows.
+"""The articles' half of a merge, in a process of its own, while the rows are copied.
 
     worker = Worker({"articles": ..., "items": ..., "target": ..., "offset": ...})
     worker.check()              # raises early if it has failed
@@ -69,7 +69,7 @@ class Worker:
 
 
 def main(answer: Any, plan: dict[str, Any]) -> None:
-    """The child. A Ctrl-C is its parent's affair."""
+    """The child process. It ignores Ctrl-C, which its parent handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=end_with, args=(plan["parent"],), daemon=True).start()

@@ -32,7 +32,7 @@ def predictions(args, settings) -> tuple[dict[str, Any], Path | None]:
 
 
 def model(args, settings) -> tuple[dict[str, Any], Path | None]:
-    """(report, run folder) for --model on --dataset; an adapter is measured beside its base."""
+    """(report, run folder) for --model on --dataset; an adapter is measured with its base."""
     from base_model import loading, readiness
     from evaluation import generate, targets
 

@@ -1,4 +1,4 @@
-"""The HTML twin of a report: one file, no script, nothing loaded from anywhere."""
+"""The HTML page of a report: one file without scripts, which loads nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one JSON object, its table for the terminal, its HTML twin."""
+"""The report of an evaluation: one JSON object, its table for the terminal, its HTML page."""
 
 from __future__ import annotations
 

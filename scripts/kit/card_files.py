@@ -1,4 +1,4 @@
-"""A version is what its card lists, no more and no less: the one comparison of both.
+"""Compares a version's files with its card: none may be missing, changed or added.
 
 card.json's `files` is {name: {"sha256": …, "bytes": …}} for every file but card.json itself.
 """

@@ -1,4 +1,4 @@
-"""Where things lie on this machine: the checkout, the folders, the host. Reads paths_config.json.
+"""Where things are on this machine: the checkout, the folders, the host. Reads paths_config.json.
 
 TANDEM_WORKDIR moves all relative folders under another root (a rehearsal does that).
 """
@@ -24,7 +24,7 @@ def workdir() -> Path:
 
 
 def environment() -> str:
-    """'local' or 'remote': TANDEM_ENV, else which environment stands in this checkout."""
+    """'local' or 'remote': TANDEM_ENV, else which environment is built in this checkout."""
     named = os.environ.get("TANDEM_ENV")
     if named:
         if named not in ("local", "remote"):

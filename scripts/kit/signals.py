@@ -1,4 +1,4 @@
-"""Signals that wait for a moment."""
+"""Defers SIGINT and SIGTERM until a block has ended."""
 
 from __future__ import annotations
 

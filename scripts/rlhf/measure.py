@@ -1,4 +1,4 @@
-"""The objective of each algorithm on the validation rows, before and after: did it work at all?
+"""The objective of each algorithm on the validation rows, before and after training.
 
 reward: accuracy and margin of the pairs · dpo: margin and accuracy against the reference ·
 grpo, rloo, ppo: mean reward of sampled answers.

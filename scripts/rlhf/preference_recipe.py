@@ -21,7 +21,7 @@ DANGERS = (
 
 
 class RolloutStopped(Exception):
-    """A signal came, and the checkpoint is written. PPOTrainer has no other way out."""
+    """Raised to leave PPOTrainer's loop after a signal, once the checkpoint is written."""
 
 
 class PreferenceRecipe(session.TrainingRecipe):

@@ -1,4 +1,4 @@
-"""Preference rows in, token ids and prompts out. Every bad row is one line; then they are counted.
+"""Encodes preference rows as token ids and prompts. Bad rows: a line each, then their count.
 
 Reads what data_prep.py reads: prompt, chosen and rejected as texts or as messages, with or without
 the prompt inside both answers. Where prompts are enough, rows with messages as well.

@@ -1,4 +1,4 @@
-"""What an answer is worth: a reward model, or functions that need none. All give more for better.
+"""Rewards of answers: by a reward model, or by functions that need no model. Higher is better.
 
 Called as TRL's GRPOTrainer and RLOOTrainer call them: with completions (texts), completion_ids,
 and the dataset's columns; `row` is the place of the prompt in the file's rows.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Put the pinned uv into .envs/uv-VERSION without a network, where it can be proved to be it.
+"""Put the pinned uv into .envs/uv-VERSION without a network, if its hash matches.
 
     python borrow_uv.py CHECKOUT VERSION FOLDER
 
@@ -51,7 +51,7 @@ def other_checkouts(root: Path) -> list:
 
 
 def from_wheels(folders: list, pins: set, part: Path) -> bool:
-    """Unpack the first wheel whose hash is pinned; it is kept beside the program."""
+    """Unpack the first wheel whose hash is pinned; it is kept next to the program."""
     for wheel in (w for folder in folders for w in sorted(folder.glob("uv-*.whl"))):
         if hashlib.sha256(wheel.read_bytes()).hexdigest() not in pins:
             continue

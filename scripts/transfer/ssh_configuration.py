@@ -69,11 +69,15 @@ def offer_password(private: Path) -> dict[str, str]:
                 f"TANDEM_SSH_PASSWORD_FILE: others can read {kept}", f"chmod 600 {kept}"
             )
     source = 'cat "$TANDEM_SSH_PASSWORD_FILE"' if kept else 'printf "%s\\n" "$TANDEM_SSH_PASSWORD"'
-    helper = private / "askpass"
-    helper.write_text(f"#!/bin/sh\n{source}\n", encoding="utf-8")
-    helper.chmod(0o700)
+    return password_helper(private / "askpass", source)
+
+
+def password_helper(file: Path, command: str) -> dict[str, str]:
+    """Write a script that prints a password, and return the variables that let ssh run it."""
+    file.write_text(f"#!/bin/sh\n{command}\n", encoding="utf-8")
+    file.chmod(0o700)
     display = os.environ.get("DISPLAY") or ":0"  # OpenSSH before 8.4 asks a helper only with one
-    return {"SSH_ASKPASS": str(helper), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": display}
+    return {"SSH_ASKPASS": str(file), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": display}
 
 
 def private_folder() -> Path:

@@ -1,4 +1,4 @@
-"""The manager's evaluation: each adapter beside its base on the validation rows."""
+"""The manager's evaluation: each adapter and its base on the validation rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workflow.task import Task, adapter_file, check_file, data_file, file_hash, 
 
 
 class EvalTask(Task):
-    """Each adapter beside its base on the validation rows."""
+    """Each adapter and its base on the validation rows."""
 
     name = "eval"
 

@@ -1,4 +1,4 @@
-"""The two machines of a trip: where laptop and host lie, and how a command runs on each."""
+"""The two machines of a trip: where laptop and host are, and how a command runs on each."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REHEARSAL_SETTINGS = {
 
 
 class Trip:
-    """Where a trip's two machines lie, how its commands run on each, and its result so far."""
+    """Where a trip's two machines are, how its commands run on each, and its result so far."""
 
     def __init__(self, args):
         self.rehearsal, self.raw, self.confirm = args.rehearse, args.raw, args.confirm

@@ -1,4 +1,4 @@
-"""What vLLM needs to serve a version beside its base, or why it cannot."""
+"""How vLLM serves a version on its base, or why it cannot."""
 
 from __future__ import annotations
 

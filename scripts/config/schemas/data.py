@@ -107,7 +107,7 @@ class RecipeSection(Section):
     @field_validator("system", "user", "assistant", "topic")
     @classmethod
     def _braces_hold_names(cls, template: str | None):
-        """What is no {name} would go into every row as it stands."""
+        """Refuse braces without a {name}: they would go into every row unchanged."""
         rest = FIELD.sub("", template or "")
         if "{" in rest or "}" in rest:
             raise ValueError(f"a brace outside of {{column}} in {template!r}; write {{column}}")
