@@ -13,7 +13,16 @@ from pathlib import Path
 # as PEFT refuses them: their fast kernels read out_proj and conv1d directly
 MAMBA_TYPES = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
 _PAIR = re.compile(r'\(\s*"([\w.-]+)",\s*"(\w+)"')
-_LINEAR = re.compile(r"self\.(\w+)\s*=\s*(?:torch\.)?(?:nn\.)?(?:\w*Linear|Conv1D)\(")
+_LINEAR = re.compile(
+    r"self\.(\w+)\s*=\s*(?:\(\s*(?:[^()\n]*\n\s*){0,2}[^()\n]*?)?"  # DeepSeek: (None if … else
+    r"(?:torch\.)?(?:nn\.)?(?:\w*Linear|Conv1D)\("
+)
+_READ = re.compile(r"self\.(\w+)\.weight(?!\.(?:dtype|device|shape|size|ndim)|\[|\w)")
+# what PEFT takes for routed experts where transformers has fused them, by the layout they had
+_EXPERT_NAMES = {
+    "qwen2_moe": frozenset({"gate", "gate_proj", "up_proj", "down_proj"}),
+    "mixtral": frozenset({"gate", "w1", "w2", "w3"}),
+}
 
 
 @functools.cache
@@ -45,6 +54,24 @@ def _mapping(file: str, name: str) -> dict[str, str]:
     text = path.read_text(encoding="utf-8")
     block = re.search(rf"^{name}\b[^=]*= OrderedDict\((.*?)^\)", text, re.S | re.M)
     return dict(_PAIR.findall(block[1])) if block else {}
+
+
+@functools.cache
+def _expert_layouts() -> dict[str, str]:
+    """{model_type: the layout from which transformers fuses its experts}, {} where not known."""
+    folder = root()
+    path = folder / "conversion_mapping.py" if folder else None
+    if path is None or not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    block = re.search(r"^_MODEL_TO_CONVERSION_PATTERN = \{(.*?)^\}", text, re.S | re.M)
+    return dict(re.findall(r'"(\w+)": "(\w+)"', block[1])) if block else {}
+
+
+def expert_names(model_type: str) -> frozenset[str]:
+    """Names that PEFT moves to the routed experts, wherever else the model has them."""
+    layout = "mixtral" if model_type == "mixtral" else _expert_layouts().get(model_type, "")
+    return _EXPERT_NAMES.get(layout, frozenset())
 
 
 def is_known(model_type: str) -> bool | None:
@@ -100,6 +127,18 @@ def _source(model_type: str) -> str:
 def linear_names(model_type: str) -> frozenset[str] | None:
     """The attributes that its source makes as linear layers (routers and experts are not)."""
     return frozenset(_LINEAR.findall(_source(model_type))) or None
+
+
+def read_directly(model_type: str) -> frozenset[str]:
+    """Linear layers whose weight the architecture reads itself: LoRA on them changes nothing.
+
+    out_proj and x_proj only where the kernels of mamba_ssm are installed.
+    """
+    names = frozenset(_READ.findall(_source(model_type))) & (
+        linear_names(model_type) or frozenset()
+    )
+    kernels = importlib.util.find_spec("mamba_ssm") is not None
+    return names - {"lm_head"} - (frozenset() if kernels else {"out_proj", "x_proj"})
 
 
 def attention(model_type: str, wanted: str) -> str | None:

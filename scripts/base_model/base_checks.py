@@ -6,6 +6,7 @@ Asked by verify_model, validate, and every plan; a few milliseconds, and no pack
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ UNQUANTISED = (
     "take the repository of the unquantised model (no GPTQ, AWQ, FP8 or int8 in its name); "
     "quantization.load_in_4bit makes 4 bits of it while loading"
 )
-_METHODS = {"gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8", "fbgemm_fp8": "FP8", "mxfp4": "MXFP4"}
+_METHODS = {"gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8", "fbgemm_fp8": "FP8", "mxfp4": "MXFP4",
+            "mlx": "MLX", "unknown": "an unnamed method"}  # fmt: skip
+_PACKED = 0.1  # share of whole numbers above which they are weights and not positions
 
 
 def checks(model: Description, revision: str | None = None, quantization=None) -> list[Check]:
@@ -60,7 +63,7 @@ def architecture(model: Description) -> list[Check]:
         return [Check(name, "fail", text, fix)]
     causal = architectures.causal_class(kind)
     if causal is None:
-        text = f"{kind} is no architecture that writes text"
+        text = f"{kind} is no architecture that writes text from text alone"
         return [Check(name, "fail", text, "take a causal language model (…ForCausalLM)")]
     classes = model.raw.get("architectures")
     saved = str(classes[0]) if isinstance(classes, list) and classes else causal
@@ -140,11 +143,14 @@ def misfits(model: Description) -> str:
     embedding = model.saved_embedding
     shape = (config.get("vocab_size"), config.get("hidden_size"))
     narrow = "word_embed_proj_dim" in config or "embedding_size" in config  # OPT, Nemotron-H
-    if embedding and None not in shape and embedding != shape and not narrow:
+    if model.model_type.startswith("mllama") and shape[0]:
+        shape = (shape[0] + 8, shape[1])  # tokens of pictures, which it never writes
+    packed = quantisation(model) is not None
+    if embedding and None not in shape and embedding != shape and not narrow and not packed:
         return f"vocab_size x hidden_size {shape}, {embedding} in the weights"
     inner = config.get("intermediate_size")
     inputs = {layer.inputs for layer in model.linears if layer.module.endswith(".mlp.down_proj")}
-    if inner and inputs and inner not in inputs and quantisation(model) is None:
+    if inner and inputs and inner not in inputs and not packed:
         return f"intermediate_size {inner}, {min(inputs)} in the weights"
     heads = any("head" in name or "embed_out" in name for name in model.names)
     if embedding and layers and not heads and not config.get("tie_word_embeddings", True):
@@ -164,26 +170,35 @@ def amount(model: Description) -> str:
 def quantisation(model: Description) -> tuple[str, int] | None:
     """(method, bits) of a checkpoint that is quantised already, None for one that is not."""
     values = model.raw.get("quantization_config") or model.raw.get("compression_config")
-    values = values or model.config.get("quantization_config")
+    values = values or model.config.get("quantization_config") or model.raw.get("quantization")
     if isinstance(values, dict):
         method = str(values.get("quant_method") or "").lower()
         if values.get("load_in_4bit") or values.get("load_in_8bit") or method == "bitsandbytes":
             return "bitsandbytes", 4 if values.get("load_in_4bit") else 8
         bits = values.get("bits") or values.get("w_bit") or (8 if "fp8" in method else 0)
-        return method or "unknown", int(bits) if str(bits).isdigit() else 0
+        method = method or ("mlx" if "group_size" in values else "unknown")
+        return method, int(bits) if str(bits).isdigit() else 0
     return _quantised_tensors(model)
 
 
 def _quantised_tensors(model: Description) -> tuple[str, int] | None:
     """What the headers say where config.json says nothing."""
-    if any(dtype.startswith("F8") for dtype, _ in model.tensors.values()):
-        return "fp8", 8
     ends = {name.rpartition(".")[2] for name in model.names}
     if ends & {"qweight", "qzeros"}:
         return "gptq", 4
     if "absmax" in ends:
         return "bitsandbytes", 4
-    return ("bitsandbytes", 8) if "SCB" in ends else None
+    if "SCB" in ends:
+        return "bitsandbytes", 8
+    counts = model.dtypes()
+    whole = [
+        (dtype, math.prod(shape))
+        for dtype, shape in model.tensors.values()
+        if dtype[0] in "IU" and shape[:2] != (1, 1)
+    ]  # not GPT-NeoX's masks
+    if sum(count for _, count in whole) > _PACKED * sum(counts.values()):
+        return f"packed weights ({max(whole, key=lambda pair: pair[1])[0]})", 0
+    return ("fp8", 8) if any(dtype.startswith("F8") for dtype in counts) else None
 
 
 def quantised(model: Description, quantization=None) -> list[Check]:

@@ -34,21 +34,32 @@ def adaptable(model: Description) -> list[str] | None:
     return [n for n in named if n not in _left_out(model)]
 
 
-def _source_names(model: Description) -> frozenset[str] | None:
-    """What transformers' source of this architecture makes as linear layers."""
+def _types(model: Description) -> set[str]:
+    """The model_type of config.json and that of its text part."""
     types = {model.model_type, str(model.config.get("model_type", ""))}
     part = model.raw.get("text_config")
     if isinstance(part, dict):
         types.add(str(part.get("model_type", "")))
-    sets = [names for t in types - {""} if (names := architectures.linear_names(t))]
+    return types - {""}
+
+
+def _source_names(model: Description) -> frozenset[str] | None:
+    """What transformers' source of this architecture makes as linear layers."""
+    sets = [names for t in _types(model) if (names := architectures.linear_names(t))]
     return frozenset().union(*sets) if sets else None
 
 
 def _left_out(model: Description) -> set[str]:
-    """Linear layers that must not be adapted: Mamba's kernels read these weights directly."""
-    if model.model_type not in architectures.MAMBA_TYPES:
-        return set()
-    return {"out_proj", "conv1d", "dt_proj"}
+    """Linear layers that must not be adapted.
+
+    Their weight is read directly, which passes LoRA by, or PEFT takes their name for the routed
+    experts, which it then cannot adapt with dropout.
+    """
+    names: set[str] = set()
+    for kind in _types(model):
+        names |= architectures.read_directly(kind) | architectures.expert_names(kind)
+    mamba = model.model_type in architectures.MAMBA_TYPES
+    return names | ({"out_proj", "conv1d", "dt_proj"} if mamba else set())
 
 
 def matches(wanted: Iterable[str], module: str) -> bool:
@@ -62,7 +73,8 @@ def check(model: Description, lora) -> None:
     if known is None:
         return
     if lora.target_modules == "all-linear":
-        if model.model_type in architectures.MAMBA_TYPES:
+        experts = any(map(architectures.expert_names, _types(model)))
+        if experts or model.model_type in architectures.MAMBA_TYPES:
             raise console.Misuse(
                 f"lora.target_modules: all-linear does not work for {model.model_type}",
                 f"set it to [{', '.join(known)}]",
@@ -92,10 +104,15 @@ def _refuse(model: Description, key: str, wanted, known: list[str], *more: str) 
 def _reason(model: Description, name: str) -> str:
     """Where the name does occur."""
     own = [n for n in model.names if matches([name], n.removesuffix(".weight"))]
-    if any(map(description.is_expert, own)):
+    if own and all(map(description.is_expert, own)):
         return " (only in its routed experts, which transformers keeps as one parameter)"
-    if any(map(description.is_other_sense, own)):
+    if own and all(map(description.is_other_sense, own)):
         return " (only in its vision or audio part)"
+    last = name.rpartition(".")[2]
+    if any(last in architectures.expert_names(kind) for kind in _types(model)):
+        return " (PEFT takes that name for the routed experts)"
+    if any(last in architectures.read_directly(kind) for kind in _types(model)):
+        return " (its weight is read directly, past LoRA)"
     return ""
 
 

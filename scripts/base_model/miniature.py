@@ -108,12 +108,16 @@ def train_base(model, batches: list[list[list[int]]], steps: int, pad: int) -> t
 
 def _untrained(like: Likeness, texts: list[str], tools: list[str]) -> tuple[Any, Any, Likeness]:
     """(tokenizer, random model, what it is like): Llama where the architecture cannot be small."""
+    import torch
     from transformers import AutoModelForCausalLM
 
     tokenizer = build_tokenizer(texts, like, tools)
     try:
         config = build_config(like, tokenizer)
-        return tokenizer, AutoModelForCausalLM.from_config(config, trust_remote_code=False), like
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        few = torch.arange(4)[None]
+        model(input_ids=few, labels=few)  # some complain here first
+        return tokenizer, model, like
     except Exception as error:  # any architecture's own complaint about its numbers
         if like.model_type == likeness.FALLBACK and not like.values.get("hidden_size"):
             raise

@@ -51,6 +51,10 @@ def shrunk(values: dict[str, Any], vocabulary: int, ids: dict[str, int | None]) 
     for key in ("num_key_value_heads", "num_kv_heads", "n_head_kv"):
         if isinstance(small.get(key), (int, list)):
             small[key] = 1 if _fewer(values, key) else 2
+    if small.get("n_routed_experts") and small.get("num_experts_per_tok") is None:  # DeepSeek-V2
+        small["num_experts_per_tok"] = 2
+    if "attn_layer_indices" in small:  # Bamba: which of its layers attend
+        small["attn_layer_indices"] = [1]
     _shorten_layers(small, values)
     _plain_rope(small)
     return small | {key: value for key, value in ids.items() if value is not None}

@@ -31,11 +31,19 @@ _TURN = [{"role": "user", "content": "Question?"}, {"role": "assistant", "conten
 def checks(words, model: Description) -> list[Check]:
     """All checks of a loaded tokenizer against its model."""
     warnings, repairs = tokenizer.notes(words)
-    made = [Check("text", "warn", _short(text), AGAIN) for text in warnings[:3]]
+    made = [_warning(text) for text in warnings[:3]]
     made += [Check("text", "ok", f"repaired: {text}") for text in repairs]
     made += [*round_trip(words), *rows(words, model), *end_token(words, model)]
     bad = [check for check in made if check.status in ("warn", "fail") or check in made[:1]]
     return bad or [Check("text", "ok", f"{len(words):,} tokens, text survives it")]
+
+
+def _warning(text: str) -> Check:
+    """A warning of transformers: about config.json where it says so, else about the tokenizer."""
+    if text.startswith("Model config"):
+        fix = "correct it in config.json, or download config.json of the very model again"
+        return Check("config.json", "warn", _short(text), fix)
+    return Check("text", "warn", _short(text), AGAIN)
 
 
 def _short(text: str) -> str:

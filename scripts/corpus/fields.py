@@ -33,6 +33,7 @@ class Fields:
     """One object of a row. `name` precedes its keys in messages: 'messages[].'."""
 
     def __init__(self, record: dict[str, Any], name: str = ""):
+        self.record = record
         self.names = set(record)
         self.name = name
         self._values = {key: value for key, value in record.items() if not is_empty(value)}

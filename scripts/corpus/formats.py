@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from corpus import learning_keys
+from corpus.answers import answers_key, references_of
 from corpus.fields import Fields, is_empty, kind_of
-from corpus.messages import messages_of, tools_of, transcript
+from corpus.messages import messages_of, tools_of, transcript, written_out
 from corpus.rows import BadRow, Message, Row
 
 Record = dict[str, Any]
@@ -22,6 +23,8 @@ _SYSTEM = ("system", "system_prompt")
 _CONTEXT = ("input", "context", "passage")
 _PAIRS = (("chosen", "rejected"), ("response_j", "response_k"),
           ("preferred_output", "non_preferred_output"))  # fmt: skip
+
+_LONG = 20  # characters of a prompt with which no two answers begin by chance
 
 # The Alpaca wrapping that some data sets have baked into their prompts
 _ALPACA = re.compile(
@@ -70,7 +73,7 @@ def _prompt_messages(text: str, f: Fields) -> list[Message]:
 
 def _history(f: Fields) -> Iterator[tuple[str, str]]:
     """LLaMA-Factory's earlier turns: [[question, answer], …]."""
-    value = f.take("history") or []
+    value = [] if "history" not in f else f.take("history")
     if not isinstance(value, list):
         raise BadRow("history is not a list of pairs", kind_of(value))
     for pair in value:
@@ -83,7 +86,7 @@ def _answered(prompt: list[Message], answer: str, f: Fields) -> Row:
     """The row of a prompt and one answer, with the reasoning that the record has for it."""
     message: Message = {"role": "assistant", "content": answer}
     for key in learning_keys.REASONING:
-        if " " in f.text_of(f.peek(key), key):  # "reasoning": "on" is a setting, not a text
+        if " " in f.text_of(f.peek(key), key).strip():  # "reasoning": "on" is a setting, not a text
             message[key] = f.text(key)
     row = Row([*prompt, message], tools_of(f.take("tools", "functions")))
     passages = [value for key in _CONTEXT if isinstance(value := f.peek(key), str)]
@@ -102,7 +105,7 @@ def _from_messages(f: Fields) -> Iterator[Row]:
 
 def _from_prompt(f: Fields) -> Iterator[Row]:
     key = next((key for key in _ANSWERS if key in f), "completion")
-    prompt, answer = f.take("prompt"), f.take(key)
+    prompt, answer = written_out(f.take("prompt"), "prompt"), written_out(f.take(key), key)
     answer = [answer] if isinstance(answer, dict) else answer
     turns = isinstance(answer, list) and any("role" in t for t in answer if isinstance(t, dict))
     if not isinstance(prompt, list) and not turns:
@@ -138,30 +141,12 @@ def _from_self_instruct(f: Fields) -> Iterator[Row]:
 
 
 def _from_question(f: Fields) -> Iterator[Row]:
-    key = next((key for key in ("answer", "answers", *_ANSWERS) if key in f), "answer")
-    references = references_of(f.take(key), f, key)
+    key = answers_key(f, ("answer", "answers", *_ANSWERS)) or "answer"
+    references = references_of(f.take(key) if key in f else f.record.get(key), f, key)
     row = _answered(_prompt_messages(f.text("question"), f), references[0], f)
     row.references = references
     f.inner += [f"{key}[1:]"] * (len(references) > 1)
     yield row
-
-
-def references_of(value: Any, f: Fields, key: str) -> list[str]:
-    """The answers that count as right: a text, a list, SQuAD's {"text": …}, TriviaQA's
-    {"value": …, "aliases": …}. The first is the one that is learned. Raises BadRow."""
-    if isinstance(value, dict):
-        inner = Fields(value, f"{key}.")
-        first = inner.take("text", "value")
-        aliases = inner.take("aliases")
-        f.keep_unused(inner)
-        if is_empty(first):
-            raise BadRow("not text", f"{key} is an object without text or value")
-        value = [first, *aliases] if isinstance(aliases, list) else first
-    if isinstance(value, list) and not any(isinstance(part, dict) for part in value):
-        if not value or not all(isinstance(text, str) for text in value):
-            raise BadRow("not text", f"{key} is a list of other things than texts")
-        return list(dict.fromkeys(value))
-    return [f.text_of(value, key)]
 
 
 def _from_preference(f: Fields) -> Iterator[Row]:
@@ -229,10 +214,22 @@ def _pair(prompt: list[Message], better: list[Message], worse: list[Message], f:
     else:
         prompt = prompt + shared
     if not prompt:
+        if better and worse and better[0]["role"] == worse[0]["role"] != "assistant":
+            raise BadRow("no common prompt", "chosen and rejected begin with different questions")
         raise BadRow("no prompt", "chosen and rejected are answers to nothing")
+    _without_prompt(prompt, better, worse)
     row = Row(prompt + better, tools_of(f.take("tools", "functions")))
     row.rejected, row.prompt_turns = worse, len(prompt)
     return row
+
+
+def _without_prompt(prompt: list[Message], better: list[Message], worse: list[Message]) -> None:
+    """Cut the prompt's text off two answers that both repeat it."""
+    asked, answers = prompt[-1]["content"].strip(), [turns[0] for turns in (better, worse) if turns]
+    texts = [answer["content"].strip() for answer in answers]
+    if len(asked) >= _LONG and all(t.startswith(asked) and t != asked for t in texts):
+        for answer, text in zip(answers, texts, strict=True):
+            answer["content"] = text[len(asked) :].strip()
 
 
 def _same(one: Message, other: Message) -> bool:
@@ -256,7 +253,7 @@ def _common_prompt(f: Fields) -> list[Message]:
             raise BadRow("tools inside input", "move input.tools to tools")
         f.keep_unused(inner)
         return messages
-    value = f.take("prompt", "question", "instruction")
+    value = written_out(f.take("prompt", "question", "instruction"), "prompt")
     if isinstance(value, list):
         return messages_of(value, f, "prompt")
     return [] if value is None else _prompt_messages(f.text_of(value, "prompt"), f)
@@ -264,7 +261,7 @@ def _common_prompt(f: Fields) -> list[Message]:
 
 def _conversation(f: Fields, key: str) -> list[Message]:
     """An answer of a preference row: a text, a transcript, a message or a whole conversation."""
-    value = f.take(key)
+    value = written_out(f.take(key), key)
     if isinstance(value, str):
         return transcript(value) or [{"role": "assistant", "content": value}]
     if is_empty(value):

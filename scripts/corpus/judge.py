@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from corpus.rows import BadRow, Message, Row, Unwanted
+from corpus.rows import NO_ANSWER, BadRow, Message, Row, Unwanted
 
 # {{name}} that nobody filled in; not within code, where Jinja and Handlebars write the same
 _TEMPLATE = re.compile(r"\{\{\s*[A-Za-z_][\w. ]*\}\}")
@@ -16,6 +16,8 @@ _CONTROL = re.compile(
     r"message|channel|return|START_OF_TURN_TOKEN|END_OF_TURN_TOKEN|"
     r"(?:SYSTEM|USER|CHATBOT)_TOKEN)\|>"
     r"|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<｜[^｜\n]{1,40}｜>|\[gMASK\]"
+    r"|<\|(?:image|image_\d+|image_pad|vision_start|vision_end|video_pad|audio)\|>"
+    r"|\A<(?:image|video|audio)>\s|\s<(?:image|video|audio)>\Z"  # LLaVA's place for a picture
     r"|\A\s*(?:<bos>|<s>(?!.*</s>))|\A(?!.*<s>).*</s>\s*\Z|<eos>\s*\Z",
     re.S,
 )
@@ -26,6 +28,8 @@ def validate(row: Row) -> None:
 
     Raises Unwanted where no turn of the row is to be learned.
     """
+    if row.references == NO_ANSWER:
+        raise BadRow("no answer", "the question has none; write what the model is to say then")
     _check_turns(row.messages)
     if row.rejected is not None:
         _check_pair(row)

@@ -13,11 +13,16 @@ from corpus.rows import BadRow, Unwanted
 
 LABELS = ("label", "kto_tag", "kto_label", "desirable", "is_desirable")
 MARKS = ("weight", "train", "loss", "trainable", "training", "calculate_loss", "compute_loss",
-         "train_on_turn", "learn")  # fmt: skip
-MASKS = ("mask", "masked", "masked_loss")  # true: not to be learned
+         "train_on_turn", "learn", "supervised", "is_trained", "should_train")  # fmt: skip
+# true: not to be learned
+MASKS = ("mask", "masked", "masked_loss", "no_train", "no_loss", "ignore", "ignore_loss",
+         "is_masked")  # fmt: skip
 REASONING = ("reasoning_content", "reasoning", "thinking")  # as templates name it
-_WEIGHTS = ("loss_mask", "loss_scale", "loss_weight", "weights", "sample_weight", "train_detail",
-            "training_detail", "mask_history", "label_mask", "labels_mask")  # fmt: skip
+_WEIGHTS = ("loss_mask", "loss_scale", "loss_weight", "loss_weights", "weights", "sample_weight",
+            "token_weights", "turn_weights", "train_detail", "training_detail", "mask_history",
+            "label_mask", "labels_mask", "completion_mask", "assistant_mask", "assistant_masks",
+            "prompt_mask")  # fmt: skip
+_PROMPT_TOO = ("train_on_input", "train_on_inputs", "train_on_prompt")
 _MEDIA = ("image", "images", "image_path", "image_paths", "image_url", "image_urls", "image_file",
           "img", "pixel_values", "video", "videos", "video_path", "audio", "audios", "audio_path",
           "speech")  # fmt: skip
@@ -46,6 +51,11 @@ def _is_number(value: Any) -> bool:
     return True
 
 
+def _are_token_ids(value: Any) -> bool:
+    """Whether it is a list of whole numbers: what a loss compares with, not a row's topics."""
+    return isinstance(value, list) and all(type(number) is int for number in value)
+
+
 def learned(fields: Fields) -> bool:
     """Whether all marks of a turn or a row want it to be learned. Raises BadRow."""
     result = True
@@ -68,8 +78,10 @@ def refuse(fields: Fields, format_name: str = "") -> None:
         where = f"{fields.name}{key}"
         if key in _MEDIA:
             raise BadRow("not text", f"{where} holds an image, a video or a sound")
-        if key in _WEIGHTS:
+        if key in _WEIGHTS or (key == "labels" and _are_token_ids(fields.peek(key))):
             raise BadRow("unknown weight", f"{where} weighs tokens; the loss takes whole turns")
+        if key in _PROMPT_TOO and switch(fields.take(key)) is not False:
+            raise BadRow("unknown weight", f"{where}: only the assistant's turns are learned")
     for key in fields.unused():
         multiple = key == "choices" or (key in _CHOICES and format_name != "messages")
         if multiple:

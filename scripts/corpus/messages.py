@@ -24,6 +24,8 @@ ROLES = {
 }  # fmt: skip
 _ID = string.digits + string.ascii_letters
 _NINE = re.compile(r"[0-9A-Za-z]{9}")
+# JSON, or what Python prints: [{'role': 'user', …
+_TURNS_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|content|value)["']\s*:""")
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
 
@@ -62,9 +64,19 @@ def _refuse_nan(value: Any, what: str) -> None:
         raise BadRow("not JSON", f"NaN or infinity in {what}") from None
 
 
+def written_out(value: Any, key: str) -> Any:
+    """Turns that a table has as JSON text, as a list; any other value as it is. Raises BadRow."""
+    if not isinstance(value, str) or not _TURNS_AS_TEXT.match(value):
+        return value
+    try:
+        return loads(value)
+    except json.JSONDecodeError:
+        raise BadRow("not text", f"{key} is a list of turns written out, not as JSON") from None
+
+
 def messages_of(turns: Any, record: Fields, key: str = "messages") -> list[Message]:
     """The turns under `key` of a record as messages; keys that are not used count in `record`."""
-    turns = [] if turns is None else turns
+    turns = [] if turns is None else written_out(turns, key)
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise BadRow("no turns", f"{key} is not a list of messages")
     result = []
@@ -83,7 +95,9 @@ def _message(turn: Fields, place: int) -> Message:
         raise BadRow("unknown role", f"turn {place} is from {str(name)[:40]!r}")
     learning_keys.refuse(turn)
     content = turn.text("content", "value")
-    calls = turn.take("tool_calls") or turn.take("function_call")
+    calls = turn.take("tool_calls", "function_call")
+    if calls is not None and not isinstance(calls, list | dict):
+        raise BadRow("tool call without name", f"turn {place}: a call is {kind_of(calls)}")
     if role == "call":
         calls, content = _json(content, place), ""
     message: Message = {"role": "assistant" if calls else role, "content": content}

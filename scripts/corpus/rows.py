@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 Message = dict[str, Any]
+NO_ANSWER = [""]  # the references of a question that has no answer, as in SQuAD 2.0
 
 
 class Unwanted(Exception):

@@ -10,10 +10,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from corpus import formats, judge
+from corpus import answers, formats, judge
 from corpus.fields import Fields
 from corpus.row_files import RowFile
-from corpus.rows import BadRow, Row
+from corpus.rows import NO_ANSWER, BadRow, Row
 from kit import console
 
 REFERENCES = ("references", "reference", "answers", "answer", "completion")  # of predictions
@@ -71,11 +71,19 @@ def _examples(record: dict[str, Any], placeholders: bool) -> list[Example]:
     rows = formats.rows_of(record)
     for row in rows:
         try:
-            judge.validate(row)
+            judge.validate(_with_an_answer(row))
         except BadRow as bad:
             if not (placeholders and bad.reason == "unfilled template"):
                 raise
     return [_example(row) for row in rows]
+
+
+def _with_an_answer(row: Row) -> Row:
+    """The row to be judged: to a question without an answer, saying nothing is right."""
+    if row.references != NO_ANSWER:
+        return row
+    answer = row.messages[-1] | {"content": "nothing"}
+    return dataclasses.replace(row, messages=[*row.messages[:-1], answer], references=None)
 
 
 def _example(row: Row) -> Example:
@@ -89,10 +97,10 @@ def _example(row: Row) -> Example:
 def _predicted(record: dict[str, Any]) -> Example:
     """A question, or none, with a prediction and its references."""
     fields = Fields(record)
-    key = next((k for k in REFERENCES if k in fields.names), None)
+    key = answers.answers_key(fields, REFERENCES)
     if key is None:
         raise BadRow("no references", f"none of the keys {', '.join(REFERENCES)}")
-    references = formats.references_of(record[key], fields, key)
+    references = answers.references_of(record[key], fields, key)
     question = fields.text("question", "prompt")
     prompt = [{"role": "user", "content": question}] if question else []
     answer = {"role": "assistant", "content": references[0]}

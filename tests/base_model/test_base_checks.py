@@ -116,11 +116,43 @@ def test_checkpoints_that_this_stack_cannot_train_are_named(model, values, expec
     [
         ("model.layers.0.self_attn.q_proj.qweight", "I32", "GPTQ"),
         ("model.layers.0.self_attn.q_proj.weight", "F8_E4M3", "FP8"),
+        ("model.layers.0.self_attn.q_proj.weight", "I8", "packed weights (I8)"),
+        ("model.layers.0.self_attn.q_proj.W_q", "U8", "packed weights (U8)"),
+        ("model.layers.0.self_attn.q_proj.weight_packed", "I32", "packed weights (I32)"),
     ],
 )
 def test_the_headers_tell_where_config_json_says_nothing(model, tensor, dtype, expected):
     (check,) = base_checks.quantised(model(None, {tensor: [64, 64]}, dtype), NF4)
     assert check.status == "fail" and expected in check.found
+
+
+def test_masks_and_positions_of_whole_numbers_are_no_packed_weights(tmp_path):
+    write_model(tmp_path, LLAMA)
+    index = {"weight_map": {"model.layers.0.attention.bias": "model-00002-of-00002.safetensors"}}
+    index["weight_map"] |= dict.fromkeys(description.read(tmp_path).names, "model.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    mask = {"model.layers.0.attention.bias": [1, 1, 2048, 2048]}
+    write_shard(tmp_path / "model-00002-of-00002.safetensors", mask, dtype="U8")
+    model = description.read(tmp_path)
+    assert model.dtypes()["U8"] > model.dtypes()["BF16"]
+    assert base_checks.quantisation(model) is None
+
+
+def test_a_folder_of_mlx_is_named_and_not_called_broken(model):
+    """Its weights are packed: their shapes are none that config.json tells."""
+    packed = model({"quantization": {"group_size": 64, "bits": 4}}, None, "I32")
+    (check,) = base_checks.quantised(packed, NF4)
+    assert check.status == "fail" and check.found.startswith("MLX of 4 bits")
+    narrow = shapes_of({"mlp.down_proj": [64, 24]})
+    assert base_checks.misfits(model({"quantization": {"group_size": 64, "bits": 4}}, narrow)) == ""
+
+
+def test_mllamas_rows_for_pictures_are_no_misfit(model):
+    shapes = shapes_of({"cross_attn.q_proj": [64, 64], "mlp.down_proj": [64, 192]})
+    shapes["model.embed_tokens.weight"] = [264, 64]
+    mllama = model({"model_type": "mllama"}, shapes)
+    assert base_checks.misfits(mllama) == "" and mllama.rows == 264
+    assert {layer.name for layer in mllama.linears} == {"down_proj"}
 
 
 def test_bitsandbytes_fits_where_the_configuration_asks_for_the_same(model):

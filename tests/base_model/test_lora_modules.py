@@ -108,3 +108,47 @@ def test_dotted_names_follow_pefts_rule(tmp_path):
     lora_modules.check(model, lora(target_modules=["self_attn.q_proj", "layers.1.mlp.up_proj"]))
     assert "layers.7.mlp.up_proj" in refused(model, target_modules=["layers.7.mlp.up_proj"])
     assert "mlp.q_proj" in refused(model, target_modules=["mlp.q_proj"])
+
+
+DEEPSEEK = {
+    "self_attn.q_a_proj": [32, 64], "self_attn.q_b_proj": [96, 32], "self_attn.o_proj": [64, 64],
+    "self_attn.kv_a_proj_with_mqa": [48, 64], "self_attn.kv_b_proj": [128, 32],
+    "mlp.shared_experts.gate_proj": [64, 64], "mlp.shared_experts.down_proj": [64, 64],
+}  # fmt: skip
+
+
+def test_names_that_peft_takes_for_routed_experts_are_no_targets_elsewhere(tmp_path):
+    """PEFT would move gate_proj to the fused experts, and then refuse dropout while it loads."""
+    config = LLAMA | {"model_type": "deepseek_v3", "n_routed_experts": 4}
+    model = description.read(write_model(tmp_path, config, shapes_of(DEEPSEEK)))
+    attention = [n.rpartition(".")[2] for n in DEEPSEEK if n.startswith("self_attn")]
+    assert lora_modules.adaptable(model) == attention
+    assert "PEFT takes that name for the routed experts" in refused(
+        model, target_modules=["q_a_proj", "shared_experts.gate_proj"]
+    )
+    assert "set it to [q_a_proj" in refused(model, target_modules="all-linear")
+    lora_modules.check(model, lora(target_modules=attention))
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers", "free"),
+    [
+        ("jamba", {"mamba.in_proj": [256, 64], "mamba.dt_proj": [128, 4]}, "in_proj"),
+        ("gemma3n_text", {"altup.correction_coefs": [4, 4], "self_attn.q_proj": [64, 64]},
+         "q_proj"),
+    ],
+)  # fmt: skip
+def test_a_weight_that_the_model_reads_past_lora_is_no_target(tmp_path, kind, layers, free):
+    model = description.read(write_model(tmp_path, LLAMA | {"model_type": kind}, shapes_of(layers)))
+    assert lora_modules.adaptable(model) == [free]
+    dead = next(n.rpartition(".")[2] for n in layers if not n.endswith(free))
+    assert "read directly, past LoRA" in refused(model, target_modules=[free, dead])
+
+
+def test_with_mambas_kernels_its_x_proj_is_read_past_lora(tmp_path, monkeypatch):
+    (tmp_path / "mamba_ssm.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    layers = {"mixer.in_proj": [256, 64], "mixer.x_proj": [36, 128]}
+    config = LLAMA | {"model_type": "mamba"}
+    model = description.read(write_model(tmp_path / "model", config, shapes_of(layers)))
+    assert lora_modules.adaptable(model) == ["in_proj"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from corpus import formats
@@ -24,8 +26,10 @@ def refusal(record: dict) -> str:
 
 
 @pytest.mark.parametrize(
-    ("mark", "value"), [("weight", 0), ("train", False), ("loss", "0"), ("masked", True)]
-)
+    ("mark", "value"),
+    [("weight", 0), ("train", False), ("loss", "0"), ("masked", True), ("no_train", 1),
+     ("ignore", True), ("supervised", False)],
+)  # fmt: skip
 def test_a_turn_that_is_marked_as_not_to_be_learned_has_weight_0(mark, value):
     row = one({"messages": [U, A | {mark: value}, U, A]})
     assert [m.get("weight") for m in row.messages] == [None, 0, None, None]
@@ -68,6 +72,12 @@ PLAIN = {"prompt": "Why?", "completion": "Because."}
         (PLAIN | {"label": 3}, "unknown label: label is 3"),
         (PLAIN | {"kto_tag": "-1"}, "unknown label"),
         (PLAIN | {"loss_mask": [0, 1]}, "unknown weight"),
+        (PLAIN | {"labels": [-100, 5]}, "labels weighs tokens"),
+        (PLAIN | {"assistant_masks": [0, 1]}, "unknown weight"),
+        (PLAIN | {"train_on_inputs": True}, "only the assistant's turns are learned"),
+        (PLAIN | {"history": False}, "history is not a list of pairs"),
+        ({"messages": [U, A | {"tool_calls": True}]}, "a call is true or false"),
+        ({"messages": "[{'role': 'user', 'content': 'Why?'}]"}, "written out, not as JSON"),
         (PLAIN | {"rejected": "No."}, "no pair: rejected"),
         ({"question": "Q?", "choices": ["a", "b"], "answer": "B"}, "multiple choice"),
         ({"question": "Q?", "options": {"A": "a"}, "answer": "A"}, "multiple choice"),
@@ -82,6 +92,11 @@ PLAIN = {"prompt": "Why?", "completion": "Because."}
 )  # fmt: skip
 def test_a_record_that_cannot_be_obeyed_is_refused(record, reason):
     assert reason in refusal(record)
+
+
+def test_marks_that_change_nothing_are_obeyed_and_topics_are_counted():
+    row = one(PLAIN | {"train_on_inputs": False, "labels": ["weather"], "ignore": False})
+    assert row.messages == [U, A] and row.unused == ["labels"]
 
 
 def test_nothing_is_what_null_and_nan_and_empty_lists_are():
@@ -189,6 +204,8 @@ SYSTEM = {"role": "system", "content": "Be brief."}
         {"chosen": "\n\nHuman: Why?\n\nAssistant: Because.",
          "rejected": "\n\nHuman: Why?\n\nAssistant: No idea."},
         {"prompt": "\n\nHuman: Why?\n\nAssistant:", "chosen": "Because.", "rejected": "No idea."},
+        {"chosen": json.dumps([U, A]), "rejected": json.dumps([U, WORSE])},
+        {"prompt": json.dumps([U]), "chosen": "Because.", "rejected": json.dumps([WORSE])},
         {"prompt": "Why?", "chosen": "\n\nHuman: Why?\n\nAssistant: Because.",
          "rejected": "\n\nHuman: Why?\n\nAssistant: No idea."},
     ],
@@ -198,6 +215,23 @@ def test_every_form_of_a_pair_gives_its_common_prompt_once(record):
     pair = row.preference()
     assert (pair["prompt"], pair["chosen"], pair["rejected"]) == ([U], [A], [WORSE])
     assert row.unused == []
+
+
+def test_a_prompt_that_both_answers_repeat_is_cut_off_and_a_short_one_stays():
+    asked = "Why is the sky blue at noon?"
+    pair = one({"prompt": asked, "chosen": f"{asked} Air.", "rejected": f"{asked}\nMagic."})
+    assert pair.chosen[0]["content"] == "Air." and pair.rejected[0]["content"] == "Magic."
+    kept = one({"prompt": "Hi", "chosen": "Hi there.", "rejected": "Hi you."})
+    assert kept.chosen[0]["content"] == "Hi there."
+    kept = one({"prompt": asked, "chosen": f"{asked} Air.", "rejected": "Magic."})
+    assert kept.chosen[0]["content"].startswith(asked)
+
+
+def test_a_talk_that_a_table_keeps_as_json_text_is_read():
+    assert one({"messages": json.dumps([U, A])}).messages == [U, A]
+    assert one({"prompt": json.dumps([U]), "completion": json.dumps([A])}).messages == [U, A]
+    text = '[{"city": "Oslo"}]'  # JSON that is the answer stays as it is
+    assert one({"prompt": "List it", "completion": text}).messages[1]["content"] == text
 
 
 def test_a_longer_talk_is_shared_up_to_the_last_question():
@@ -218,7 +252,8 @@ def test_the_system_message_of_a_pair_comes_first_and_its_tools_stay():
     ("record", "reason"),
     [
         ({"chosen": "Because.", "rejected": "No."}, "no prompt"),
-        ({"chosen": [U, A], "rejected": [{"role": "user", "content": "Who?"}, WORSE]}, "no prompt"),
+        ({"chosen": [U, A], "rejected": [{"role": "user", "content": "Who?"}, WORSE]},
+         "no common prompt"),
         ({"prompt": "Why?", "chosen": [U, A, U, A], "rejected": [U, A, {**U, "content": "?"}, A]},
          "no common prompt"),
         ({"messages": [U, {"role": "assistant", "content": "Else."}], "chosen": "Because.",
@@ -244,6 +279,8 @@ def test_what_is_no_pair_is_refused(record, reason):
     ["<|im_start|>user\nWhy?<|im_end|>", "[INST] Why? [/INST]", "<start_of_turn>user\nWhy?",
      "<|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|>",
      "<<SYS>>\nBe kind.\n<</SYS>>\nWhy?", "<s>Why?", "Because.</s>",
+     "<image>\nWhat is it?", "What is it?\n<image>", "<|image_1|>What?",
+     "<|vision_start|><|image_pad|><|vision_end|>What?",
      "<｜User｜>Why?", "<|user|>\nWhy?<|end|>", "Why?<|endoftext|>"],
 )  # fmt: skip
 def test_a_text_that_brings_the_marks_of_a_template_is_refused(text):
@@ -255,7 +292,7 @@ def test_a_text_that_brings_the_marks_of_a_template_is_refused(text):
     "text",
     ["Write `<|im_end|>` at the end of a turn.", "```\n[INST] Why? [/INST]\n```",
      "x < y and a[0] > 2", "<s>struck</s> out", "<system>a tag of XML</system>",
-     "[INSTALL] the package", "<div>end</div>"],
+     "an <image> tag of SVG", "<image>x</image>", "[INSTALL] the package", "<div>end</div>"],
 )  # fmt: skip
 def test_code_and_other_brackets_are_no_marks_of_a_template(text):
     one({"prompt": text, "completion": "Because."})

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from corpus.row_files import sound_rows
+from corpus.rows import BadRow
 from evaluation import example_rows
 from kit import console
 
@@ -46,6 +48,20 @@ def test_all_answers_count_and_the_first_is_the_one_whose_loss_is_measured(read)
     assert example.question == "Where?\n\nA map."
 
 
+@pytest.mark.parametrize("empty", [{"answers": []}, {"answers": {"text": [], "answer_start": []}}])
+def test_a_question_without_an_answer_has_an_empty_reference(read, empty):
+    """As in SQuAD 2.0: whoever says nothing is right. It is no row to be trained on."""
+    row = {"question": "2 + 2?", "is_impossible": True} | empty
+    (example,) = read(row)
+    assert (example.prompt, example.references) == ([USER], [""])
+    (example,) = read(row | {"prediction": "four"}, predictions=True)
+    assert (example.references, example.prediction) == ([""], "four")
+    with pytest.raises(BadRow, match="no answer: the question has none"):
+        sound_rows(row)
+    (example,) = read(row | {"answer": "4", "prediction": "4"}, predictions=True)
+    assert example.references == ["4"]
+
+
 def test_the_last_of_several_turns_is_the_reference(read):
     (example,) = read({"messages": [USER, ANSWER, {"role": "user", "content": "And 3 + 3?"},
                                     {"role": "assistant", "content": "6"}]})  # fmt: skip
@@ -62,7 +78,6 @@ def test_the_last_of_several_turns_is_the_reference(read):
         ({"messages": [USER, {"content": "4"}]}, "unknown role"),
         ({"messages": [ANSWER, ANSWER]}, "no turns"),
         ({"messages": [USER, {"role": "assistant", "content": "{{ answer }}"}]}, "{{ answer }}"),
-        ({"question": "2 + 2?", "answers": []}, "empty turn"),
         ({"question": "2 + 2?"}, "unknown row format"),
         ({"text": "2 + 2 = 4"}, "unknown row format"),
     ],
