@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 from jobs import budget, contract, engines, files
@@ -117,6 +118,28 @@ def trainer_words(request: Request) -> tuple[str, ...]:
     if request.nodes == 1 and request.gpus != 1:
         words += ["--gpus", str(request.gpus) if request.gpus else "auto"]
     return tuple(words)
+
+
+def same_run(job: Job, file: Path) -> Job:
+    """The job with the run of an earlier submission that `file` describes: twice is one run."""
+    if not job.run_id or not file.is_file():
+        return job
+    old = contract.parse(file.read_text(encoding="utf-8"), paths.show(file))
+    console.note(f"{job.name} goes on with its run {old.run_id}; another NAME begins a new one")
+    return dataclasses.replace(job, run_id=old.run_id)
+
+
+def base_model(request: Request) -> tuple[str, str]:
+    """(the base model's folder below models/, the repository that it comes from; '' for none)."""
+    from base_model import locate
+    from config import loader
+
+    settings = loader.load(
+        request.config or "training_config.yaml", request.overrides, kind="training_config"
+    )
+    known = locate.known()
+    key = locate.key_of(settings.model.model_name_or_path, known)
+    return (key, known[key]["repo"]) if key else ("", "")
 
 
 def refuse_dry_run(request: Request) -> None:

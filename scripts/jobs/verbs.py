@@ -20,7 +20,7 @@ def run(args: Any, settings: Any, host_name: str) -> int:
     """Submit a job, once: a second call finds the first one's job."""
     request = _request(args)
     if args.engine == "sky":
-        return _to_the_cloud(request, settings)
+        return _to_the_cloud(args, request, settings)
     with open_host(host_name) as host:
         job = submission.make(request, host, settings)
         if job.run_id:
@@ -69,13 +69,22 @@ def _check_numbers(args: Any) -> None:
         raise console.Misuse("--nodes and --gpus count machines and GPUs", "--nodes 2 --gpus 8")
 
 
-def _to_the_cloud(request: submission.Request, settings: Any) -> int:
-
+def _to_the_cloud(args: Any, request: submission.Request, settings: Any) -> int:
+    """Write the task file; launch it where that is confirmed and `sky` is there."""
     from jobs.engines import sky
     from transfer.host import host_at
 
     job = submission.make(request, host_at(address.parse("./sky", "tandem")), settings)
-    sky.launch(job, settings.sky)
+    if args.confirm and job.run_id:
+        submission.refuse_dry_run(request)
+        if not settings.sky.bucket:
+            raise console.Misuse(
+                "sky.bucket is not set, so the adapter would end with its machine",
+                "set it in configs/jobs.yaml (s3://name) or with TANDEM_SKY__BUCKET",
+            )
+    job = submission.same_run(job, sky.folder(job) / "engine.json")
+    base = submission.base_model(request) if job.run_id else ("", "")
+    sky.launch(job, sky.write(job, settings.sky, *base), args.confirm)
     return console.GOOD
 
 

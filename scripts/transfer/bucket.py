@@ -23,6 +23,7 @@ from typing import Any
 
 from kit import console
 from transfer import rclone
+from transfer.adapter_units import unit_of
 from transfer.address import Address
 from transfer.host import Host
 from transfer.listing import LISTING_BYTES, ListedFile, Listing, NameCheck, read_hashes
@@ -59,6 +60,7 @@ class BucketHost(Host):
         self.place = where.name
         self.verify = False  # read every object, whatever a manifest says
         self.vouched: dict[str, str] = {}  # {path: SHA-256} by the manifests, at the last listing
+        self.expected: dict[str, str] = {}  # the same where the store gives no such checksum
         self.manifests: dict[str, bytes] = {}  # as they were then
 
     def open(self) -> None:
@@ -151,7 +153,7 @@ class BucketHost(Host):
 
         Manifests only save reading: they are as trustworthy as whoever can write to the bucket.
         """
-        self.vouched, self.manifests = {}, {}
+        self.vouched, self.expected, self.manifests = {}, {}, {}
         for path in paths:
             with contextlib.suppress(rclone.RcloneFailed, ValueError, KeyError, AttributeError,
                                      TypeError, RecursionError):  # fmt: skip
@@ -160,21 +162,30 @@ class BucketHost(Host):
                 )
                 for name, (digest, sig) in json.loads(text)["files"].items():
                     file = listing.files.get(name)
-                    if file and file.sig == sig and _SHA256.fullmatch(digest):
+                    if not file or not _SHA256.fullmatch(digest):
+                        continue
+                    if file.sig == sig:
                         self.vouched[name] = digest
+                    elif is_incomparable(file.sig, sig):
+                        self.expected[name] = digest
 
     def unlisted_part(self, names: list[str]) -> str:
         """One of `names` that no manifest vouches for where one does for others, else ''.
 
         Then a push is putting that folder in place, or was killed in doing so.
         """
-        unlisted = [name for name in names if name not in self.vouched]
+        listed = self.vouched.keys() | self.expected.keys()
+        unlisted = [name for name in names if name not in listed]
         return min(unlisted) if len(unlisted) < len(names) and unlisted else ""
 
     def hashes(self, files: Iterable[str]) -> dict[str, str]:
-        """{path: SHA-256}: the manifests' where they fit, else of the object, read in full."""
+        """{path: SHA-256}: the manifests' where they fit, else of the object, read in full.
+
+        What a manifest expects of a run's folder or a version, it has to be.
+        """
         files = list(files)
         known = {} if self.verify else {p: self.vouched[p] for p in files if p in self.vouched}
+        known |= {p: self.expected[p] for p in files if p in self.expected and unit_of(p)}
         return known | self.read_hashes("", [path for path in files if path not in known])
 
     def read_hashes(self, below: str, names: list[str]) -> dict[str, str]:
@@ -215,6 +226,13 @@ class BucketHost(Host):
         for name in sorted(names):
             if why := check.why_refused(name):
                 raise console.Problem(f"{self.name}: {name} {why}", "rename one of the two")
+
+
+def is_incomparable(there: str, listed: str) -> bool:
+    """Whether two signatures have one size and checksums of two kinds: an object that came in
+    parts has none."""
+    (size, _, tag), (other_size, _, other_tag) = there.partition(" "), listed.partition(" ")
+    return size == other_size and tag.partition(":")[0] != other_tag.partition(":")[0]
 
 
 def _read_objects(records: list[dict[str, Any]]) -> dict[str, tuple[int, str, bool]]:
