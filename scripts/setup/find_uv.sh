@@ -82,14 +82,31 @@ fetch_uv() {
   UV=$ENVS/uv-$pin/bin/uv
 }
 
+# pip_source: pip's own source in $ENVS/.pip, for a Python that came without pip and venv, as
+# Debian's does. git checks what it fetched by the commit's hash; pip carries all that it needs.
+PIP_TAG=26.2.1 PIP_COMMIT=634a6ec1a5d9dcc2433571cdb2f4c58a4bb29caf
+pip_source() {
+  local place=$ENVS/.pip
+  note "this Python has neither pip nor venv: fetching pip $PIP_TAG's source with git"
+  rm -rf "$place"
+  git -c advice.detachedHead=false clone -q --depth 1 --branch "$PIP_TAG" \
+    https://github.com/pypa/pip "$place" </dev/null >&2 || return 1
+  [ "$(git -C "$place" rev-parse HEAD)" = "$PIP_COMMIT" ] && return 0
+  warn "pip $PIP_TAG is another commit there than $PIP_COMMIT; not using it"
+  return 1
+}
+
 # need_uv: the uv that installs, or end with the remedy.
 need_uv() {
   find_any_uv && return 0
-  if "$PYTHON" -m venv "$ENVS/.pip" >/dev/null 2>&1 && fetch_uv "$ENVS/.pip/bin/python"; then
-    rm -rf "$ENVS/.pip"
-    return 0
+  local code=1
+  if "$PYTHON" -m venv "$ENVS/.pip" >/dev/null 2>&1; then
+    fetch_uv "$ENVS/.pip/bin/python" && code=0
+  elif ! "$PYTHON" -m pip --version >/dev/null 2>&1 && pip_source; then
+    PYTHONPATH=$ENVS/.pip/src fetch_uv "$PYTHON" && code=0
   fi
   rm -rf "$ENVS/.pip"
+  [ "$code" != 0 ] || return 0
   die "uv $(uv_pin) could not be fetched with pip; check the network and PIP_INDEX_URL," \
     "or install uv (https://docs.astral.sh/uv) or pip (apt install python3-pip python3-venv)"
 }

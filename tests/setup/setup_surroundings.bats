@@ -165,6 +165,37 @@ TOML
   assert_output --partial 'fetching uv'
 }
 
+# bats test_tags=slow
+@test "a Python without pip and venv gets uv by pip's own source, at the pinned commit alone" {
+  "$PYTHON_310" -m pip --version >/dev/null || skip "no pip here to take for its source"
+  bare=$BATS_TEST_TMPDIR/bare source=$BATS_TEST_TMPDIR/pip home=${PYTHON_310%/bin/*}
+  mkdir -p "$bare/bin" "$bare/lib"
+  cp "$PYTHON_310" "$bare/bin/python3.10"
+  ln -s python3.10 "$bare/bin/python3" && ln -s python3.10 "$bare/bin/python"
+  cp -R "$home/lib/python3.10" "$bare/lib/"
+  rm -rf "$bare/lib/python3.10/"{site-packages/*,ensurepip,venv}
+  "$bare/bin/python3.10" -c "import sys; sys.exit(sys.prefix != '$bare')" || skip "this Python cannot be copied"
+  mkdir -p "$source/src"
+  cp -R "$("$PYTHON_310" -c 'import os, pip; print(os.path.dirname(pip.__file__))')" "$source/src/pip"
+  git -C "$source" init -q && git -C "$source" add -A
+  git -C "$source" -c user.name=a -c user.email=a@b commit -qm pip
+  git -C "$source" tag "$(sed -n 's/^PIP_TAG=\([^ ]*\).*/\1/p' scripts/setup/find_uv.sh)"
+  printf '[url "file://%s"]\n  insteadOf = https://github.com/pypa/pip\n' "$source" >gitconfig
+  alone=(env -u UV PATH="$bare/bin:$PATH" TANDEM_PYTHON="$bare/bin/python3.10" GIT_CONFIG_GLOBAL="$PWD/gitconfig"
+    UV_CACHE_DIR="$BATS_TEST_TMPDIR/empty")
+  run "${alone[@]}" ./setup_local.sh
+  assert_failure
+  assert_output --partial 'is another commit there than'
+  assert_output --partial 'apt install python3-pip python3-venv'
+  refute_output --partial 'fetching uv'
+  commit=$(git -C "$source" rev-parse HEAD)
+  sed "s/PIP_COMMIT=.*/PIP_COMMIT=$commit/" scripts/setup/find_uv.sh >t && mv t scripts/setup/find_uv.sh
+  run "${alone[@]}" ./setup_local.sh
+  assert_success
+  works local
+  [ ! -e .envs/.pip ]
+}
+
 @test "a Python that was built without a module is named, and so is the module" {
   printf '#!/bin/sh\necho "$0|3.10.4|%s|sqlite3 lzma"\n' "$(uname -m)" >python3.10
   chmod +x python3.10
