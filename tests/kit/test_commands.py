@@ -66,6 +66,11 @@ def test_it_can_be_run_as_a_program(path):
     assert first == f"#!/usr/bin/env {'python3' if path.suffix == '.py' else 'bash'}"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("*/*.bats")), ids=lambda p: p.name)
+def test_a_file_of_shell_tests_can_be_run_as_a_program(path):
+    assert os.access(path, os.X_OK), f"chmod +x {path.relative_to(ROOT)}"
+
+
 def test_no_module_has_the_name_of_another_package():
     """`import x` must mean ours: no stem of scripts/ is a stdlib module or a dependency."""
     ours = {p.stem for p in PYTHON}
