@@ -130,9 +130,9 @@ def of(adapter: Path | Adapter) -> Effect:
     adapter = adapter if isinstance(adapter, Adapter) else weights.describe(adapter)
     features = []
     for feature in FEATURES:
-        there = feature.there(adapter)
-        if there:
-            words = f"{feature.name}: {there}" if isinstance(there, str) else feature.name
+        presence = feature.there(adapter)
+        if presence:
+            words = f"{feature.name}: {presence}" if isinstance(presence, str) else feature.name
             features.append((feature, words))
     return Effect(adapter, tuple(features))
 

@@ -28,8 +28,8 @@ PARALLEL = 4  # more gains nothing: one connection's window is full
 class FramedFile:
     """Takes one file's bytes out of an answer: what follows our token, and no more than `left`."""
 
-    def __init__(self, out: Any, token: str, left: int):
-        self.out, self.mark, self.left = out, f"{token}\n".encode(), left
+    def __init__(self, out: Any, token: str, remaining: int):
+        self.out, self.mark, self.left = out, f"{token}\n".encode(), remaining
         self.banner, self.begun, self.too_long = b"", False, False
 
     def take(self, chunk: bytes) -> bool:

@@ -34,9 +34,9 @@ def run(folder: Path, job: Job, code: int, log: Callable[[str], None]) -> None:
         if reason := _called_off(folder):
             log(f"the stop command is called off: {reason}")
             return
-        if (left := deadline - time.monotonic()) <= 0:
+        if (remaining := deadline - time.monotonic()) <= 0:
             break
-        time.sleep(min(LOOK_SECONDS, left))
+        time.sleep(min(LOOK_SECONDS, remaining))
     if _first_time(folder, "stop"):
         _command("stop", job.stop_command, folder, code, log)
 

@@ -202,9 +202,9 @@ def _rows(settings: Any, host_name: str) -> tuple[list[dict[str, Any]], list[idl
     for name in known:
         try:
             with open_host(name) as host:
-                there = [table.row(host, job) for job in table.names(host)]
-                rows += there
-                if idling := idle.look(host, settings.hosts.get(name), there):
+                host_rows = [table.row(host, job) for job in table.names(host)]
+                rows += host_rows
+                if idling := idle.look(host, settings.hosts.get(name), host_rows):
                     idle_hosts.append(idling)
         except console.Problem as problem:
             if len(known) == 1:

@@ -206,7 +206,7 @@ class PackageChecker:
         if self._imports:
             self._import_all(dist_infos)
         wrong = {d: self._files[d][0] for d in dist_infos if self._files[d][0]}
-        wrong = {d: left for d, lines in wrong.items() if (left := self._not_shared(d, lines))}
+        wrong = {d: own for d, lines in wrong.items() if (own := self._not_shared(d, lines))}
         files = {package_name(d): lines for d, lines in wrong.items()}
         return Findings(
             files,
@@ -218,14 +218,14 @@ class PackageChecker:
 
     def _not_shared(self, dist_info: Path, lines: list[str]) -> list[str]:
         """The complaints without files that another package installs under the same name."""
-        left = []
+        own = []
         for line in lines:
             path, damaged = line.removesuffix(": damaged"), line.endswith(": damaged")
             others = (d for d in self._files if damaged and d != dist_info)
             digests = {row.digest for d in others for row in _rows(d) if row.path == path}
             if not digests or file_digest(str(self._site / path)) not in digests:
-                left.append(line)
-        return left
+                own.append(line)
+        return own
 
     def _import_all(self, dist_infos: list[Path]) -> None:
         self._threads = [

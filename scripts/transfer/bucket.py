@@ -107,10 +107,10 @@ class BucketHost(Host):
         rules = [f"- /{name}/**" for name in (REPLACED, *skipped)]
         if below:
             rules += [f"+ /{name}/**" for name in (*below, MANIFESTS)] + ["- *"]
-        found = self.objects("", rules)
-        manifests = [path for path in found if path.startswith(f"{MANIFESTS}/")]
+        objects_by_path = self.objects("", rules)
+        manifests = [path for path in objects_by_path if path.startswith(f"{MANIFESTS}/")]
         listing, names = Listing(), NameCheck(below)
-        for path, (size, tag, twice) in found.items():
+        for path, (size, tag, twice) in objects_by_path.items():
             if path.split("/")[0] in (MANIFESTS, STAGES):
                 continue
             if why := names.why_refused(path) or ("is there twice" if twice else ""):
@@ -118,9 +118,9 @@ class BucketHost(Host):
             else:
                 listing.files[path] = ListedFile(size, UNKNOWN_TIME, False, f"{size} {tag}")
         self._read_manifests(manifests, listing)
-        staged = any(path.startswith(f"{STAGES}/") for path in found)
-        there = found or self.objects("", [f"- /{REPLACED}/**"])
-        facts = {"there": "yes" if there else "", "writable": "yes", "staged": "yes" * staged}
+        staged = any(path.startswith(f"{STAGES}/") for path in objects_by_path)
+        present = objects_by_path or self.objects("", [f"- /{REPLACED}/**"])
+        facts = {"there": "yes" if present else "", "writable": "yes", "staged": "yes" * staged}
         return BucketState(facts, listing)
 
     def objects(self, below: str, rules: list[str] = ()) -> dict[str, tuple[int, str, bool]]:
@@ -203,7 +203,7 @@ class BucketHost(Host):
 
     def write_manifest(self, laptop: str, direction: str, files: dict[str, list[str]]) -> None:
         """Publish this laptop's manifest of a TransferRecord's files, the last object of a push."""
-        kept = {path: [digest, there] for path, (digest, _, there) in sorted(files.items())}
+        kept = {path: [digest, checksum] for path, (digest, _, checksum) in sorted(files.items())}
         content = (json.dumps({"files": kept}, indent=0) + "\n").encode()
         name = f"{MANIFESTS}/{laptop}-{direction}.json"
         if self.manifests.get(name) != content:
@@ -236,11 +236,11 @@ def is_incomparable(there: str, listed: str) -> bool:
 
 
 def _read_objects(records: list[dict[str, Any]]) -> dict[str, tuple[int, str, bool]]:
-    found: dict[str, tuple[int, str, bool]] = {}
+    objects: dict[str, tuple[int, str, bool]] = {}
     for record in records:
         path, size = str(record["Path"]), int(record["Size"])
         hashes = record.get("Hashes") or {}
         kind = next((kind for kind in HASHES if hashes.get(kind)), "")
         tag = f"{kind}:{hashes[kind]}" if kind else f"at:{record.get('ModTime') or ''}"
-        found[path] = (max(0, size), " ".join(tag.split())[:200], path in found)
-    return found
+        objects[path] = (max(0, size), " ".join(tag.split())[:200], path in objects)
+    return objects

@@ -79,8 +79,8 @@ class BucketStage(PushStage):
         """
         if aside:
             self._move(aside, "", self.kept)
-        there = self.look().listing().files if known else {}
-        ours = {p for p, sig in known.items() if p in there and there[p].sig == sig}
+        remote_files = self.look().listing().files if known else {}
+        ours = {p for p, sig in known.items() if p in remote_files and remote_files[p].sig == sig}
         for last in (False, True):
             batch = [name for name in names if name.endswith(VOUCHING) is last]
             self._move([n for n in batch if n in ours], self.folder, "")

@@ -61,8 +61,8 @@ def carrier_for(host: Host, state: HostState) -> Carrier:
     if not state.facts.get("tar"):
         raise console.Problem(f"{host.name}: rsync is missing there, and tar too", NO_RSYNC)
     if host.banner:
-        said = refusals.last_line(host.banner.decode(errors="replace"))[:80]
-        why, remedy = f"its login prints something ({said})", refusals.START_FILE
+        printed = refusals.last_line(host.banner.decode(errors="replace"))[:80]
+        why, remedy = f"its login prints something ({printed})", refusals.START_FILE
     elif tool:
         why, remedy = "it has no rsync", NO_RSYNC
     else:
@@ -117,9 +117,9 @@ def copy_whole(
     with open(descriptor, "rb") as f:
         facts = os.fstat(descriptor)
         with contextlib.suppress(OSError):
-            there = os.stat(target, follow_symlinks=False)
-            known = (there.st_size, there.st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
-            if known and (most is None or there.st_size <= most):
+            old = os.stat(target, follow_symlinks=False)
+            known = (old.st_size, old.st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
+            if known and (most is None or old.st_size <= most):
                 count(facts.st_size)
                 return False
         target.parent.mkdir(parents=True, exist_ok=True)

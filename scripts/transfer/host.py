@@ -151,8 +151,8 @@ class Host:
         try:
             framed = remote.answer(limits)
         except BrokenAnswer as broken:
-            said = remote.stderr().strip()
-            more = f" ({refusals.last_line(said)})" if said else ""
+            errors = remote.stderr().strip()
+            more = f" ({refusals.last_line(errors)})" if errors else ""
             raise console.Problem(
                 f"{self.name}: {broken}{more}", f"look at what the host does: ssh {self.name}"
             ) from None
@@ -190,11 +190,11 @@ class Host:
         )
 
     def _broken_off(self, remote: RemoteScript) -> console.Problem:
-        said = refusals.last_line(remote.stderr())
+        why = refusals.last_line(remote.stderr())
         if self.is_folder:
-            return console.Problem(f"{self.name}: the answer broke off ({said})", "run it again")
+            return console.Problem(f"{self.name}: the answer broke off ({why})", "run it again")
         return ConnectionLost(
-            f"{self.name}: the connection was lost ({said})",
+            f"{self.name}: the connection was lost ({why})",
             "run the same command again: it goes on where it stopped",
         )
 

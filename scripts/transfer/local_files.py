@@ -141,13 +141,13 @@ class LocalFiles:
         kept = ("data/", "models/", "adapters/")
         return [p for p in files if not p.startswith(kept) or p.endswith("/.gitkeep")]
 
-    def _folder(self, folder: Path, there: str) -> None:
+    def _folder(self, folder: Path, remote_folder: str) -> None:
         here = str(folder.resolve())
         skipped: dict[str, str] = {}
         for path, listed in walk(here, skipped):
-            self.files[f"{there}/{path}"] = listed
-            self.place[f"{there}/{path}"] = f"{here}/{path}"
-        self.skipped |= {f"{there}/{path}": why for path, why in skipped.items()}
+            self.files[f"{remote_folder}/{path}"] = listed
+            self.place[f"{remote_folder}/{path}"] = f"{here}/{path}"
+        self.skipped |= {f"{remote_folder}/{path}": why for path, why in skipped.items()}
 
     def covers(self, path: str) -> bool:
         """Whether this run looked at everything that may lie at `path`."""
@@ -172,9 +172,11 @@ class LocalFiles:
             if here.endswith("/" + name):
                 key, rest = (Path(here[: -len(name)]), ""), name
             else:
-                there = "configs" if name.startswith("configs/") else "/".join(name.split("/")[:2])
-                rest = name[len(there) + 1 :]
-                key = (Path(here[: -len(rest)]), there)
+                remote_folder = (
+                    "configs" if name.startswith("configs/") else "/".join(name.split("/")[:2])
+                )
+                rest = name[len(remote_folder) + 1 :]
+                key = (Path(here[: -len(rest)]), remote_folder)
             grouped.setdefault(key, []).append(rest)
         return grouped
 

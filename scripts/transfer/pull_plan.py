@@ -105,12 +105,12 @@ class PullPlan:
 
     def _decide(self, path: str, verify: bool) -> bool:
         """Put `path` where it belongs; False where only the contents can tell."""
-        here, there = self.here[path], self.there[path]
-        if here and not verify and self.record.holds(path, here, there):
+        here, remote = self.here[path], self.there[path]
+        if here and not verify and self.record.holds(path, here, remote):
             self.same.append(path)
-        elif here and here.size == there.size and there.seconds in (here.seconds, -1):
+        elif here and here.size == remote.size and remote.seconds in (here.seconds, -1):
             return False
-        elif here and here.size == there.size and is_version(unit_of(path)):
+        elif here and here.size == remote.size and is_version(unit_of(path)):
             return False  # a version copied by other means: its times say nothing
         else:
             self.fetch[path] = "changed" if here else "new"
@@ -141,9 +141,9 @@ class PullPlan:
     def _settle(self, unsure: list[str]) -> None:
         """Compare the contents of `unsure`, on both sides at once."""
         hashing = local_files.Background(local_files.hash_all, {p: local_path(p) for p in unsure})
-        there = hashes_on(self.host, {p: self.there[p].size for p in unsure})
+        remote_hashes = hashes_on(self.host, {p: self.there[p].size for p in unsure})
         for path, digest in hashing.result().items():
-            if digest and digest == there.get(path):
+            if digest and digest == remote_hashes.get(path):
                 self.same.append(path)
                 self.record.put(path, digest, self.here[path], self.there[path])
             else:

@@ -94,10 +94,10 @@ class PullStage:
                 growth = 0 if all(unit_of(f"{top}/{name}") for name in names) else GROWTH
                 larger = self.carrier.fetch(names, top, stage, growth)
                 self.larger |= {f"{top}/{name}" for name in larger}
-        there = hashing.result()
+        remote_hashes = hashing.result()
         here = local_files.hash_all({p: self.staged(p) for p in pending})
         self.digests |= here
-        unequal = {p for p in pending if not here[p] or here[p] != there.get(p)}
+        unequal = {p for p in pending if not here[p] or here[p] != remote_hashes.get(p)}
         return [p for p in pending if p in unequal | self.larger]
 
     def _difference(self, path: str) -> str:
@@ -178,9 +178,9 @@ class PullStage:
         self._drop_replaced()
         for path in names:
             if path not in live and unit_of(path) not in failed:
-                here, there = local_files.look(local_path(path)), self.plan.there[path]
+                here, remote = local_files.look(local_path(path)), self.plan.there[path]
                 if here and _is_untouched(staged[path], here):  # else edited here since
-                    self.plan.record.put(path, self.digests[path], here, there)
+                    self.plan.record.put(path, self.digests[path], here, remote)
         self.plan.record.save()
         for stage in self.stages.values():
             shutil.rmtree(stage, ignore_errors=True)

@@ -123,23 +123,23 @@ class Push:
         host, local, plan, state = self.host, self.local, self.plan, self.state
         carrier = carriers.carrier_for(host, state)
         self._must_fit()
-        there = state.listing().files
+        remote_files = state.listing().files
         seeds = [
             path
             for path in plan.changed
             if carrier.resumes_inside_files
             and local.files[path].size > SEED
-            and local.files[path][:2] != there[path][:2]
+            and local.files[path][:2] != remote_files[path][:2]
         ]
         stage = self._stage(carrier)
         digests = stage.fill(plan.sent, seeds) if plan.sent else {}
         sent = [path for path in plan.sent if path in digests]
         known = {
-            path: there[path].sig
+            path: remote_files[path].sig
             for path in plan.changed
-            if self.record.is_ours_there(path, there[path].sig)
+            if self.record.is_ours_there(path, remote_files[path].sig)
         }
-        strays = [path for path in there if path.rpartition("/")[2] == ".tandem-link"]
+        strays = [path for path in remote_files if path.rpartition("/")[2] == ".tandem-link"]
         after = stage.commit(sent, known, set(plan.changed), self.removed, strays, find_arguments())
         for path in sent:
             now = after.listing().files.get(path)

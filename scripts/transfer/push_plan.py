@@ -27,13 +27,13 @@ class PushPlan:
     def compare(
         self,
         local: LocalFiles,
-        there: dict[str, ListedFile],
+        remote_files: dict[str, ListedFile],
         record: TransferRecord,
         verify: bool,
     ) -> None:
         """Give every file its fate, by size, time and signature."""
         for path, here in local.files.items():
-            other = there.get(path)
+            other = remote_files.get(path)
             if other is None:
                 self.new.append(path)
             elif record.holds(path, here, other) and not verify:
@@ -42,40 +42,44 @@ class PushPlan:
                 self.changed.append(path)
             else:
                 self.unsure.append(path)
-        self.edited = [p for p in self.changed if not record.is_ours_there(p, there[p].sig)]
-        self.blocking = _blocking(self.new, there)
-        self._find_gone(local, there, record)
+        self.edited = [p for p in self.changed if not record.is_ours_there(p, remote_files[p].sig)]
+        self.blocking = _blocking(self.new, remote_files)
+        self._find_gone(local, remote_files, record)
 
     def _find_gone(
-        self, local: LocalFiles, there: dict[str, ListedFile], record: TransferRecord
+        self, local: LocalFiles, remote_files: dict[str, ListedFile], record: TransferRecord
     ) -> None:
         moved = set(self.blocking)
         missing = [p for p in record.files if p not in local.files and local.covers(p)]
         self.gone = [
             p
             for p in missing
-            if p in there
-            and record.is_ours_there(p, there[p].sig)
+            if p in remote_files
+            and record.is_ours_there(p, remote_files[p].sig)
             and moved.isdisjoint([p, *_above(p)])
         ]
         for path in missing:
-            if path not in there:
+            if path not in remote_files:
                 record.drop(path)
 
     def settle(
-        self, host: Host, local: LocalFiles, there: dict[str, ListedFile], record: TransferRecord
+        self,
+        host: Host,
+        local: LocalFiles,
+        remote_files: dict[str, ListedFile],
+        record: TransferRecord,
     ) -> None:
         """Compare the contents of what `unsure` holds, on both sides at once."""
         here = {p: local.place[p] for p in self.unsure}
         hashing = local_files.Background(local_files.hash_all, here)
-        remote = hashes_on(host, {p: there[p].size for p in self.unsure})
+        remote = hashes_on(host, {p: remote_files[p].size for p in self.unsure})
         for path, digest in hashing.result().items():
             if digest and digest == remote.get(path):
                 self.same.append(path)
-                record.put(path, digest, local.files[path], there[path])
+                record.put(path, digest, local.files[path], remote_files[path])
             else:
                 self.changed.append(path)
-                if not record.is_ours_there(path, there[path].sig):
+                if not record.is_ours_there(path, remote_files[path].sig):
                     self.edited.append(path)
         self.unsure = []
 
@@ -99,8 +103,8 @@ class PushPlan:
             lines.append(f"kept      {names}: a file there, a folder here, or the reverse")
         if self.gone:
             what = "moved to .replaced/ there" if removing else "left there; --delete N moves them"
-            there = state.listing().files
-            for line in sync_lines.files_line("gone here", sorted(self.gone), there):
+            remote_files = state.listing().files
+            for line in sync_lines.files_line("gone here", sorted(self.gone), remote_files):
                 lines.append(f"{line} ({what})")
         return lines + sync_lines.skipped_lines(local.skipped)
 
@@ -122,11 +126,11 @@ class PushPlan:
         return sorted(self.gone)
 
 
-def _blocking(new: list[str], there: dict[str, ListedFile]) -> list[str]:
+def _blocking(new: list[str], remote_files: dict[str, ListedFile]) -> list[str]:
     """What is a file there where `new` needs a folder, or the reverse."""
     wanted = {folder for path in new for folder in _above(path)}
-    folders = {folder for path in there for folder in _above(path)} if new else set()
-    return sorted((wanted & there.keys()) | (folders & set(new)))
+    folders = {folder for path in remote_files for folder in _above(path)} if new else set()
+    return sorted((wanted & remote_files.keys()) | (folders & set(new)))
 
 
 def _above(path: str) -> list[str]:

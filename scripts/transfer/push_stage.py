@@ -72,8 +72,8 @@ class PushStage:
         for _ in range(ROUNDS):
             self._prepare(pending, seeds, doubtful)
             digests |= self._copy(pending)
-            there = self._hashes(names)
-            doubtful = [path for path in names if there.get(path) != digests[path]]
+            remote_hashes = self._hashes(names)
+            doubtful = [path for path in names if remote_hashes.get(path) != digests[path]]
             if not doubtful:
                 return {path: digests[path] for path in names}
             for path in doubtful:
@@ -149,13 +149,13 @@ class PushStage:
         dropped, kept = self._judge(placed, known)
         return self._finish(dropped, kept, strays, listing)
 
-    def is_ours(self, path: str, there: ListedFile | None) -> bool:
+    def is_ours(self, path: str, remote: ListedFile | None) -> bool:
         """Whether what lies there after the commit is the staged file: nobody wrote to it since."""
         staged = self.staged.get(path)
-        if not staged or not there:
+        if not staged or not remote:
             return False
         mode, _, *size_and_time = staged.sig.split()[:4]
-        return [mode, *size_and_time] == [there.sig.split()[0], *there.sig.split()[2:4]]
+        return [mode, *size_and_time] == [remote.sig.split()[0], *remote.sig.split()[2:4]]
 
     def _judge(self, output: bytes, known: dict[str, str]) -> tuple[dict[str, str], list[str]]:
         """(what may be dropped: {path: its signature in the kept folder}, what must stay)."""

@@ -140,18 +140,18 @@ def run(
 
 def explain(place: str, code: int, messages: list[str]) -> tuple[console.Problem, bool]:
     """(what rclone's failure means, whether another try may help)."""
-    said = without_secrets(next(iter(messages), "it said nothing")).strip()
-    said = " ".join(said.split())
-    said = said if len(said) < SHOWN else f"…{said[-SHOWN:]}"
+    complaint = without_secrets(next(iter(messages), "it said nothing")).strip()
+    complaint = " ".join(complaint.split())
+    complaint = complaint if len(complaint) < SHOWN else f"…{complaint[-SHOWN:]}"
     for meaning in MEANINGS:
         if any(meaning.pattern.search(message) for message in messages):
             remote = place.partition(":")[0]
             text, remedy = (t.replace("REMOTE", remote) for t in (meaning.text, meaning.remedy))
-            shown = "" if meaning.misuse else f" ({said})"
+            shown = "" if meaning.misuse else f" ({complaint})"
             kind = console.Misuse if meaning.misuse else console.Problem
             return kind(f"{place}: {text}{shown}", remedy), meaning.again
     remedy = f"rclone lsd {place} shows what is wrong; then run the same command again"
-    return console.Problem(f"{place}: rclone ended with {code} ({said})", remedy), code == 5
+    return console.Problem(f"{place}: rclone ended with {code} ({complaint})", remedy), code == 5
 
 
 def _once(

@@ -20,11 +20,11 @@ GROWTH = 16 << 20  # bytes that running jobs may write to their logs during one 
 
 def write_at_most(source: IO[bytes], out: IO[bytes], size: int | None, count) -> bool:
     """Copy `size` bytes (None: all) to `out`; whether there were more. `count` gets each length."""
-    left = size
-    while block := source.read(BLOCK if left is None else min(BLOCK, left + 1)):
-        if left is not None:
-            block, more = block[:left], len(block) > left
-            left -= len(block)
+    remaining = size
+    while block := source.read(BLOCK if remaining is None else min(BLOCK, remaining + 1)):
+        if remaining is not None:
+            block, more = block[:remaining], len(block) > remaining
+            remaining -= len(block)
         else:
             more = False
         out.write(block)

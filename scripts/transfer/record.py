@@ -46,9 +46,9 @@ class TransferRecord:
             self.files.get(path, NOTHING)[1] == file.sig for path, file in local.items()
         )
 
-    def holds(self, path: str, here: ListedFile, there: ListedFile) -> bool:
+    def holds(self, path: str, here: ListedFile, remote: ListedFile) -> bool:
         """Whether these two were equal once and neither has been touched since."""
-        return list(self.files.get(path, NOTHING)[1:]) == [here.sig, there.sig]
+        return list(self.files.get(path, NOTHING)[1:]) == [here.sig, remote.sig]
 
     def is_ours_there(self, path: str, sig: str) -> bool:
         """Whether what lies there is what an earlier sync left, or compared as equal."""
@@ -60,10 +60,10 @@ class TransferRecord:
         return known.split()[:4] == sig.split()[:4] if moved else known == sig
 
     def put(
-        self, path: str, digest: str, here: ListedFile | None, there: ListedFile | None
+        self, path: str, digest: str, here: ListedFile | None, remote: ListedFile | None
     ) -> None:
         """Remember that both sides hold `digest` at `path`."""
-        known = [digest, here.sig, there.sig] if here and there else None
+        known = [digest, here.sig, remote.sig] if here and remote else None
         if known and self.files.get(path) != known:
             self.files[path] = known
             self.dirty = True
@@ -72,10 +72,11 @@ class TransferRecord:
         """Forget `path`."""
         self.dirty |= self.files.pop(path, None) is not None
 
-    def save(self, there: dict[str, ListedFile] | None = None, digest: str = "") -> None:
+    def save(self, remote_files: dict[str, ListedFile] | None = None, digest: str = "") -> None:
         """Publish it if anything changed. `there` and `digest`: the listing there as it is now."""
-        known = there is not None and all(
-            path in there and there[path].sig == sig for path, (_, _, sig) in self.files.items()
+        known = remote_files is not None and all(
+            path in remote_files and remote_files[path].sig == sig
+            for path, (_, _, sig) in self.files.items()
         )
         listing = digest if known else ""
         if self.dirty or listing != self.listing:

@@ -44,8 +44,10 @@ class TarCarrier:
         """Send what is not there yet: tar gives a file its time when it is whole."""
         script = f"{host_shell.HEAD}{host_shell.LISTING}mkdir -p {where} && cd {where} && "
         output = self.host.run(f"{script}list_files .\n", limits=LISTING_LIMITS, repeatable=True)
-        there = read_listing(self.host, output).files
-        names = [n for n in names if not _is_same(there.get(n), local_files.look(source / n))]
+        remote_files = read_listing(self.host, output).files
+        names = [
+            n for n in names if not _is_same(remote_files.get(n), local_files.look(source / n))
+        ]
         if not names:
             return
         script = f"{host_shell.HEAD}cd {where} && tar xf -\n"
@@ -109,9 +111,9 @@ class TarCarrier:
                 wait_to_retry(self.host.name, lost, tries)
 
 
-def _is_same(there: ListedFile | None, here: ListedFile | None) -> bool:
+def _is_same(remote: ListedFile | None, here: ListedFile | None) -> bool:
     """Whether size and time agree. SHA-256 is compared afterwards all the same."""
-    return bool(there and here) and there[:2] == here[:2]
+    return bool(remote and here) and remote[:2] == here[:2]
 
 
 class BackgroundAnswer:

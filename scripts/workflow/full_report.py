@@ -92,15 +92,17 @@ def _memory(facts: dict[str, Any]) -> list[str]:
 def _time(facts: dict[str, Any], rate: float | None) -> list[str]:
     steps = f"{facts['whole_steps']:,} steps"
     estimated = facts.get("estimated_seconds")
-    beside = f"; {console.duration(estimated)} estimated" if estimated else ""
+    estimate = f"; {console.duration(estimated)} estimated" if estimated else ""
     if facts["stand_in"]:
-        return [f"time     not measured: a stand-in has no speed (the whole run: {steps}{beside})"]
+        return [
+            f"time     not measured: a stand-in has no speed (the whole run: {steps}{estimate})"
+        ]
     whole = facts.get("whole_seconds")
     if not whole:
-        return [f"time     not measured: too few steps (the whole run: {steps}{beside})"]
+        return [f"time     not measured: too few steps (the whole run: {steps}{estimate})"]
     cost = f", {rate * whole / 3600:.2f} at {rate:g} an hour" if rate else ", its price is unknown"
     return [
         f"speed    {facts['tokens_per_second']:,.0f} tokens/s, {facts['seconds_per_step']:.2f} s a "
         "step, measured",
-        f"whole    {steps}: {console.duration(whole)}{cost}{beside}",
+        f"whole    {steps}: {console.duration(whole)}{cost}{estimate}",
     ]

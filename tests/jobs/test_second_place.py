@@ -74,9 +74,11 @@ class Keeping:
         done = subprocess.run(
             command, env=env, text=True, capture_output=True, stdin=subprocess.DEVNULL
         )
-        said = done.stdout + done.stderr
-        assert done.returncode == fails and "Traceback" not in said and SECRET not in said, said
-        return said
+        output = done.stdout + done.stderr
+        assert done.returncode == fails and "Traceback" not in output and SECRET not in output, (
+            output
+        )
+        return output
 
     def there(self):
         """The steps whose checkpoints are whole in the bucket."""
@@ -90,8 +92,8 @@ def keeping(server, tmp_path):
 
 
 def test_laptop_and_host_are_lost_and_the_run_goes_on_from_the_bucket(keeping):
-    said = keeping.jobs("keep", "--once", "--bucket", keeping.bucket)
-    assert "checkpoint-50, checkpoint-100" in said and keeping.there() == [50, 100]
+    output = keeping.jobs("keep", "--once", "--bucket", keeping.bucket)
+    assert "checkpoint-50, checkpoint-100" in output and keeping.there() == [50, 100]
     keeping.checkpoint(150)
     keeping.jobs("keep", "--once", "--bucket", keeping.bucket)
     assert keeping.there() == [100, 150]
@@ -112,8 +114,8 @@ def test_a_checkpoint_that_is_half_in_the_bucket_does_not_come(keeping):
     root = keeping.server.path(f"{keeping.place.name}/adapters/runs/{RUN}/checkpoints")
     (root / "checkpoint-100" / "optimizer.pt").write_text("somebody else's")
     other = keeping.a_host("gpu2")
-    said = keeping.jobs("resume", "--bucket", keeping.bucket, laptop="new", host=other, fails=1)
-    assert "is not as a manifest there lists it" in said
+    output = keeping.jobs("resume", "--bucket", keeping.bucket, laptop="new", host=other, fails=1)
+    assert "is not as a manifest there lists it" in output
     assert not (
         keeping.place / "new" / "adapters/runs" / RUN / "checkpoints/checkpoint-100"
     ).exists()
@@ -131,8 +133,8 @@ def test_a_checkpoint_that_is_half_in_the_bucket_does_not_come(keeping):
 def test_a_second_place_that_cannot_be_is_one_line_and_what_came_stays(keeping, words, code, line):
     if words[-1] == "--host":
         words = (*words, str(keeping.a_host("gpu2")))
-    said = keeping.jobs(*words, fails=code).strip()
-    assert line in said and "\n" not in said
+    output = keeping.jobs(*words, fails=code).strip()
+    assert line in output and "\n" not in output
     if words[0] == "keep" and code == 1:
         kept = keeping.place / "laptop" / "adapters" / "runs" / RUN / "checkpoints"
         assert len(list(kept.iterdir())) == 2

@@ -195,11 +195,11 @@ def test_the_stop_command_is_called_off(place, why):
 )
 def test_twenty_steps_tell_whether_the_budget_reaches_the_end(steps, cap, line):
     job = Job("x", "folder", ("x",), run_id=RUN, cap_seconds=cap, rate=3.6)
-    watched, said = forecast.Forecast(job), ""
+    watched, text = forecast.Forecast(job), ""
     for step, elapsed in steps:
-        said = watched.line({"step": step, "max_steps": 100}, 0.0, elapsed)
-    assert line in said and bool(line) is bool(said)
-    assert not said or not watched.line({"step": 99, "max_steps": 100}, 0.0, 99.0)
+        text = watched.line({"step": step, "max_steps": 100}, 0.0, elapsed)
+    assert line in text and bool(line) is bool(text)
+    assert not text or not watched.line({"step": 99, "max_steps": 100}, 0.0, 99.0)
 
 
 @pytest.mark.parametrize("odd", [None, True, -1, "5", float("nan"), [1]])

@@ -72,11 +72,11 @@ def test_a_file_that_two_packages_install_is_right_as_either_wrote_it(env):
     site = site_packages(env)
     for name in ("one", "two"):
         add_package(site, name, {"build_backend.py": f"by = {name!r}", f"{name}.py": ""})
-    code, found = look(env)
-    assert code == 0, found
+    code, report = look(env)
+    assert code == 0, report
     (site / "build_backend.py").write_text("by = None")
-    code, found = look(env)
-    assert code == 1 and {"one", "two"} == set(found["damaged"])
+    code, report = look(env)
+    assert code == 1 and {"one", "two"} == set(report["damaged"])
 
 
 def test_a_missing_file_is_told_from_a_changed_one(env):

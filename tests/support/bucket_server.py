@@ -136,7 +136,7 @@ class BucketDesk:
             [str(self.kit / "scripts" / script), *words], text=True, capture_output=True,
             stdin=subprocess.DEVNULL, env=kept | variables | {"BUCKET": bucket} | env,
         )  # fmt: skip
-        said = done.stdout + done.stderr
-        assert done.returncode == fails, said
-        assert "Traceback" not in said and SECRET not in said, said
-        return said
+        output = done.stdout + done.stderr
+        assert done.returncode == fails, output
+        assert "Traceback" not in output and SECRET not in output, output
+        return output

@@ -71,10 +71,10 @@ def test_what_rclone_says_has_a_meaning_and_a_remedy(message, line, again):
 
 def test_what_rclone_says_is_cleared_of_secrets(monkeypatch):
     monkeypatch.setenv("RCLONE_CONFIG_S3_SECRET_ACCESS_KEY", "xyzzy-1")
-    said = rclone.without_secrets(
+    cleared = rclone.without_secrets(
         "xyzzy-1 https://me:word@host/p?X-Amz-Signature=abc&X-Amz-Credential=def&prefix=p"
     )
-    assert said == "… https://…host/p?…&…&prefix=p"
+    assert cleared == "… https://…host/p?…&…&prefix=p"
 
 
 # --- a real one -------------------------------------------------------------------------------
@@ -221,8 +221,8 @@ def test_names_that_fall_together_are_refused(desk):
     put_run(desk)
     put(desk, "adapters/runs/r1/log.txt", "one")
     put(desk, "adapters/runs/r1/Log.txt", "two")
-    said = down(desk, fails=1)
-    assert "is the same name as" in said
+    output = down(desk, fails=1)
+    assert "is the same name as" in output
     assert not (desk.work / "adapters/runs/r1/log.txt").exists()
 
 
@@ -266,8 +266,8 @@ def test_a_bucket_that_cannot_be_used_is_one_line(desk, bucket, code, line, way)
         bucket, code, line = {"wrong:bkt/p": ("wrong:bkt/p", 1, "refused the keys"),
                               "down:bkt/p": ("down:bkt/p", 1, "the connection failed"),
                               "s3:none/p": ("nope:none/p", 2, "no remote")}[bucket]  # fmt: skip
-    said = desk.sync(way, bucket=bucket, fails=code).strip()
-    assert line in said and "\n" not in said
+    output = desk.sync(way, bucket=bucket, fails=code).strip()
+    assert line in output and "\n" not in output
 
 
 @real
@@ -277,7 +277,7 @@ def test_an_empty_bucket_gives_nothing_and_says_so(desk):
 
 @real
 def test_without_rclone_the_line_says_what_to_install(desk):
-    said = up(desk, fails=1, RCLONE="/nowhere/rclone").strip()
-    assert "RCLONE=/nowhere/rclone is no program" in said and "\n" not in said
-    said = desk.sync("up", "gpu1", "--bucket", "s3:bkt/p", fails=2)
-    assert "name one of them" in said
+    output = up(desk, fails=1, RCLONE="/nowhere/rclone").strip()
+    assert "RCLONE=/nowhere/rclone is no program" in output and "\n" not in output
+    output = desk.sync("up", "gpu1", "--bucket", "s3:bkt/p", fails=2)
+    assert "name one of them" in output

@@ -100,15 +100,15 @@ def test_leftovers_of_killed_commands_are_swept_and_live_ones_kept(tmp_path):
     assert ended.returncode == 0
     dead = subprocess.Popen(["true"])
     dead.wait()
-    left, live = Path(f"/tmp/td.{dead.pid}.test"), Path(f"/tmp/td.{os.getpid()}.test")
-    for folder in (left, live):
+    stale, live = Path(f"/tmp/td.{dead.pid}.test"), Path(f"/tmp/td.{os.getpid()}.test")
+    for folder in (stale, live):
         folder.mkdir()
     try:
         ssh_configuration.sweep()
-        assert not left.exists()
+        assert not stale.exists()
         assert live.exists()
     finally:
-        shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(stale, ignore_errors=True)
         live.rmdir()
 
 
@@ -185,9 +185,9 @@ def test_the_listing_is_the_same_with_gnu_busybox_and_bsd_tools(kind, tmp_path, 
     output = subprocess.run(command, cwd=kit, env=env, capture_output=True, check=True).stdout
     files = listing.read_listing(folder_host, output).files
     assert set(files) == {"data/processed/a b", "run.sh", "models/.gitkeep"}
-    for name, found in files.items():
+    for name, listed in files.items():
         here = local_files.look(kit / name)
-        assert found[:3] == here[:3], name
+        assert listed[:3] == here[:3], name
     assert files["run.sh"].executable
     assert output.startswith(b"nul" if kind == "gnu" else b"lines")
 
@@ -277,5 +277,5 @@ def test_an_rsync_that_never_answers_is_named_and_not_used(monkeypatch, tmp_path
 
 
 def test_what_stands_in_the_way_there_is_a_file_above_or_a_folder_below():
-    far = dict.fromkeys(["a", "b/c/d", "e", "f/g"])
-    assert push_plan._blocking(["a/new/x", "b/c", "f/h", "i"], far) == ["a", "b/c"]
+    remote_files = dict.fromkeys(["a", "b/c/d", "e", "f/g"])
+    assert push_plan._blocking(["a/new/x", "b/c", "f/h", "i"], remote_files) == ["a", "b/c"]

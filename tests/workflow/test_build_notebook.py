@@ -160,7 +160,7 @@ def executed(variables: dict[str, str], folder: Path):
     yield made
 
 
-def said(made) -> str:
+def printed(made) -> str:
     outputs = [o for c in made.cells if c.cell_type == "code" for o in c.outputs]
     return "".join(o.get("text", "") for o in outputs)
 
@@ -169,7 +169,7 @@ def said(made) -> str:
 @pytest.mark.remote_env
 def test_every_cell_runs_and_unpack_on_the_laptop_ends_the_trip(trip, command):
     with executed(trip["variables"], trip["colab"]) as made:
-        text = said(made)
+        text = printed(made)
     assert "On the laptop:\n" in text and "mapper-lora@v1.0.0" in text
     assert "--set training.max_steps=20" in text and "f1" in text
     packed = trip["kit"] / "mapper-lora-v1.0.0.zip"

@@ -142,7 +142,7 @@ def test_the_whole_run_is_scaled_from_the_ten_steps(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["--full"], "--full is a rehearsal"),
         (["--rehearse", "--gpu", "T4"], "belong to --full"),
@@ -151,9 +151,9 @@ def test_the_whole_run_is_scaled_from_the_ten_steps(tmp_path, monkeypatch):
         (["--rehearse", "--full", "--rate", "nan"], "is no price of an hour"),
     ],
 )
-def test_a_wrong_call_is_one_line(command, words, said):
+def test_a_wrong_call_is_one_line(command, words, expected):
     done = command("pipeline.py", *words)
-    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.remote_env
