@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from base_model.gpu_errors import memory_is_full
 from kit import console
 from serving import sampling
 from serving.answer_row import AnswerRow, Piece
 from serving.batch import Batch, new_cache
-from serving.forward import BASE, ForwardPass, out_of_memory
+from serving.forward import BASE, ForwardPass
 
 __all__ = ["BASE", "AnswerRow", "Engine", "EngineFull", "Piece"]
+LESS = 0.75  # of the tokens of rows that ran out of memory together, from then on
 SUSPECT = 3  # answers that fail one after another before the model itself is asked
 PREFILL = 16384  # tokens, padding counted, of the prompts that are read at once
 
@@ -48,6 +50,7 @@ class Engine:
         self.mixed, self.post = mixed, post or _send
         self.forward = ForwardPass(model, mixed)
         self.failures = 0  # answers in a row whose own pass failed
+        self._crowded = 0  # tokens of the rows that ran out of memory and are read again alone
         self._served: list[Any] = []  # what warm_up was given
         self._batch: Batch | None = None
         self._again: collections.deque[AnswerRow] = collections.deque()  # their step failed
@@ -177,34 +180,45 @@ class Engine:
         """Whether `answer` may join `rows`."""
         if not rows:
             return True
-        cells = (len(rows) + 1) * max(a.most for a in [*rows, answer])
+        cells = _cells([*rows, answer])
         mixes = self.mixed or rows[0].adapter == answer.adapter
         return len(rows) < self.max_rows and cells <= self.max_cells and mixes
 
     def _step(self, new: list[AnswerRow]) -> None:
         """One token for every row, and the first one for those who joined."""
         if self._batch:
-            rows = list(self._batch.answers)
-            try:
-                self._drop_unwanted()
-                if self._batch:
-                    ids = self._batch.append([answer.tokens[-1] for answer in self._batch.answers])
-                    self._batch = self._advance(self._batch, ids)
-                    self.failures = 0
-            except Exception as error:
-                self._failed(error, rows)
+            self._tried(self._go_on, list(self._batch.answers))
         if new:
-            rows = list(new)
-            try:
-                batch, ids = self._read(new)
-                joined = self._advance(batch, ids, first=True)
-                self.failures = 0
-                if self._batch and joined:
-                    rows = [*self._batch.answers, *joined.answers]
-                    self._batch.join(joined)
-                self._batch = self._batch or joined
-            except Exception as error:
-                self._failed(error, rows)
+            self._tried(self._let_in, list(new))
+        if self._crowded and not self._again:  # each fits alone: together they were too many
+            self._lower_limit()
+
+    def _tried(self, do: Callable[[list[AnswerRow]], None], rows: list[AnswerRow]) -> None:
+        """Run a step of `rows`. One that fails is dealt with when its tensors are gone."""
+        failure: Exception | None = None
+        try:
+            do(rows)
+            self.failures = 0
+        except Exception as error:
+            failure = error.with_traceback(None)
+        if failure:
+            self._failed(failure, rows)
+
+    def _go_on(self, rows: list[AnswerRow]) -> None:
+        """The next token of the batch."""
+        self._drop_unwanted()
+        if self._batch:
+            ids = self._batch.append([answer.tokens[-1] for answer in self._batch.answers])
+            self._batch = self._advance(self._batch, ids)
+
+    def _let_in(self, rows: list[AnswerRow]) -> None:
+        """The first token of new rows, which join the batch; `rows` becomes all that join."""
+        batch, ids = self._read(rows)
+        joined = self._advance(batch, ids, first=True)
+        if self._batch and joined:
+            rows[:] = [*self._batch.answers, *joined.answers]
+            self._batch.join(joined)
+        self._batch = self._batch or joined
 
     def _drop_unwanted(self) -> None:
         """Take cancelled and late answers out of the batch."""
@@ -248,12 +262,14 @@ class Engine:
         if self._batch and any(answer in rows for answer in self._batch.answers):
             self._batch = None
         rows = [answer for answer in rows if not (answer.ended or answer.cancelled)]
-        if out_of_memory(error):
-            torch.cuda.empty_cache()
-            line = "out of GPU memory"
-            if len(rows) > 1:
-                self.max_rows = max(1, len(rows) // 2)
-                line += f", from now on {self.max_rows} answers at once"
+        if memory_is_full(error):
+            line = "out of memory"
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if self._crowded and len(rows) > 1:
+                self._lower_limit()
+            others = self._batch.answers if self._batch else []
+            self._crowded = _cells([*others, *rows]) if len(rows) > 1 else 0
         if len(rows) > 1:
             console.warn(f"a step of {len(rows)} answers failed: {line}; each is read again alone")
             self._again.extend(rows)
@@ -263,6 +279,12 @@ class Engine:
         self.failures += 1
         if self.failures >= SUSPECT and self._served and self._works():
             self.failures = 0
+
+    def _lower_limit(self) -> None:
+        """Let in less than what ran out of memory."""
+        self.max_cells = min(self.max_cells, int(LESS * self._crowded))
+        self._crowded = 0
+        console.warn(f"out of memory: from now on at most {self.max_cells:,} tokens at once")
 
     def _works(self) -> bool:
         """Whether the model itself still answers, after several answers failed one by one."""
@@ -280,6 +302,11 @@ class Engine:
             self._again.clear()
             self._batch = None
         self.post([answer.end("stopped") for answer in rows])
+
+
+def _cells(rows: list[AnswerRow]) -> int:
+    """Tokens that the cache of these rows may grow to, padding counted."""
+    return len(rows) * max((answer.most for answer in rows), default=0)
 
 
 def _without(batch: Batch, gone: set[AnswerRow]) -> Batch | None:

@@ -16,7 +16,7 @@ from serving.batch import Batch
 from serving.grouped_lora import GroupedLora
 
 BASE = "__base__"  # PEFT's name for "no adapter"
-PIECE = 2048  # tokens of a row that are read at once: what a pass needs beside the cache
+PIECE = 2048  # tokens of all rows that are read at once: what a pass needs beside the cache
 HOOK = "_adapter_names_pre_forward_hook"  # peft/tuners/tuners_utils.py
 
 
@@ -39,8 +39,8 @@ class ForwardPass:
         The batch's cache takes `ids` up. first: they are whole prompts.
         """
         self.rows += len(batch.answers)
-        whole = ids.shape[1] <= PIECE or "cache_params" in self._takes or not batch.grows
-        piece = ids.shape[1] if whole else PIECE
+        whole = ids.numel() <= PIECE or "cache_params" in self._takes or not batch.grows
+        piece = ids.shape[1] if whole else max(1, PIECE // len(ids))
         before = batch.mask.shape[1] - ids.shape[1]
         for begin in range(0, ids.shape[1], piece):
             part = ids[:, begin : begin + piece]
@@ -98,11 +98,3 @@ class ForwardPass:
                 if getattr(getattr(hook, "func", None), "__name__", "") == HOOK:
                     del hooks[key]
                     module._forward_pre_hooks_with_kwargs.pop(key, None)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether a step ran out of the GPU's memory, in any of torch's words for it."""
-    import torch
-
-    words = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

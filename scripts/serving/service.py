@@ -13,13 +13,14 @@ from typing import Any
 
 from base_model import chat_template
 from kit import console
-from serving import tool_calls
+from serving import cache_memory, tool_calls
 from serving.answer_exchange import Exchange
 from serving.answer_forms import ChatForm, TextForm
 from serving.answer_shape import AnswerShapes, guide_of
 from serving.api_errors import ApiError
 from serving.api_requests import ChatRequest, CompletionRequest
 from serving.engine import AnswerRow, Engine, EngineFull, Piece
+from serving.forward import PIECE
 from serving.model_catalog import Catalog, Served, load_all
 from serving.prometheus import ServingMetrics
 
@@ -82,7 +83,13 @@ class Service:
         engine = Engine(model, limits.rows, 0, limits.queue, self.catalog.mixed, self._post)
         per_token = engine.warm_up(self.catalog.served)
         longest = getattr(model.config.get_text_config(), "max_position_embeddings", CONTEXT)
-        engine.max_cells = _cells(model.device, per_token) or limits.rows * longest
+        engine.max_cells = limits.rows * longest
+        if per_token:
+            gpu = model.device.type == "cuda"
+            engine.max_cells = cache_memory.cells(
+                _free(model.device), per_token, model.config.get_text_config(), limits.rows,
+                PIECE, gpu,
+            )  # fmt: skip
         self.context = min(limits.context or longest, longest, engine.max_cells)
         self.embedded = model.get_input_embeddings().weight.shape[0]
         usual = model.generation_config
@@ -226,19 +233,14 @@ def _hand_over(pieces: list[Piece]) -> None:
         piece.answer.send(piece)
 
 
-def _cells(device: Any, per_token: float) -> int:
-    """How many tokens the cache may hold: 60 % of the free GPU memory, or half of the free RAM.
-
-    The rest is for what a pass needs beside the cache, and for copies when rows join.
-    """
+def _free(device: Any) -> int:
+    """Bytes of memory that are free on a device."""
     import psutil
     import torch
 
-    if not per_token:
-        return 0
     if device.type == "cuda":
-        return int(0.6 * torch.cuda.mem_get_info()[0] / per_token)
-    return int(0.5 * psutil.virtual_memory().available / per_token)
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available
 
 
 def describe(error: Exception) -> console.Problem:

@@ -19,6 +19,8 @@ def llama():
 class Row:
     """What sampling.pick asks of an answer."""
 
+    guide = None
+
     def __init__(self, temperature=1.0, top_p=1.0, vocabulary=8):
         self.temperature, self.top_p, self.vocabulary = temperature, top_p, vocabulary
         self.dice = random.Random(1)

@@ -224,6 +224,7 @@ def test_padding_of_the_vocabulary_is_never_chosen():
     from serving import sampling
 
     class Row:
+        guide = None
         vocabulary, temperature, top_p, dice = 5, 1.0, 1.0, random.Random(1)
 
     greedy = type("Greedy", (Row,), {"temperature": 0})
@@ -239,6 +240,7 @@ def test_sampling_follows_the_probabilities_and_top_p_cuts_the_tail():
     from serving import sampling
 
     class Row:
+        guide = None
         vocabulary, temperature = 4, 1.0
 
         def __init__(self, top_p, seed):
