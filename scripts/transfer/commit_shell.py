@@ -43,7 +43,7 @@ take_lock() {
 # where a FILE has to be, goes to $kept first.
 # put_new TO FILE…: give each FILE its name in TO; where the name is taken by now, put_over.
 # put_over TO FILE…: each FILE swaps places with what lies in TO; on another disk than $kept the
-# files wait in TO/.incoming. What a killed commit left in such a folder goes to $kept.
+# files wait in TO/.incoming/beside. What a killed commit left there goes to $kept.
 PUT = r"""
 away() {
   rmdir "$1" 2>/dev/null || { mkdir -p "$kept${1%/*}" && mv "$1" "$kept${1%/*}/"; }
@@ -60,39 +60,41 @@ clear_way() {
   done
   mkdir -p "$to"
 }
+beside=.incoming/beside/ # not .incoming itself: that of the kit's folder holds the staged files
 recover() {
-  if [ -d "$1.incoming" ]; then
-    mkdir -p "$kept$1" && mv "$1.incoming" "$kept$1/incoming.$$"
-  fi
+  [ -d "$1.incoming" ] || return 0
+  case $1 in (./) left=./${beside%/};; (*) left=$1.incoming;; esac
+  if [ -d "$left" ]; then away "$left"; fi
 }
 put_new() {
   clear_way "$@"; to=$1; shift
+  recover "$to"
   if ln "$1" "$to" 2>/dev/null; then
     rm -f "$1"; shift
   elif [ ! -e "$to${1##*/}" ]; then
-    recover "$to"; mkdir -p "$to.incoming"
-    mv -f "$@" "$to.incoming/"
-    for file; do set -- "$@" "$to.incoming/${file##*/}"; shift; done
+    mkdir -p "$to$beside"
+    mv -f "$@" "$to$beside"
+    for file; do set -- "$@" "$to$beside${file##*/}"; shift; done
   fi
   [ $# -gt 0 ] || return 0
   mv -n "$@" "$to" || true
   for file; do
     if [ -e "$file" ]; then put_over "$to" "$file"; fi
   done
-  rmdir "$to.incoming" 2>/dev/null || true
+  rmdir "$to$beside" "$to.incoming" 2>/dev/null || true
 }
 put_over() {
   clear_way "$@"; to=$1; shift
   from=${1%/*}/
+  [ "$from" = "$to$beside" ] || recover "$to"
   for file; do set -- "$@" "$to${file##*/}"; shift; done
   signatures "$@" | sed 's/^/before /' # first of all: even a link to a file changes its ctime
   for file; do set -- "$@" "${file##*/}"; shift; done
   mkdir -p "$kept$to"
-  if [ "$from" != "$to.incoming/" ] && ln "$to$1" "$kept.probe" 2>/dev/null; then
+  if [ "$from" != "$to$beside" ] && ln "$to$1" "$kept.probe" 2>/dev/null; then
     rm -f "$kept.probe"; waiting=$kept$to
   else
-    [ "$from" = "$to.incoming/" ] || recover "$to"
-    waiting=$to.incoming/
+    waiting=$to$beside
   fi
   if [ "$from" != "$waiting" ]; then
     mkdir -p "$waiting"
@@ -113,7 +115,7 @@ put_over() {
     for name; do
       if [ -e "$waiting$name" ] || [ -L "$waiting$name" ]; then mv "$waiting$name" "$kept$to"; fi
     done
-    rmdir "$waiting" 2>/dev/null || true
+    rmdir "$waiting" "$to.incoming" 2>/dev/null || true
   fi
   for name; do set -- "$@" "$kept$to$name"; shift; done
   signatures "$@" | sed 's/^/after /'
@@ -169,7 +171,8 @@ def prologue(root: str, kept: str, stage: str) -> list[str]:
         f"exchange={quote(source)}", SWAPPER,
         'take_lock', 'mkdir -p "$kept"', f"stage={quote(stage)}", 'rm -rf "$stage".*',
         'if [ -d "$stage" ]; then mv "$stage" "$stage.$$"; stage=$stage.$$',
-        f'(cd "$stage" && list_files . -name .rsync-partial -prune -o); echo "{STAGED}"; fi',
+        'list_staged() { cd "$stage" && list_files . -name .rsync-partial -prune -o; }',
+        f'(list_staged && echo "{STAGED}") || true; fi',  # also where nobody listens any more
     ]  # fmt: skip
 
 

@@ -275,3 +275,20 @@ EOF
   expect 0
   [ -x "$THERE/docs/GUIDE.md" ]
 }
+
+@test "a disk there without hard links: files of the kit's own folder and below are replaced too" {
+  use folder
+  mkdir "$BATS_TEST_TMPDIR/bin"
+  printf '#!/bin/sh\nexit 1\n' >"$BATS_TEST_TMPDIR/bin/ln" && chmod +x "$BATS_TEST_TMPDIR/bin/ln"
+  PATH="$BATS_TEST_TMPDIR/bin:$PATH" up
+  expect 0
+  printf 'mine\n' | tee "$THERE/.gitignore" >"$THERE/docs/GUIDE.md"
+  printf '# second\n' >>"$KIT/.gitignore"
+  printf 'second\n' | tee "$KIT/docs/GUIDE.md" >"$KIT/new" && git -C "$KIT" add new
+  PATH="$BATS_TEST_TMPDIR/bin:$PATH" up
+  expect 0
+  cmp "$KIT/.gitignore" "$THERE/.gitignore"
+  cmp "$KIT/docs/GUIDE.md" "$THERE/docs/GUIDE.md"
+  [ "$(cat "$THERE"/.replaced/*/.gitignore "$THERE"/.replaced/*/docs/GUIDE.md)" = $'mine\nmine' ]
+  [ -z "$(find "$THERE" -name .incoming)" ]
+}
