@@ -45,15 +45,16 @@ skip() {
   warn "skipped: $*"
 }
 
-# system_package TOOL APT BREW: install a tool through apt or brew where that needs no password.
+# system_package TOOL APT BREW: install a tool through apt (its packages) or brew where that needs
+# no password.
 system_package() {
   command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] && return
   if command -v apt-get >/dev/null 2>&1; then
     local sudo=''
     [ "$(id -u)" = 0 ] || sudo='sudo -n'
     say "Installing $2 for the tests"
-    # shellcheck disable=SC2086  # no sudo for root
-    { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq "$2"; } >/dev/null 2>&1 ||
+    # shellcheck disable=SC2086  # no sudo for root; several packages
+    { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq $2; } >/dev/null 2>&1 ||
       skip "tests that need $1: $2 could not be installed; sudo apt-get install $2"
   elif command -v brew >/dev/null 2>&1; then
     brew install -q "$3" >/dev/null 2>&1 || skip "tests that need $1: brew install $3 failed"
@@ -158,6 +159,9 @@ if [ "$mode" != lint ]; then
   system_package sshd openssh-server openssh
   system_package rsync rsync rsync
   [ "$mode" = fast ] || system_package chromium chromium chromium
+  if [ "$mode" != fast ] && [ "$(uname -s)" = Linux ] && [ "$(id -u)" = 0 ]; then
+    system_package slurmctld "slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins" slurm
+  fi
   [ "$mode" = fast ] || ./setup_remote.sh --here --allow-cpu
   export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TANDEM_TEST_FAST=''
   [ "$mode" = fast ] && export TANDEM_TEST_FAST=1

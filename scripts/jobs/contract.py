@@ -25,6 +25,7 @@ from typing import Any
 from kit import console, publish
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+WARNING_SECONDS = 300.0  # Slurm may deliver its signal up to 60 s early
 ENGINES = ("folder", "ssh", "slurm", "sky")
 # A run that has begun is resumed: its folder has a status from the first second on.
 GO_ON = ("--resume", "--run-id")
@@ -58,6 +59,12 @@ class Job:
         """Whether the run looks for the file `stop` itself: torchrun dies of a USR2."""
         return self.nodes > 1
 
+    @property
+    def warning_seconds(self) -> int:
+        """How long before its end Slurm tells a job: enough to save, and never most of its time."""
+        cap = self.cap_seconds or 4 * WARNING_SECONDS
+        return int(min(WARNING_SECONDS, max(30.0, cap // 4)))
+
     def command(self) -> list[str]:
         """What the supervisor starts: the command with the run that it begins or goes on with."""
         words = list(self.words)
@@ -70,8 +77,9 @@ class Job:
 
     def environment(self, folder: Path) -> dict[str, str]:
         """The variables that the command gets besides the host's own."""
-        by_file = {"TANDEM_STOP_FILE": str(folder / "stop")} if self.stops_by_file else {}
-        return by_file | {"HF_HUB_OFFLINE": "1"}
+        by_file = {"TANDEM_STOP_FILE": "stop", "TANDEM_LAUNCH_NOTES": "notes"}
+        names = by_file if self.stops_by_file else {}
+        return {name: str(folder / file) for name, file in names.items()} | {"HF_HUB_OFFLINE": "1"}
 
     def to_json(self) -> bytes:
         """engine.json."""

@@ -12,6 +12,7 @@ Exit codes: the command's own; 1 where the job's folder cannot be read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -24,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from jobs import at_end, contract, watchdog  # noqa: E402
 from jobs.forecast import Forecast  # noqa: E402
 from jobs.life import Life  # noqa: E402
-from kit import clock, console, publish  # noqa: E402
+from kit import clock, console, lock, publish  # noqa: E402
 
 LOOK_SECONDS = float(os.environ.get("TANDEM_SUPERVISOR_SECONDS") or 1)
 AT_ONCE = "9"  # in the file `stop`: without a checkpoint
+EARLY_SECONDS = 60  # by so much Slurm's warning may come early
 GRACE_SECONDS = 120  # between asking a run to stop and ending it
 
 
@@ -63,12 +65,18 @@ class Supervisor:
             self.life.why = "hung"
             watchdog.record_hung(self.job)
         self.life.end(code)
-        if code > 128 and os.environ.get("TANDEM_REQUEUE") and not self.wished:
+        if code > 128 and os.environ.get("TANDEM_REQUEUE") and self._has_time(spent):
             self.log("Slurm ends this life of the job, which may go on in another")
             return code  # the batch script writes `exit` where it does not
         at_end.run(self.folder, self.job, code, self.log)
         contract.write_exit(self.folder, code)
         return code
+
+    def _has_time(self, spent: float) -> bool:
+        """Whether another life may go on: nobody asked for the end, and the budget has time."""
+        left = self.job.cap_seconds - spent - self.life.seconds
+        last = self.job.cap_seconds and left <= self.job.warning_seconds + EARLY_SECONDS
+        return not self.wished and not last
 
     def _once(self, spent: float) -> int:
         """Start the command and wait for its end; its exit code, negative for a signal."""
@@ -153,11 +161,27 @@ class Supervisor:
             f.write(f"{stamp} job {self.folder.name}: {text}\n")
 
 
+@contextlib.contextmanager
+def only_life(folder: Path):
+    """One life of a job at a time: a node that Slurm gave up may still run the last one."""
+    with (folder / "lock").open("a") as file:
+        waits = False
+        while not lock.try_lock(file.fileno(), str(folder)):
+            if not waits:
+                with (folder / "log.txt").open("a", encoding="utf-8") as f:
+                    f.write(f"job {folder.name}: waits for the end of a life that still runs\n")
+            waits = True
+            time.sleep(LOOK_SECONDS)
+        yield
+
+
 def main(argv: list[str] | None = None) -> int:
     folder = Path((sys.argv[1:] if argv is None else argv)[0])
-    publish.json_file(folder / "supervisor.json", {"pid": os.getpid(), "started": time.time()})
     try:
-        return Supervisor(folder).run()
+        with only_life(folder):
+            facts = {"pid": os.getpid(), "started": time.time()}
+            publish.json_file(folder / "supervisor.json", facts)
+            return Supervisor(folder).run()
     except BaseException as error:
         if not isinstance(error, SystemExit):
             with (folder / "log.txt").open("a", encoding="utf-8") as f:

@@ -117,9 +117,11 @@ def next_commands(host: Host, name: str) -> None:
 def watch(args: Any, settings: Any, host_name: str) -> int:
     """Follow a job to its end; Ctrl-C leaves it alone and says what can be done."""
     with open_host(host_name) as host:
-        submission.required(host, args.name)
+        job, _ = submission.required(host, args.name)
+        engine = engines.engine_of(job.engine)
+        ask = (lambda: engine.state(host, job)) if job.engine == "slurm" else None
         try:
-            return watching.follow(host, args.name)
+            return watching.follow(host, args.name, ask)
         except KeyboardInterrupt:
             console.note(f"\n{args.name} goes on on {host.name}")
             next_commands(host, args.name)

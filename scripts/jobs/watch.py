@@ -7,7 +7,9 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 
+from jobs import engines
 from jobs.detached import ALIVE
 from kit import console
 from transfer.adapter_units import RUN_ID
@@ -16,6 +18,7 @@ from transfer.host import Host, ScriptFailed, open_host, quote, wait_before
 from transfer.listing import read_facts
 
 QUIET = 120  # seconds without a heartbeat after which a run is said to be silent
+ASK_SECONDS = 10  # between two questions to the scheduler
 PIECE = 1 << 20  # bytes of a log in one look; the rest comes with the next
 NO_JOB = (96, 97)  # exit codes of LOOK: no such job or run, no kit
 LOOK = """
@@ -27,14 +30,17 @@ if [ -z "$name" ]; then
   at=${{newest%/status.json}}
 elif [ -d ".jobs/$name" ]; then
   at=.jobs/$name
-  [ -f "$at/exit" ] || {{ started "$at" && alive "$at"; }} || killed=yes
+  [ -f "$at/exit" ] || [ -f "$at/batch.sh" ] || {{ started "$at" && alive "$at"; }} || killed=yes
 else at=adapters/runs/$name; fi
 [ -n "$at" ] && [ -d "$at" ] || exit 96
 echo "at $at"
 echo "now $(date +%s)"
 echo "killed $killed"
 echo "exit $(head -c 10 "$at/exit" 2>/dev/null)"
-echo "status $(head -c 3000 "$at/status.json" 2>/dev/null | tr '\\n\\r' '  ')"
+run=$(sed -n 's/^ *"run_id": "\\([A-Za-z0-9._-]*\\)".*/\\1/p' "$at/engine.json" 2>/dev/null)
+status=$at/status.json
+[ -z "$run" ] || status=adapters/runs/$run/status.json
+echo "status $(head -c 3000 "$status" 2>/dev/null | tr '\\n\\r' '  ')"
 echo
 tail -c +{after} "$at/log.txt" 2>/dev/null | head -c {piece}
 exit 0
@@ -47,7 +53,8 @@ class JobView:
     def __init__(self, host: Host, output: bytes):
         head, _, self.log = output.partition(b"\n\n")
         facts = read_facts(host, head)
-        self.name = facts.get("at", "").rpartition("/")[2]
+        folder, _, self.name = facts.get("at", "").rpartition("/")
+        self.is_job = folder == ".jobs"  # its end is its exit code, whatever its run records
         if not RUN_ID.fullmatch(self.name):
             raise console.Problem(
                 f"{host.name}: its answer names no job or run ({self.name[:80]!r})",
@@ -71,7 +78,8 @@ class JobView:
     @property
     def over(self) -> bool:
         """Whether it has ended."""
-        return self.killed or bool(self.code) or self.status.get("state", "running") != "running"
+        ended = not self.is_job and self.status.get("state", "running") != "running"
+        return self.killed or bool(self.code) or ended
 
     def words(self) -> str:
         """`20261121-081530-3f2a  running  step 120/900  loss 1.234`"""
@@ -111,12 +119,47 @@ def look(host: Host, name: str, seen: int) -> JobView:
         ) from None
 
 
-def follow(host: Host, name: str) -> int:
-    """Print the log as it grows, status lines on stderr; until the end. 0 if that was good."""
-    seen, last_words, lost = 0, "", 0
+class SchedulerLook:
+    """What the scheduler says about a job: asked when it may have ended, else now and then."""
+
+    def __init__(self, ask: Callable[[], engines.JobState] | None):
+        self.ask, self.asked_at = ask, 0.0
+        self.state: engines.JobState | None = None
+
+    def over(self, view: JobView) -> bool:
+        """Whether the job has ended; asks the scheduler."""
+        if self.ask is None:
+            return view.over
+        if not view.code and time.monotonic() - self.asked_at < ASK_SECONDS:
+            return False
+        self.state, self.asked_at = self.ask(), time.monotonic()
+        return self.state.over
+
+    def must_not_be_gone(self, view: JobView) -> None:
+        """A Problem for a job that the scheduler has no more and that left no exit code."""
+        if self.state and self.state.kind == engines.GONE:
+            raise console.Problem(
+                f"{view.name} is gone and left no exit code ({self.state.why})",
+                f"scripts/jobs.py resume {view.name} goes on with its run",
+            )
+
+    def words(self, view: JobView) -> str:
+        """The job's line, with the scheduler's word while it waits in the queue."""
+        if self.state and self.state.kind == engines.QUEUED:
+            return f"{view.name}  queued ({self.state.why})"
+        return view.words()
+
+
+def follow(host: Host, name: str, ask: Callable[[], engines.JobState] | None = None) -> int:
+    """Print the log as it grows, status lines on stderr; until the end. 0 if that was good.
+
+    ask: how the scheduler's state is asked; None where the job's process is its state.
+    """
+    seen, last_words, lost, scheduler = 0, "", 0, SchedulerLook(ask)
     while True:
         try:
             view = look(host, name, seen)
+            over = scheduler.over(view)
         except console.Misuse:
             raise
         except console.Problem as error:
@@ -133,11 +176,12 @@ def follow(host: Host, name: str) -> int:
         if len(view.log) == PIECE:
             continue  # there is more
         must_not_be_killed(host, view)
-        words = view.words()
+        scheduler.must_not_be_gone(view)
+        words = scheduler.words(view)
         if words != last_words:
             console.note(words)
             last_words = words
-        if view.over:
+        if over:
             good = view.code == "0" or view.status.get("state") == "completed"
             return console.GOOD if good else console.FAILED
         time.sleep(float(os.environ.get("TANDEM_WATCH_SECONDS") or 2))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jobs import budget, contract, files, submission, table, watchdog
 from jobs.contract import Job
-from jobs.engines import ENDED, GONE, QUEUED, RUNNING, slurm
+from jobs.engines import ENDED, GONE, QUEUED, RUNNING, slurm, slurm_scripts
 from kit import console
 
 JOB = Job("train", "folder", ("python", "x.py"), run_id="20261121-train")
@@ -182,6 +182,9 @@ def test_a_finished_run_is_never_hung(run):
     ("squeue", "sacct", "kind", "code"),
     [
         ("PENDING", "", QUEUED, None),
+        ("PENDING Resources", "", QUEUED, None),
+        ("PENDING None", "", QUEUED, None),
+        ("RUNNING None", "", RUNNING, None),
         ("CONFIGURING", "", QUEUED, None),
         ("REQUEUED", "", QUEUED, None),
         ("RUNNING", "", RUNNING, None),
@@ -215,10 +218,29 @@ def test_the_batch_script_asks_for_what_the_job_needs():
     job = dataclasses.replace(
         JOB, engine="slurm", nodes=2, gpus=8, cap_seconds=3700, extra=("--account=x",)
     )
-    lines = slurm.batch_script(job).splitlines()
+    lines = slurm_scripts.batch_script(job).splitlines()
     for line in ("--requeue", "--open-mode=append", "--signal=B:USR2@300", "--nodes=2",
                  "--time=1:01:40", "--gpus-per-node=8", "--account=x"):  # fmt: skip
         assert f"#SBATCH {line}" in lines
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "line"),
+    [
+        ("login: sbatch: error: invalid partition specified: none sbatch: error: Batch job "
+         "submission failed: Invalid partition name specified (exit 94)", 2,
+         "Slurm refused the job (Invalid partition name specified)"),
+        ("login: sbatch: error: PartitionTimeLimit (exit 94)", 2, "refused the job (PartitionTime"),
+        ("login: sbatch: error: Batch job submission failed: Unable to contact slurm controller "
+         "(connect failure) (exit 94)", 1, "Slurm does not answer (Unable to contact"),
+        ("login: sbatch: error: Batch job submission failed: Socket timed out on send/recv "
+         "operation (exit 94)", 1, "Slurm does not answer (Socket timed out"),
+        ("login: odd (exit 94)", 2, "Slurm refused the job (login: odd"),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_the_callers_unless_slurm_does_not_answer(text, code, line):
+    problem = slurm.refusal("login", text)
+    assert problem.code == code and line in problem.text
 
 
 @pytest.mark.parametrize("option", ["--wrap=x; rm -rf ~", "-p main\nrm", "account=x", "--x=$(id)"])
