@@ -56,7 +56,7 @@ def begin(desk, name, place, *words):
 def must_end_as_the_whole(desk, name):
     desk.release()
     file = desk.there / ".jobs" / name / "exit"  # 143 while it waits for its next life
-    wait_until(lambda: file.exists() and file.read_text() == "0\n", problem=desk.log(name)[-900:])
+    desk.wait_for(lambda: file.exists() and file.read_text() == "0\n", name)
     assert desk.adapter(name) == desk.adapter("whole")
     wait_until(lambda: desk.state(name) == "ended (0)")
 
@@ -223,7 +223,7 @@ def test_the_time_of_a_job_ends_it_with_a_checkpoint_and_it_is_queued_again(desk
 
 
 def test_a_job_at_the_end_of_its_own_time_is_not_queued_again(desk, slurm):
-    job = begin(desk, "capped", "step 15", "--time", "0.08")
+    job = begin(desk, "capped", "step 15", "--time", "0.025")  # 90 s
     slurm.run("scancel", "--batch", "--signal=USR2", job)  # what Slurm sends before the end
     desk.wait("capped", 140)
     wait_until(lambda: desk.state("capped") == "ended (140)")

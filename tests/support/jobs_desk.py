@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from kit import publish
 from support.checkout import ROOT
@@ -96,8 +98,15 @@ class JobsDesk:
     def wait(self, name: str, code: int) -> None:
         """Wait for the job's end, which must be with this exit code."""
         file = self.there / ".jobs" / name / "exit"
-        wait_until(file.exists, seconds=90, problem=f"{name}: {self.log(name)[-2000:]}")
+        self.wait_for(file.exists, name)
         assert file.read_text() == f"{code}\n", self.log(name)[-2000:]
+
+    def wait_for(self, condition: Callable[[], Any], name: str) -> None:
+        """Wait for something about a job; the end of its log where it does not come."""
+        try:
+            wait_until(condition, seconds=90)
+        except AssertionError:
+            raise AssertionError(f"{name}: {self.log(name)[-2000:]}") from None
 
     def log(self, name: str) -> str:
         """The job's log."""
