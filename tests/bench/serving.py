@@ -7,7 +7,8 @@ Both servers stand on the same miniature and adapter and take turns; every clien
 questions one after the other, without streaming. Goal: no failed request, and tokens a second at
 least 3 times those of `transformers serve` (median of the rounds). --against-batching compares with
 `transformers serve --continuous-batching` instead: its first answer takes half a minute, and there
-is no goal.
+is no goal. --adapters measures another thing, the engine alone: rows of two adapters in one batch
+against rows of one, and against PEFT's own way, in CPU seconds of one process.
 
 Exit codes: 0 measured and the goal was met, 1 not met or a server did not start.
 """
@@ -142,12 +143,36 @@ def measure(work: Path, args) -> dict[str, list[dict]]:
     return rounds
 
 
+def compare_adapters(rounds: int, as_json: bool, smallest: bool) -> int:
+    """Print what mixed rows cost the engine; the exit code: there is no goal."""
+    from support import adapter_rates
+
+    rates = adapter_rates.measure(rounds, *((2, 4) if smallest else ()))
+    one, *others = adapter_rates.KINDS
+    ratios = {
+        kind: statistics.median(
+            mine / alone for mine, alone in zip(rates[kind], rates[one], strict=True)
+        )
+        for kind in others
+    }
+    ratio = ratios[others[0]]
+    if as_json:
+        print(json.dumps({"mixed_vs_one_adapter": ratio, "rates": rates}))
+    else:
+        for kind, values in rates.items():
+            print(f"{kind:<26} {statistics.median(values):7.0f} tokens per second of CPU")
+        hooks = ratios[others[1]]
+        print(f"serving, two adapters mixed / one: {ratio:.2f} (PEFT's hooks: {hooks:.2f})")
+    return console.GOOD
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = console.ArgumentParser(__doc__)
     parser.add_argument("--clients", type=int, default=50, help="requests at once")
     parser.add_argument("--each", type=int, default=2, help="requests of each client in a round")
     parser.add_argument("--rounds", type=int, default=3, help="of both servers, in turns")
     parser.add_argument("--against-batching", action="store_true", help="see above")
+    parser.add_argument("--adapters", action="store_true", help="mixed rows, see above")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--smallest", action="store_true", help="2 clients, no goal: does it run")
     args = parser.parse_args(argv)
@@ -156,6 +181,8 @@ def main(argv: list[str] | None = None) -> int:
         args.clients, args.each, args.rounds = 2, 1, 1
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if args.adapters:
+        return compare_adapters(args.rounds, args.json, smallest)
     with tempfile.TemporaryDirectory() as work:
         rounds = measure(Path(work), args)
     if not all(result["tokens_per_s"] for result in rounds["transformers"]):

@@ -93,3 +93,5 @@ def test_the_evaluation_benchmark_runs():
 def test_the_serving_benchmark_runs():
     out = smallest("serving")
     assert re.search(r"model_server / transformers serve: [\d.]+", out) and " 0 failed" in out
+    mixed = bench("serving", "--adapters", "--smallest").stdout
+    assert re.search(r"two adapters mixed / one: [\d.]+ \(PEFT's hooks: [\d.]+\)", mixed)
