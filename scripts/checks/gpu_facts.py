@@ -142,20 +142,16 @@ CUDA_FAILURES = (
 # From this torch on (the lock's pin), its default wheel is for that CUDA and needs that driver.
 TORCH_NEEDS = (((2, 11), "13", "580.65.06"), ((2, 1), "12", "525.60.13"))
 CUDA_WANTED = (12, 1)
-# MiB from, MiB to (below), name, and what to do about it ('' = nothing).
+# MiB from, MiB to (below), name, and what to do about it ('' = nothing). What fits on a card is the
+# plan's to say: it depends on the base model and the settings.
 MEMORY_CLASSES = (
     (
         0,
         10_000,
         "below 10 GB",
-        "an 8B model in 4 bits hardly fits: take a 24 GB card, or a smaller base model",
+        "python scripts/lora_trainer.py --estimate says whether the configured model fits",
     ),
-    (
-        10_000,
-        22_000,
-        "below the 24 GB class",
-        "lower training.per_device_train_batch_size to 1 and training.max_length to 1024",
-    ),
+    (10_000, 22_000, "below the 24 GB class", ""),
     (22_000, 26_000, "24 GB class", ""),
     (26_000, 78_000, "between the 24 GB and 80 GB classes", ""),
     (78_000, 90_000, "80 GB class", ""),

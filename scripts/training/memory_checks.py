@@ -31,10 +31,11 @@ def estimate_facts(case: MemoryCase, cards: Sequence[Card] | None) -> dict[str, 
     """Memory by kind in bytes, and whether the total fits each card."""
     e = case.estimate
     dropout = dict(changes(case)).get("lora.lora_dropout=0")
+    verdicts = {card.name: card.verdict(e.total) for card in cards_or_usual(cards)}
     return dataclasses.asdict(e) | {
         "total": e.total,
-        "fits": {card.name: card.verdict(e.total) != "does not fit"
-                 for card in cards_or_usual(cards)},
+        "fits": {name: verdict != "does not fit" for name, verdict in verdicts.items()},
+        "verdicts": verdicts,
         "dropout_costs": e.total - dropout.estimate.total if dropout else 0.0,
     }  # fmt: skip
 
@@ -76,5 +77,6 @@ def estimate_lines(e: dict[str, Any]) -> list[str]:
     for name, fits in e["fits"].items():
         time = e.get("time", {}).get(name)
         about = f", about {console.duration(time)}" if time is not None else ""
-        out.append(f"  {name}: {'fits' + about if fits else 'does not fit'}")
+        verdict = e.get("verdicts", {}).get(name, "fits" if fits else "does not fit")
+        out.append(f"  {name}: {verdict}{about if fits else ''}")
     return out + [f"  faster: {text}" for text in e.get("faster", ())]

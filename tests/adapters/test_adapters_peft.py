@@ -180,22 +180,49 @@ def test_pissa_by_a_random_svd_does_not_come_back(bases, tmp_path):
         effect.of(folder).check_load("fast")
 
 
-def test_a_converted_start_is_a_plain_lora(bases, tmp_path):
+def start_by_data(name: str, base, config) -> None:
+    """What CorDA and LoRA-GA need before the adapter is made: the base has seen some rows."""
+    import torch
+
+    ids = torch.arange(250)[None] % 60
+
+    def look():
+        base(input_ids=ids, labels=ids).loss.backward()
+
+    if name == "corda":
+        from peft.tuners.lora.corda import preprocess_corda
+
+        preprocess_corda(base, config, run_model=lambda: base(input_ids=ids))
+    elif name == "lora_ga":
+        from peft.tuners.lora import preprocess_loraga
+
+        preprocess_loraga(base, config, look)
+
+
+@pytest.mark.parametrize("name", ["pissa", "corda", "lora_ga"])
+def test_a_converted_start_is_a_plain_lora(name, bases, tmp_path):
     """The remedy that refusals name, followed."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, LoraGAConfig, get_peft_model
+    from peft.tuners.lora.config import CordaConfig
 
     shop = Workshop(bases / "llama", tmp_path)
-    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa")
-    model = get_peft_model(shop.base(), config)
+    more = {"corda": {"corda_config": CordaConfig(corda_method="kpm", verbose=False)},
+            "lora_ga": {"lora_ga_config": LoraGAConfig()}}.get(name, {})  # fmt: skip
+    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=name, **more)
+    base = shop.base()
+    start_by_data(name, base, config)
+    model = get_peft_model(base, config)
     start = tmp_path / "start"
     model.peft_config["default"].init_lora_weights = True
     model.save_pretrained(start)
-    model.peft_config["default"].init_lora_weights = "pissa"
-    for name, weight in model.named_parameters():
-        if "lora_" in name:
+    model.peft_config["default"].init_lora_weights = name
+    for parameter, weight in model.named_parameters():
+        if "lora_" in parameter:
             weight.data += 0.05
     trained = logits(model)
     model.save_pretrained(tmp_path / "out", path_initial_model_for_weight_conversion=str(start))
-    assert effect.of(tmp_path / "out").base_changes == []
+    converted = effect.of(tmp_path / "out")
+    assert converted.base_changes == []
+    converted.check_serve("a")
     assert same(logits(shop.load(tmp_path / "out")), trained)
     shutil.rmtree(start)

@@ -110,12 +110,14 @@ def test_memory_classes(mib, name):
     assert gpu_cards.Gpu(0, "x", mib, "550.1").memory_class == name
 
 
-def test_a_small_card_warns_with_what_to_lower(smi, look):
+def test_what_fits_on_a_card_is_left_to_the_plan(smi, look):
     smi(cards="Tesla T4, 15360, 550.54.15", compute_cap="7.5")
     code, checks, _ = look()
-    assert code == 0
-    assert "per_device_train_batch_size" in checks["gpu 0"]["fix"]
+    assert code == 0 and checks["gpu 0"]["status"] == "ok"
     assert "float16" in checks["gpu 0 bf16"]["fix"]
+    smi(cards="RTX 3050, 8192, 550.54.15", compute_cap="8.6")
+    _, checks, _ = look()
+    assert checks["gpu 0"]["status"] == "warn" and "--estimate" in checks["gpu 0"]["fix"]
 
 
 def test_several_cards_are_judged_one_by_one(smi, look):
