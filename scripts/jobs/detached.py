@@ -71,6 +71,7 @@ mv .jobs/{name}/exit.part .jobs/{name}/exit
 
 def foreground(host: Host, command: list[str]) -> int:
     """Run `command` in the kit's folder there; its output is ours. Returns its exit code."""
+    host.run(":")  # a login that is refused is said in one line, or offered
     words = " ".join(map(quote, command))
     script = FOREGROUND.format(root=quote(host.root), command=words)
     remote = host.start(script, keep_input=True, stderr=None)

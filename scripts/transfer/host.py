@@ -14,16 +14,15 @@ import os
 import shlex
 import shutil
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from kit import console
-from transfer import address, refusals, ssh_configuration
+from transfer import address, kept_login, refusals, ssh_configuration
 from transfer.address import Address
 from transfer.frame import AnswerFrame, AnswerLimits, BrokenAnswer, Framed
+from transfer.remote_script import RemoteScript
 
 TRIES = 5
 # Variables of a command here that would mislead one there; ssh does not carry them either.
@@ -32,46 +31,6 @@ OURS = "HOST RAW DRY_RUN CONFIRM ARGS MAKEFLAGS MAKELEVEL MFLAGS VIRTUAL_ENV PYT
 
 class ConnectionLost(console.Problem):
     """The connection failed or ended in the middle of an answer: another try may help."""
-
-
-class RemoteScript:
-    """A script that runs on a host: the process here, its frame, its stderr."""
-
-    def __init__(self, process: subprocess.Popen, frame: AnswerFrame, errors: IO[bytes] | None):
-        self.process, self.frame, self.errors = process, frame, errors
-
-    def feed(self, *pieces: bytes) -> None:
-        """Write the script and its input from a thread: the answer is read at the same time."""
-
-        def write() -> None:
-            with contextlib.suppress(BrokenPipeError, ValueError):
-                for piece in pieces:
-                    self.process.stdin.write(piece)
-                self.process.stdin.close()
-
-        threading.Thread(target=write, daemon=True).start()
-
-    def answer(self, limits: AnswerLimits, sink: Callable[[bytes], None] | None = None) -> Framed:
-        """Read the answer; end the process here, whatever comes."""
-        try:
-            framed = self.frame.read(self.process.stdout.fileno(), limits, self._stderr_bytes, sink)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(5)  # after its end mark a script has nothing more to do
-            return framed
-        finally:
-            self.process.kill()
-            self.process.wait()
-            self.process.stdout.close()
-
-    def _stderr_bytes(self) -> int:
-        return os.fstat(self.errors.fileno()).st_size if self.errors else 0
-
-    def stderr(self) -> str:
-        """What it wrote to stderr."""
-        if not self.errors:
-            return ""
-        self.errors.seek(0)
-        return self.errors.read(1 << 20).decode(errors="replace")
 
 
 class Host:
@@ -265,8 +224,26 @@ class SshHost(Host):
         """Write this command's ssh configuration into its private folder."""
         super().open()
         self.password = ssh_configuration.offer_password(self.private)
-        text = ssh_configuration.ssh_config(self.private, self.accept_new, bool(self.password))
+        self._write_config()
+
+    def _write_config(self) -> None:
+        control = kept_login.control_lines(self.private, self.name, ssh_configuration.user_files())
+        text = ssh_configuration.ssh_config(
+            self.private, self.accept_new, bool(self.password), control
+        )
         (self.private / "config").write_text(text, encoding="utf-8")
+
+    def _run_once(self, script: str, data: bytes, limits: AnswerLimits) -> bytes:
+        try:
+            return super()._run_once(script, data, limits)
+        except console.Problem as problem:
+            if self.reached or self.password or not kept_login.may_be_offered(problem):
+                raise
+            files = ssh_configuration.user_files()
+            if not kept_login.offer(self.private, self.name, files, self.accept_new):
+                raise
+        self._write_config()
+        return super()._run_once(script, data, limits)
 
     def close(self) -> None:
         """End the shared connection and remove the configuration."""

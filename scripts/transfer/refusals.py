@@ -63,6 +63,15 @@ REFUSALS = (
         final=True,
     ),
     _refusal(
+        r"^(?:\S+: )?Permission denied \([a-z0-9@.,-]*(?:keyboard-interactive|password)"
+        r"[a-z0-9@.,-]*\)\.?\s*$",
+        "it refused the login: another key, a password or a code is wanted",
+        "check User and IdentityFile, or log in once: the same command in a terminal offers it and "
+        "keeps the connection, as does ControlMaster with ControlPersist in ~/.ssh/config and ssh "
+        "NAME; for a password alone TANDEM_SSH_PASSWORD_FILE names a 0600 file",
+        final=True,
+    ),
+    _refusal(
         r"^(?:\S+: )?Permission denied \([a-z0-9@.,-]+\)\.?\s*$",
         "it refused the login",
         "try ssh with this name: check User and IdentityFile, ssh-add a key with a passphrase, or "

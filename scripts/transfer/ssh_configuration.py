@@ -17,13 +17,25 @@ def timeout() -> str:
     return os.environ.get("TANDEM_SSH_TIMEOUT") or "10"
 
 
-def ssh_config(private: Path, accept_new: bool, password: bool) -> str:
-    """The file's text. ssh takes the first value it reads, so ours come first."""
+def user_files() -> list[str]:
+    """The user's configuration files, in the order in which ssh reads them."""
     extra = os.environ.get("TANDEM_SSH_CONFIG")
     if extra and not Path(extra).is_file():
         raise console.Misuse(f"TANDEM_SSH_CONFIG: no file {extra}", "name an ssh configuration")
     mine = [os.path.abspath(extra)] if extra else []
-    included = [*mine, "~/.ssh/config", "/etc/ssh/ssh_config"]
+    return [*mine, "~/.ssh/config", "/etc/ssh/ssh_config"]
+
+
+def ssh_config(
+    private: Path, accept_new: bool, password: bool, control: list[str] | None = None
+) -> str:
+    """The file's text. ssh takes the first value it reads, so ours come first.
+
+    control: the lines about shared connections, where they are not this command's own.
+    """
+    if control is None:
+        control = ["ControlMaster auto", f"ControlPath {private}/c.%C", "ControlPersist 60"]
+    included = user_files()
     return "\n".join(
         [
             f"BatchMode {'no' if password else 'yes'}",
@@ -33,9 +45,7 @@ def ssh_config(private: Path, accept_new: bool, password: bool) -> str:
             "ServerAliveCountMax 4",
             f"StrictHostKeyChecking {'accept-new' if accept_new else 'yes'}",
             "Ciphers ^aes128-gcm@openssh.com",
-            "ControlMaster auto",
-            f"ControlPath {private}/c.%C",
-            "ControlPersist 60",
+            *control,
             "RequestTTY no",
             "RemoteCommand none",
             "PermitLocalCommand no",
