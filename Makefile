@@ -10,7 +10,7 @@ JOB = $(RUN) either jobs.py
 JOB_OPTIONS = $(if $(ENGINE),--engine "$(ENGINE)") $(if $(NODES),--nodes "$(NODES)") $(if $(GPUS),--gpus "$(GPUS)")
 JOB_OPTIONS += $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RATE),--rate "$(RATE)") $(if $(PARTITION),--partition "$(PARTITION)")
 NAME ?= train
-.PHONY: help job-run watch stop resume keep jobs costs setup-local setup-remote setup-serve lock validate storage gpu verify-model sync-up sync-down drill-sync data ingest adapters train eval rlhf serve panel notebook pipeline rehearse embeddings drill-embeddings test test-fast lint bench
+.PHONY: help job-run watch stop resume keep jobs costs setup-local setup-remote setup-serve lock validate storage gpu verify-model sync-up sync-down drill-sync data ingest adapters train eval rlhf serve panel notebook pipeline rehearse prove-gpu embeddings drill-embeddings test test-fast lint bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^# ---/ {print "\n" substr($$0, 7)} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -84,6 +84,8 @@ embeddings: ## fetch embedding shards from the clusters and merge them
 # --- the whole trip
 rehearse: ## all of it with a miniature: [RAW=path] [HOST=./folder|gpu1]; FULL=1: ten steps at full size
 	@$(RUN) any pipeline.py --rehearse $(if $(filter-out 0 no No NO n false False off,$(FULL)),--full $(if $(RATE),--rate "$(RATE)")) $(ARGS)
+prove-gpu: ## this machine's GPU measured in eight minutes (ARGS=--dry-run: small, on the CPU)
+	@$(RUN) remote prove_gpu.py $(ARGS)
 pipeline: ## all of it with the configured model on HOST: data, sync, train, evaluate, register
 	@$(RUN) any pipeline.py $(YES) $(ARGS)
 
