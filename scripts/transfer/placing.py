@@ -32,7 +32,7 @@ class Keeper:
         final.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(final):
             return False
-        waiting = self._beside(staged, final)
+        waiting = self._on_same_disk(staged, final)
         try:
             return self._take_name(waiting, final)
         finally:
@@ -58,7 +58,7 @@ class Keeper:
 
     def replace(self, staged: Path, final: Path) -> tuple[ListedFile | None, Path]:
         """`staged` takes the name `final`; (what lay there just before, where it lies now)."""
-        waiting = self._beside(staged, final)
+        waiting = self._on_same_disk(staged, final)
         kept = self.kept / final.relative_to(self.top)
         kept.parent.mkdir(parents=True, exist_ok=True)
         before = local_files.look(final)
@@ -71,8 +71,8 @@ class Keeper:
                 _move(waiting, kept)
         return before, kept
 
-    def _beside(self, staged: Path, final: Path) -> Path:
-        """`staged` itself, or its copy beside `final` where that is another disk."""
+    def _on_same_disk(self, staged: Path, final: Path) -> Path:
+        """`staged` itself, or its copy next to `final` where that is another disk."""
         if _device(staged) == _device(final.parent):
             return staged
         waiting = final.with_name(f".{final.name[:200]}.part")

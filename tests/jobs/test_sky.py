@@ -119,8 +119,10 @@ class Cloud:
 
 def below(pid):
     """The processes below one, whatever their group."""
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
-    return [n for child in map(int, found) for n in (child, *below(child))]
+    children = subprocess.run(
+        ["pgrep", "-P", str(pid)], capture_output=True, text=True
+    ).stdout.split()
+    return [n for child in map(int, children) for n in (child, *below(child))]
 
 
 @pytest.fixture

@@ -120,6 +120,30 @@ def python_files() -> list[Path]:
     return [file for file in files if TESTS / "node_modules" not in file.parents]
 
 
+HIDING = {"found", "told", "said", "near", "far", "beside", "leave", "tell", "mend"}
+
+
+def test_no_local_or_function_has_a_name_that_hides_what_it_holds():
+    """A name is a noun or a verb that tells type and purpose (Check.found is the one exception)."""
+    hiding = []
+    for file in python_files():
+        fields = {
+            id(inner)
+            for node in ast.walk(tree(file))
+            if isinstance(node, ast.ClassDef)
+            for field in node.body
+            for inner in ast.walk(field)
+            if isinstance(field, ast.AnnAssign | ast.Assign)
+        }
+        for node in ast.walk(tree(file)):
+            name = node.name if isinstance(node, ast.FunctionDef | ast.ClassDef) else ""
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                name = node.id if id(node) not in fields else ""
+            if name.strip("_") in HIDING:
+                hiding.append(f"{file.relative_to(ROOT)}:{node.lineno}: {name}")
+    assert hiding == []
+
+
 def test_a_file_has_at_most_350_lines():
     files = [*SCRIPTS.rglob("*.sh"), *ROOT.glob("*.sh"), *TESTS.glob("*.sh"), *python_files()]
     files += [*TESTS.glob("*/*.bats"), *TESTS.glob("*/*.bash"), *TESTS.glob("*/*.sh")]

@@ -60,11 +60,11 @@ def test_rsync_writes_no_file_beyond_the_largest_that_was_listed(stand_in, tmp_p
     written: list[int] = []
     target = tmp_path / "here"
 
-    def leave(*_):
+    def measure(*_):
         written.extend(p.stat().st_size for p in target.rglob("*") if p.is_file())
         return set()
 
-    monkeypatch.setattr(rsync_carrier, "cut_to_size", leave)
+    monkeypatch.setattr(rsync_carrier, "cut_to_size", measure)
     carrier = carrier_of("rsync", stand_in)
     carrier.fetch(LISTED, "reports", target, 0)
     assert carrier.cause == f" ({rsync_carrier.MORE})"

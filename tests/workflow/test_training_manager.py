@@ -135,13 +135,13 @@ def test_a_collection_counts_as_changed_only_when_its_passages_change(work, caps
     store = PassageStore(DocumentsSection(dimensions=32), create=True)
     store.replace("a.txt", "a" * 64, "1", [("The river rises.", "A", 0), ("It falls.", "A", 0)])
 
-    def found():
+    def collection():
         return collection_hash("pdf_docs")
 
-    before = found()
-    assert before and store.search(["river"], 1) and found() == before
+    before = collection()
+    assert before and store.search(["river"], 1) and collection() == before
     store.replace("b.txt", "b" * 64, "1", [("The sea is wide.", "B", 0)])
-    assert found() != before
+    assert collection() != before
     assert collection_hash("pdf_docs", work / "absent") == ""
 
 
