@@ -32,14 +32,14 @@ def cells(free: int, per_token: float, config: Any, rows: int, piece: int, gpu: 
     number = HALF if gpu else SINGLE
     longest = getattr(config, "max_position_embeddings", 0)
     fixed = piece * (8 * hidden + 4 * inner) * number + 3 * rows * vocabulary * SINGLE
-    beside = per_token * (1 + (repeats + 3) / layers)
+    per_cell = per_token * (1 + (repeats + 3) / layers)
     share = (GPU_SHARE if gpu else CPU_SHARE) * free / per_token
     # the mask of a pass grows with the columns, up to the model's context
-    with_mask = (USABLE * free - fixed) / (beside + piece * number)
-    without = (USABLE * free - fixed - piece * number * longest) / beside
+    with_mask = (USABLE * free - fixed) / (per_cell + piece * number)
+    without = (USABLE * free - fixed - piece * number * longest) / per_cell
     room = int(min(share, max(with_mask, without)))
     if room < 1:
-        needed = console.size((fixed + beside) / USABLE)
+        needed = console.size((fixed + per_cell) / USABLE)
         raise console.Problem(
             f"{console.size(free)} are free beside the model, a pass needs {needed}",
             "lower --rows, add --load-in-4bit, or end what else uses the memory (nvidia-smi)",

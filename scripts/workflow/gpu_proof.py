@@ -154,10 +154,10 @@ def child(name: str, small: bool) -> int:
 def line(record: dict[str, Any]) -> str:
     """One line for people."""
     mark = {"good": "ok", "failed": "FAIL", "skipped": "skip"}[record["state"]]
-    said = record.get("why") or "  ".join(
+    detail = record.get("why") or "  ".join(
         f"{key} {_shown(value)}" for key, value in record.get("facts", {}).items()
     )
-    return f"{mark:<4}  {record['step']:<15} {record['seconds']:6.1f} s  {said}"
+    return f"{mark:<4}  {record['step']:<15} {record['seconds']:6.1f} s  {detail}"
 
 
 def _shown(value: Any) -> str:

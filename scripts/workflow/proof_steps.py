@@ -97,8 +97,8 @@ def environment(sizes: Sizes) -> dict[str, Any]:
             "context_gb": round((total - free) / 2**30, 2),
             "capability": f"{properties.major}.{properties.minor}",
         }  # fmt: skip
-    found = json.loads(kit("check_gpu.py", "--allow-cpu", "--json"))["checks"]
-    notes = [f"{c['name']}: {c['found']}" for c in found if c["status"] in ("warn", "fail")]
+    checks = json.loads(kit("check_gpu.py", "--allow-cpu", "--json"))["checks"]
+    notes = [f"{c['name']}: {c['found']}" for c in checks if c["status"] in ("warn", "fail")]
     return facts | ({"check_gpu": notes[:4]} if notes else {})
 
 

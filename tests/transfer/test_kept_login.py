@@ -112,8 +112,8 @@ def test_a_master_of_the_users_is_used_and_not_ended(server, place):
     for _ in range(2):
         assert quiet_run(config, "echo", "there") == (0, "there\n", "")
     subprocess.run([*ssh[:-1], "-O", "exit", "gpu-test"], check=True, stderr=subprocess.DEVNULL)
-    code, _, said = quiet_run(config, "echo", "there")
-    assert code == 1 and said.count("\n") == 1 and "it refused the login" in said
+    code, _, errors = quiet_run(config, "echo", "there")
+    assert code == 1 and errors.count("\n") == 1 and "it refused the login" in errors
 
 
 def on_a_terminal(config, answer, *words):
@@ -142,8 +142,10 @@ def on_a_terminal(config, answer, *words):
 def test_a_login_is_offered_once_on_a_terminal_and_kept(server, place, monkeypatch):
     config = server("--password", PASSWORD)
     (place / "sshd" / "home" / "kit").mkdir()
-    code, _, said = quiet_run(config, "echo", "there")
-    assert code == 1 and said.count("\n") == 1 and "the same command in a terminal offers" in said
+    code, _, errors = quiet_run(config, "echo", "there")
+    assert (
+        code == 1 and errors.count("\n") == 1 and "the same command in a terminal offers" in errors
+    )
     code, shown = on_a_terminal(config, PASSWORD, "echo", "there")
     assert code == 0, shown
     assert "log in once" in shown and PASSWORD not in shown
