@@ -12,6 +12,7 @@ from typing import Any
 from adapters import effect, load
 from adapters.version_store import Version
 from adapters.weights import FILE, Difference
+from base_model import chat_template
 from kit import clock, console, publish
 
 PROMPTS = (
@@ -78,9 +79,8 @@ def _answer(model, tokenizer, prompt: str, tokens: int) -> tuple[Any, str]:
     import torch
 
     if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
+        asked = [{"role": "user", "content": prompt}]
+        text = chat_template.render(tokenizer, asked, prompt=True)
         inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
     else:
         inputs = tokenizer(prompt, return_tensors="pt")

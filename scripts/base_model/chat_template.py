@@ -7,17 +7,36 @@ import json
 from pathlib import Path
 from typing import Any
 
+from base_model.time_limit import TookTooLong, time_limit
 from kit import console
 
 FILE = "chat_template.jinja"
+SECONDS = 10  # a thousand times what a long conversation takes
+MOST_LETTERS = 1 << 28
+REMEDY = "name another one as model.chat_template"
 MORE = "additional_chat_templates"  # templates by name, beside the default one
 
 
 def render(tokenizer, messages, tools=None, prompt: bool = False) -> str:
-    """The conversation as text; `prompt` adds the opening of the next assistant turn."""
-    return tokenizer.apply_chat_template(
-        messages, tools=tools or None, tokenize=False, add_generation_prompt=prompt
-    )
+    """The conversation as text; `prompt` adds the opening of the next assistant turn.
+
+    A template is a program that came with the model: Problem where it does not come to an end
+    within SECONDS, or writes more than MOST_LETTERS.
+    """
+    try:
+        with time_limit(SECONDS):
+            text = tokenizer.apply_chat_template(
+                messages, tools=tools or None, tokenize=False, add_generation_prompt=prompt
+            )
+    except TookTooLong:
+        raise console.Problem(
+            f"the chat template does not come to an end within {SECONDS} s", REMEDY
+        ) from None
+    except MemoryError:
+        raise console.Problem("the chat template fills the memory", REMEDY) from None
+    if len(text) > MOST_LETTERS:
+        raise console.Problem(f"the chat template writes {len(text):,} letters", REMEDY)
+    return text
 
 
 def of_folder(folder: Path) -> str | dict[str, str] | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from base_model import chat_template, tokenizer
 from base_model.description import Description
+from kit import console
 from kit.report import Check
 
 SCRIPTS = {
@@ -110,7 +111,10 @@ def end_token(words, model: Description) -> list[Check]:
     """The token that the template writes after an answer is one at which generation stops."""
     if not words.chat_template:
         return []
-    end = template_end(words)
+    try:
+        end = template_end(words)
+    except console.Problem as problem:
+        return [Check("chat template", "fail", problem.text, problem.remedy)]
     if end is None or end in stop_ids(words, model):
         return []
     token = words.convert_ids_to_tokens(end)
@@ -121,9 +125,14 @@ def end_token(words, model: Description) -> list[Check]:
 
 
 def template_end(words) -> int | None:
-    """The id of the first special token after an answer, None where the template writes none."""
+    """The id of the first special token after an answer, None where the template writes none.
+
+    Problem where the template does not come to an end.
+    """
     try:
         text = chat_template.render(words, _TURN)
+    except console.Problem:
+        raise
     except Exception:  # a template that wants other turns: rows will show
         return None
     after = text.rpartition(_TURN[1]["content"])[2]

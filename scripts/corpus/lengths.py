@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from base_model import tokenizer
+from base_model import chat_template, tokenizer
 from corpus.rows import Row
 from kit import console
 
@@ -46,9 +46,7 @@ def count(rows: Sequence[Row], tokenizer: Any | None) -> tuple[list[int | str], 
     results: list[int | str] = [0] * len(rows)
     for i, row in enumerate(rows):
         try:
-            texts.append(
-                tokenizer.apply_chat_template(row.messages, tools=row.tools, tokenize=False)
-            )
+            texts.append(chat_template.render(tokenizer, row.messages, row.tools))
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             results[i] = console.first_line(error)
             texts.append(None)

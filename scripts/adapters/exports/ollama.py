@@ -16,6 +16,7 @@ from adapters import load
 from adapters.exports import chat_format, merged
 from adapters.exports.chat_format import Format
 from adapters.version_store import Version
+from base_model import chat_template
 from base_model import tokenizer as tokenizers
 from kit import console, publish
 
@@ -48,9 +49,7 @@ def modelfile_of(tokenizer) -> str:
         raise console.Problem("no chat template, or several", fix)
 
     def render(messages, opening: bool) -> str:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=opening
-        )
+        return chat_template.render(tokenizer, messages, prompt=opening)
 
     layout = chat_format.find(render)
     bos = tokenizer.bos_token
