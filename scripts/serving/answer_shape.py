@@ -32,7 +32,10 @@ class AnswerShapes:
         Takes up to a second for a model's first: call it outside the event loop.
         """
         schema = wanted.json_schema.schema_ if wanted.json_schema else None
-        key = served.id, json.dumps(schema) if wanted.json_schema else ""
+        try:
+            key = served.id, json.dumps(schema) if wanted.json_schema else ""
+        except RecursionError:
+            raise ApiError(400, "invalid_json", "the schema is nested too deep") from None
         if key not in self._grammars:
             try:
                 automaton = json_schema.automaton(schema, anything=wanted.json_schema is None)

@@ -42,6 +42,7 @@ KEYWORDS = {  # of one type; each is refused beside another
 JOINS = ("$ref", "enum", "const", "anyOf", "oneOf", "allOf")
 ROOT = "#"
 DEEPEST = 60  # schemas in one another
+MOST_REFERENCES = 300
 PLAIN = {"boolean": Literals((b"true", b"false")), "null": Literals((b"null",)),
          "number": Number(), "integer": Number(whole=True)}  # fmt: skip
 
@@ -82,6 +83,8 @@ class _Reader:
         """{reference: shape}, of the root and all that it refers to."""
         while self._open:
             reference = self._open.pop()
+            if len(self._named) > MOST_REFERENCES:
+                raise SchemaRefused("schema", f"refers to more than {MOST_REFERENCES} schemas")
             if reference not in self._named:
                 place = "schema" + reference.removeprefix("#").replace("/", ".")
                 self._named[reference] = self._read(self._find(reference, place), place, 0)
@@ -285,10 +288,10 @@ def _type(value: Any) -> set[str]:
     """The names of a value's types."""
     if isinstance(value, bool):
         return {"boolean"}
-    if isinstance(value, int | float):
-        whole = math.isfinite(value) and value == int(value)
-        return {"number", "integer"} if whole else {"number"}
-    return {{str: "string", list: "array", dict: "object", type(None): "null"}[type(value)]}
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return {"number", "integer"}
+    names = {float: "number", str: "string", list: "array", dict: "object", type(None): "null"}
+    return {names[type(value)]}
 
 
 def _firsts(shape: Any) -> set[str]:
@@ -309,4 +312,5 @@ def _bounds(given: dict[str, Any], low: str, high: str, place: str) -> tuple[int
     least, most = int(given.get(low, 0)), given.get(high)
     if most is not None and most < least:
         raise SchemaRefused(f"{place}.{high}", f"is below {low}")
-    return least, None if most is None else int(most)
+    beyond = json_grammar.MOST_PLACES + 1  # too large, however much larger
+    return min(least, beyond), None if most is None else min(int(most), beyond)

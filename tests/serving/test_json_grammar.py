@@ -34,6 +34,7 @@ SCHEMAS = {
         "b": {"allOf": [{"$ref": "#/definitions/B"}], "description": "…"}},
         "definitions": {"B": {"type": "string", "enum": ["x", "y"]}}},
     "enum of a type": {"type": "integer", "enum": [1, 2.0, 2.5, "1", True]},
+    "large numbers": {"enum": [10**400, -1.5, 1e300]},
 }  # fmt: skip
 
 
@@ -158,7 +159,19 @@ def test_objects_without_a_schema_are_objects_and_nesting_ends(tables):
     ({"properties": []}, "schema.properties", "must be an object"),
     ({"const": float("nan")}, "schema", "not finite"),
     ("string", "schema", "must be an object"),
-], ids=str)  # fmt: skip
+    ({"enum": ["\ud800"]}, "schema", "no Unicode"),
+    ({"type": "string", "minLength": 10**400}, "schema", "is too large"),
+    ({"type": "array", "maxItems": 2.5}, "schema.maxItems", "must be a whole number"),
+    ({"type": "object", "required": [1]}, "schema.required", "must be a list of names"),
+    ({"type": "object", "additionalProperties": "no"}, "schema.additionalProperties",
+     "must be an object"),
+    ({"type": "array", "items": [{}]}, "schema.items", "must be an object"),
+    ({"$ref": 5}, "schema.$ref", "must lead into the schema itself"),
+    ({"$ref": "#/properties/a/0", "properties": {"a": "x"}}, "schema.properties",
+     "not supported beside $ref"),
+    ({"$ref": "#/$defs/0", "$defs": [{"$ref": f"#/$defs/{i + 1}"} for i in range(2000)]},
+     "schema", "more than 300 schemas"),
+], ids=lambda value: str(value)[:60])  # fmt: skip
 def test_what_answers_cannot_be_held_to_is_refused_by_name(schema, place, why):
     from serving import json_schema
 
