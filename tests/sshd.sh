@@ -2,7 +2,7 @@
 # A real sshd on loopback for the tests: its own keys, its own home folder, a free port.
 #
 #   tests/sshd.sh available                  exit 0, or 77 with the reason to skip on stdout
-#   tests/sshd.sh start DIR [--alias NAME] [--password WORD]
+#   tests/sshd.sh start DIR [--alias NAME] [--password WORD] [--address 127.0.0.1]
 #   tests/sshd.sh stop DIR                   ends it and every session it served
 #
 # start prints NAME=value lines (SSHD_ALIAS, SSHD_CONFIG, SSHD_HOME, SSHD_PORT, SSHD_PID) and
@@ -94,12 +94,12 @@ sftp_server() {
   printf 'internal-sftp\n'
 }
 
-write_config() { # DIR PORT PASSWORD
+write_config() { # DIR PORT PASSWORD ADDRESS
   local password=no
   [ -z "$3" ] || password=yes
   cat >"$1/sshd_config" <<EOF
 Port $2
-ListenAddress 127.0.0.1
+ListenAddress $4
 HostKey $1/host_key
 PidFile $1/sshd.pid
 AuthorizedKeysFile $1/authorized_keys
@@ -115,12 +115,12 @@ Subsystem sftp $(sftp_server)
 EOF
 }
 
-# launch DIR PASSWORD: try free-looking ports until the server listens; prints the port.
+# launch DIR PASSWORD ADDRESS: try free-looking ports until the server listens; prints the port.
 launch() {
   local try port waited
   for try in 1 2 3 4 5 6 7 8 9 10; do
     port=$((20000 + (RANDOM + try) % 20000))
-    write_config "$1" "$port" "$2"
+    write_config "$1" "$port" "$2" "$3"
     : >"$1/sshd.log"
     "$(sshd_path)" -f "$1/sshd_config" -E "$1/sshd.log"
     for ((waited = 0; waited < 200; waited++)); do
@@ -137,13 +137,13 @@ launch() {
   return 1
 }
 
-write_client() { # DIR ALIAS PORT USER
+write_client() { # DIR ALIAS PORT USER ADDRESS
   local key=none
   [ ! -f "$1/id_ed25519" ] || key=$1/id_ed25519
-  printf '[127.0.0.1]:%s %s\n' "$3" "$(cut -d' ' -f1,2 "$1/host_key.pub")" >"$1/known_hosts"
+  printf '[%s]:%s %s\n' "$5" "$3" "$(cut -d' ' -f1,2 "$1/host_key.pub")" >"$1/known_hosts"
   cat >"$1/ssh_config" <<EOF
 Host $2
-  HostName 127.0.0.1
+  HostName $5
   Port $3
   User $4
   IdentityFile $key
@@ -155,12 +155,12 @@ EOF
 }
 
 start() {
-  local dir='' alias=gpu-test password='' user port
+  local dir='' alias=gpu-test password='' address=127.0.0.1 user port
   while [ $# -gt 0 ]; do
     case $1 in
-      --alias | --password)
+      --alias | --password | --address)
         [ $# -gt 1 ] || misused "$1 needs a value"
-        if [ "$1" = --alias ]; then alias=$2; else password=$2; fi
+        case $1 in --alias) alias=$2 ;; --address) address=$2 ;; *) password=$2 ;; esac
         shift
         ;;
       -*) misused "unknown option $1" ;;
@@ -179,8 +179,8 @@ start() {
   write_session "$dir"
   user=$(id -un)
   if [ -n "$password" ]; then user=$(add_account "$dir" "$password"); fi
-  port=$(launch "$dir" "$password")
-  write_client "$dir" "$alias" "$port" "$user"
+  port=$(launch "$dir" "$password" "$address")
+  write_client "$dir" "$alias" "$port" "$user" "$address"
   printf 'SSHD_ALIAS=%s\nSSHD_CONFIG=%s\nSSHD_HOME=%s\nSSHD_PORT=%s\nSSHD_PID=%s\n' \
     "$alias" "$dir/ssh_config" "$dir/home" "$port" "$(cat "$dir/sshd.pid")"
 }

@@ -104,7 +104,7 @@ class JobsDesk:
     def wait_for(self, condition: Callable[[], Any], name: str) -> None:
         """Wait for something about a job; the end of its log where it does not come."""
         try:
-            wait_until(condition, seconds=90)
+            wait_until(condition, seconds=180)
         except AssertionError:
             raise AssertionError(f"{name}: {self.log(name)[-2000:]}") from None
 

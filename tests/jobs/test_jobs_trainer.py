@@ -1,0 +1,67 @@
+"""Jobs with the real trainer: in a folder, and as two processes on two nodes of a real Slurm."""
+
+import json
+import shutil
+
+import pytest
+
+from support import tiny
+from support.jobs_desk import JobsDesk
+from support.processes import wait_until
+from support.slurm_cluster import SlurmCluster
+
+pytestmark = [pytest.mark.remote_env, pytest.mark.slow]
+STEPS = {"training__max_steps": 80, "training__eval_steps": 40, "training__save_steps": 40,
+         "training__logging_steps": 1, "safety__dry_run": "false",
+         "model__model_name_or_path": "data/synthetic/miniature"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    place = tmp_path_factory.mktemp("jobs")
+    made = JobsDesk(place)
+    made.options = tiny.options(**STEPS)
+    tiny.write_rows(made.there)
+    built = tiny.build(place / "built")
+    shutil.copytree(built, made.there / "data" / "synthetic" / "miniature")
+    return made
+
+
+def wait_for_step(desk, name, step):
+    wait_until(lambda: f"step {step}/" in desk.log(name), seconds=240)
+
+
+def test_stopped_and_resumed_the_adapter_is_that_of_an_undisturbed_run(desk):
+    desk.train("whole")
+    desk.train("stopped")
+    wait_for_step(desk, "stopped", 10)
+    desk.jobs("stop", "stopped")
+    desk.wait("whole", 0)
+    desk.wait("stopped", 143)
+    assert desk.step("stopped") < 80
+    desk.jobs("resume", "stopped")
+    desk.wait("stopped", 0)
+    assert desk.adapter("stopped") == desk.adapter("whole")
+
+
+def test_two_nodes_train_one_run_and_stop_and_resume_together(desk, tmp_path_factory):
+    """torchrun on both nodes; the signal reaches the batch step alone, and all ranks stop there."""
+    with SlurmCluster(tmp_path_factory.mktemp("slurm")) as slurm:
+        desk.environment |= slurm.variables
+        desk.engine = ["--engine", "slurm", "--nodes", "2"]
+        desk.train("two")
+        desk.wait("two", 0)
+        facts = json.loads((desk.run_of("two") / "run.json").read_text())
+        assert facts["world_size"] == 2
+        desk.train("two-stopped")
+        wait_for_step(desk, "two-stopped", 10)
+        job = (desk.there / ".jobs" / "two-stopped" / "job.id").read_text().strip()
+        slurm.run("scancel", "--batch", "--signal=USR2", job)
+        wait_until(lambda: slurm.word(job) == "PENDING", seconds=120)
+        status = json.loads((desk.run_of("two-stopped") / "status.json").read_text())
+        assert status["state"] == "stopped" and status["step"] < 80
+        checkpoints = [p.name for p in (desk.run_of("two-stopped") / "checkpoints").iterdir()]
+        assert f"checkpoint-{status['step']}" in checkpoints
+        slurm.begin_now(job)
+        desk.wait("two-stopped", 0)
+        assert desk.adapter("two-stopped") == desk.adapter("two")
