@@ -19,6 +19,7 @@ from jobs import contract, engines, second_place, submission
 from kit import console, paths, publish
 from transfer.host import Host, quote, wait_before
 
+TRIES_ONCE = 4  # a file of a run that goes on may change while it is fetched
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # Takes a run that came as a tar file into adapters/runs, once every file's SHA-256 is right.
 UNPACK = """
@@ -54,7 +55,7 @@ def keep(host: Host, name: str, settings: Any, once: bool, bucket: str = "") -> 
             lost = 0
         except console.Problem as problem:
             lost += 1
-            if once:
+            if once and lost >= TRIES_ONCE:
                 raise
             pause = wait_before(lost)
             console.warn(f"{problem}; what is here stays; again in {pause:.0f} s")
