@@ -10,6 +10,8 @@ from setup import lock_file
 from support.checkout import ROOT
 from support.small_checkout import FACTS
 
+pytestmark = pytest.mark.slow  # a command in a copy of the kit, each time
+
 
 def test_a_package_of_another_version_is_named(validate, kit):
     info = kit.info("numpy")

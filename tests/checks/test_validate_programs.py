@@ -7,6 +7,8 @@ import pytest
 
 from support.small_checkout import stand_in
 
+pytestmark = pytest.mark.slow  # a command in a copy of the kit, each time
+
 
 def test_no_rsync_is_a_warning_with_how_to_install_it(validate, programs):
     if any(os.path.exists(p) for p in ("/opt/homebrew/bin/rsync", "/usr/local/bin/rsync")):

@@ -9,6 +9,8 @@ from checks import leaks, probe
 from support.checkout import ROOT
 from support.small_checkout import TOKEN
 
+pytestmark = pytest.mark.slow  # a command in a copy of the kit, each time
+
 
 def test_a_secret_that_git_tracks_fails_and_is_not_printed(validate, kit):
     (kit.root / "id_ed25519").write_text(TOKEN)

@@ -129,7 +129,7 @@ def test_a_wrong_variable_and_a_wrong_set_are_named(write, monkeypatch):
         ("c: &c {a: 1}\ntraining:\n  <<: *c\n", "training_config.yaml:3: not YAML"),
         ("training: {max_steps: 2026-99-99}", "a value is not YAML: month must be in"),
         ("training: &x [*x]", "nested without end"),
-        ("training: " + "[" * 3000, "nested without end"),
+        pytest.param("training: " + "[" * 3000, "nested without end", marks=pytest.mark.slow),
         ("training: {max_steps: 12:30:45}", "is not a valid integer"),
         ("training: {max_steps: 010}", "is not a valid integer"),
     ],

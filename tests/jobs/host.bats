@@ -169,6 +169,7 @@ watches_run() {
   [ "$output" = --help ]
 }
 
+# bats test_tags=slow
 @test "called wrongly: one line and exit 2" {
   use folder
   for words in '' '--' '--detach a/b -- true' '--detach -x -- true'; do

@@ -32,6 +32,7 @@ setup() { checkout; }
   assert_output --partial 'packages match'
 }
 
+# bats test_tags=slow
 @test "the summary needs no awk that takes line breaks in -v, which BSD's does not" {
   mkdir bin
   cat >bin/awk <<END

@@ -276,6 +276,7 @@ SH
 
 linking() { [ -d "$(folders remote | head -n 1)/pkgs" ]; }
 
+# bats test_tags=slow
 @test "after --allow-cpu the next command that is printed has it too" {
   run ./setup_remote.sh --here --backend venv --allow-cpu
   assert_success

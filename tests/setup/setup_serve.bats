@@ -85,6 +85,7 @@ stand_in_uname() {
   [ ! -e .venv-serve ]
 }
 
+# bats test_tags=slow
 @test "a host gets --serve too" {
   mkdir away
   printf '#!/bin/sh\necho "there: $*"\n' >away/setup_remote.sh

@@ -106,6 +106,7 @@ reached() {
   done
 }
 
+# bats test_tags=slow
 @test "variables of other programs change nothing" {
   UV_TARGET=/nowhere UV_PYTHON=3.8 UV_EXCLUDE_NEWER=2001-01-01 UV_NO_BINARY=1 UV_SYSTEM_PYTHON=1 \
     UV_TORCH_BACKEND=cu118 UV_CONSTRAINT=/nowhere PYTHONSAFEPATH=1 PYTHONOPTIMIZE=2 \

@@ -16,6 +16,8 @@ import pytest
 from setup.installed_packages import SEAL, RecordedFile, modules, site_packages
 from support.checkout import ROOT
 
+pytestmark = pytest.mark.slow  # a command in a copy of the kit, each time
+
 SCRIPT = ROOT / "scripts" / "setup" / "verify_environment.py"
 
 

@@ -199,6 +199,7 @@ load ../support/transfer
   [ "$(find "$WORK/adapters" -maxdepth 1 -iname mapper | wc -l)" -eq 1 ]
 }
 
+# bats test_tags=slow
 @test "a name that is here in another spelling: said by name, and both sides stay as they are" {
   use folder
   results

@@ -31,6 +31,7 @@ written_there() {
   [ ! -e "$THERE/.replaced" ]
 }
 
+# bats test_tags=slow
 @test "up: a file that is written to there while it is replaced is kept (folder)" {
   use folder
   written_there
@@ -103,6 +104,7 @@ if __name__ == "__main__":
 END
 }
 
+# bats test_tags=slow
 @test "up: an edit there just after a file took its place is an edit to the next sync too" {
   use folder
   up

@@ -266,6 +266,7 @@ EOF
   [ -e "$THERE/data/synthetic/made.jsonl" ]
 }
 
+# bats test_tags=slow
 @test "a changed executable bit travels" {
   use folder
   up
