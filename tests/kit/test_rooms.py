@@ -38,10 +38,22 @@ def tree(file: Path) -> ast.Module:
 
 
 @functools.cache
+def definitions(file: Path) -> list[ast.AST]:
+    """Every import, class, function and assigned name of a file; one walk for all tests."""
+    kinds = ast.Import | ast.ImportFrom | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    return [
+        node
+        for node in ast.walk(tree(file))
+        if isinstance(node, kinds)
+        or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    ]
+
+
+@functools.cache
 def imports(file: Path) -> frozenset[str]:
     """The modules of the house that a file imports, inside functions too."""
     names: set[str] = set()
-    for node in ast.walk(tree(file)):
+    for node in definitions(file):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -129,15 +141,15 @@ def test_no_local_or_function_has_a_name_that_hides_what_it_holds():
     for file in python_files():
         fields = {
             id(inner)
-            for node in ast.walk(tree(file))
+            for node in definitions(file)
             if isinstance(node, ast.ClassDef)
             for field in node.body
             for inner in ast.walk(field)
             if isinstance(field, ast.AnnAssign | ast.Assign)
         }
-        for node in ast.walk(tree(file)):
+        for node in definitions(file):
             name = node.name if isinstance(node, ast.FunctionDef | ast.ClassDef) else ""
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            if isinstance(node, ast.Name):
                 name = node.id if id(node) not in fields else ""
             if name.strip("_") in HIDING:
                 hiding.append(f"{file.relative_to(ROOT)}:{node.lineno}: {name}")
@@ -158,7 +170,7 @@ def test_a_function_has_at_most_45_lines():
     lengths = (
         (file / node.name, node.end_lineno - node.lineno + 1)
         for file in python_files()
-        for node in ast.walk(tree(file))
+        for node in definitions(file)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
     assert long_ones(lengths, 45) == []
