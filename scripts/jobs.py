@@ -36,9 +36,9 @@ def parse(argv: list[str]):
     parser.add_argument("--nodes", type=int, default=1, help="machines (slurm, sky)")
     parser.add_argument("--gpus", type=int, default=0, help="GPUs a machine; default all of them")
     parser.add_argument("--partition", default="", help="Slurm's partition")
-    parser.add_argument("--time", type=float, default=0.0, metavar="HOURS", help="a time limit")
-    parser.add_argument("--budget", type=float, default=0.0, help="the most that it may cost")
-    parser.add_argument("--rate", type=float, default=0.0, help="what an hour costs")
+    parser.add_argument("--time", type=float, metavar="HOURS", help="a time limit")
+    parser.add_argument("--budget", type=float, help="the most that it may cost")
+    parser.add_argument("--rate", type=float, help="what an hour costs")
     parser.add_argument("--config", default="", help="the trainer's configuration")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides",
                         help="one value of it; may be repeated")  # fmt: skip

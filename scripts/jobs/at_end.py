@@ -6,6 +6,7 @@ or another job that runs there calls it off.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -26,12 +27,14 @@ def run(folder: Path, job: Job, code: int, log: Callable[[str], None]) -> None:
         _command("notify", job.notify, folder, code, log)
     if not job.stop_command or (folder / "stop.done").exists():
         return
-    contract.write_exit(folder, code)
+    with contextlib.suppress(OSError):
+        contract.write_exit(folder, code)
+    full = not (folder / "exit").exists()
     log(f"THE HOST ENDS in {job.grace_seconds:.0f} s by its stop command: {job.stop_command}; "
         f"to call it off: touch {folder}/stop.done")  # fmt: skip
     deadline = time.monotonic() + job.grace_seconds
     while True:
-        if reason := _called_off(folder):
+        if reason := _called_off(folder, full):
             log(f"the stop command is called off: {reason}")
             return
         if (remaining := deadline - time.monotonic()) <= 0:
@@ -41,11 +44,11 @@ def run(folder: Path, job: Job, code: int, log: Callable[[str], None]) -> None:
         _command("stop", job.stop_command, folder, code, log)
 
 
-def _called_off(folder: Path) -> str:
-    """Why the host must not end, or ''."""
+def _called_off(folder: Path, full: bool) -> str:
+    """Why the host must not end, or ''. full: the disk did not take `exit`."""
     if (folder / "stop.done").exists():
         return f"{folder}/stop.done is there"
-    if not (folder / "exit").exists():
+    if not full and not (folder / "exit").exists():
         return "the job was submitted again"
     for other in folder.parent.glob(f"*/{life.FILE}"):
         age = time.time() - other.stat().st_mtime
@@ -60,6 +63,8 @@ def _first_time(folder: Path, name: str) -> bool:
         (folder / f"{name}.done").touch(exist_ok=False)
     except FileExistsError:
         return False
+    except OSError:
+        return True  # a full disk keeps no host running
     return True
 
 

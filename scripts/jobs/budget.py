@@ -8,6 +8,8 @@ from typing import Any
 from jobs import contract
 from kit import console
 
+LONGEST_SECONDS = 3650 * 86400.0  # ten years: a limit that no engine refuses as a number
+
 
 def cap_seconds(budget: float, rate: float, storage_rate: float, save_seconds: float) -> float:
     """Seconds that `budget` buys, less what the last checkpoint needs.
@@ -33,7 +35,7 @@ def cap_seconds(budget: float, rate: float, storage_rate: float, save_seconds: f
             f"{rate:g} an hour, less than a checkpoint needs",
             f"give at least BUDGET={needed:.2f}, or lower budget.save_seconds in configs/jobs.yaml",
         )
-    return seconds
+    return min(seconds, LONGEST_SECONDS)
 
 
 def refuse_too_long(estimate_seconds: float | None, cap: float, rate: float) -> None:

@@ -98,6 +98,8 @@ def parse(text: str, where: str) -> Job:
         job = Job(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
         if not NAME.fullmatch(job.name) or job.engine not in ENGINES or not job.words:
             raise ValueError("name, engine or words are none")
+        if job.nodes < 1:
+            raise ValueError("nodes is none")
         if job.run_id and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", job.run_id):
             raise ValueError("run_id is none")
     except (ValueError, TypeError, RecursionError) as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from jobs import contract, life
-from jobs.detached import ALIVE
+from jobs.detached import ALIVE, no_kit
 from kit import console
 from transfer.frame import AnswerLimits
 from transfer.host import Host, quote
@@ -30,6 +32,15 @@ if [ -n "$run" ]; then
   echo "status $(head -c 60000 "adapters/runs/$run/status.json" 2>/dev/null | tr '\\n' ' ')"
 fi
 exit 0
+"""
+
+SUBMITTING = """
+CDPATH= cd {root} 2>/dev/null || exit 97
+mkdir -p .jobs || exit 1
+[ -z "$(find {lock} -maxdepth 0 -mmin +5 2>/dev/null)" ] || rmdir {lock} 2>/dev/null
+mkdir {lock} 2>/dev/null && exit 0
+[ -d {lock} ] && exit 98
+mkdir {lock}
 """
 
 
@@ -82,22 +93,48 @@ def parse_folder(text: str) -> JobFolder:
     return folder
 
 
+@contextlib.contextmanager
+def submitting(host: Host, name: str) -> Iterator[None]:
+    """Hold the host's lock for submissions of one job: two laptops may try at the same moment.
+
+    It is a folder, as every host has those; one of a laptop that was cut off counts for 5 minutes.
+    """
+    lock = f".jobs/.{name}.submitting"
+    try:
+        host.run(SUBMITTING.format(root=quote(host.root), lock=lock))
+    except console.Problem as problem:
+        code = getattr(problem, "exit_code", None)
+        if code == 98:
+            raise console.Problem(
+                f"another laptop is submitting {name} on {host.name} at this moment",
+                "run it again in a minute, then it says what runs; after a cut connection in five",
+            ) from None
+        if code == 97:
+            raise no_kit(host) from None
+        raise
+    try:
+        yield
+    finally:
+        with contextlib.suppress(console.Problem):
+            host.run(f"CDPATH= cd {quote(host.root)} && rmdir {lock}")
+
+
 def put(host: Host, job: contract.Job, files: dict[str, bytes]) -> None:
     """Write files into .jobs/NAME there, each whole under its name, and forget an earlier end."""
     lines = [
         f"CDPATH= cd {quote(host.root)} 2>/dev/null || exit 97",
         f"mkdir -p .jobs/{job.name} && cd .jobs/{job.name} || exit 1",
-        "rm -f exit stop notify.done stop.done",
+        "trap 'rm -f *.part' EXIT",
     ]
     data = b""
     for name, content in files.items():
-        lines += [f"head -c {len(content)} >{name}.part && mv {name}.part {name} || exit 1"]
+        lines += [f"head -c {len(content)} >{name}.part || exit 1"]
         data += content
+    lines += ["rm -f exit stop notify.done stop.done"]  # once everything is there
+    lines += [f"mv {name}.part {name} || exit 1" for name in files]
     try:
         host.run("\n".join(lines), data)
     except console.Problem as problem:
         if getattr(problem, "exit_code", None) == 97:
-            raise console.Problem(
-                f"{host.place} does not exist", "make sync-up HOST=… sends the kit"
-            ) from None
+            raise no_kit(host) from None
         raise

@@ -7,6 +7,7 @@ over all lives. A life's length is taken from a count that no setting of the clo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -41,12 +42,14 @@ class Life:
             return
         self._written = self.seconds
         ended = self.began + self.seconds
-        publish.json_file(self.folder / FILE, {"began": self.began, "ended": ended})
+        with contextlib.suppress(OSError):  # a full disk ends no run
+            publish.json_file(self.folder / FILE, {"began": self.began, "ended": ended})
 
     def end(self, code: int) -> None:
         """Add it to the ledger."""
         ended = self.began + self.seconds
-        contract.add_life(self.folder, self.began, ended, code, self.why == "hung", self.why)
+        with contextlib.suppress(OSError):
+            contract.add_life(self.folder, self.began, ended, code, self.why == "hung", self.why)
         (self.folder / FILE).unlink(missing_ok=True)
 
 

@@ -162,6 +162,11 @@ def submit(host: Host, job: Job) -> tuple[Job, str]:
     A job of that name that runs or waits is left alone; one that ended without finishing its run
     goes on with it; one that finished is a Problem.
     """
+    with files.submitting(host, job.name):
+        return _submit_alone(host, job)
+
+
+def _submit_alone(host: Host, job: Job) -> tuple[Job, str]:
     before = existing(host, job.name)
     if before is not None:
         old, folder = before
@@ -187,14 +192,28 @@ def existing(host: Host, name: str) -> tuple[Job, files.JobFolder] | None:
         folder = files.read_folder(host, name)
     except console.Misuse:
         return None
+    return _described(host, name, folder), folder
+
+
+def _described(host: Host, name: str, folder: files.JobFolder) -> Job:
+    """The Job in a folder there; Problem where it is another's, or a cloud's."""
     where = f"{host.place}/.jobs/{name}/engine.json"
-    return contract.parse(folder.engine_json, where), folder
+    job = contract.parse(folder.engine_json, where)
+    if job.name != name:
+        raise console.Problem(
+            f"{where}: damaged (its name is {job.name})", "submit the job again under another NAME"
+        )
+    if job.engine == "sky":
+        raise console.Problem(
+            f"{name} is a job in a cloud, which SkyPilot knows", f"sky jobs logs -n tandem-{name}"
+        )
+    return job
 
 
 def required(host: Host, name: str) -> tuple[Job, files.JobFolder]:
     """The job of that name; Misuse where there is none."""
     folder = files.read_folder(host, name)
-    return contract.parse(folder.engine_json, f"{host.place}/.jobs/{name}/engine.json"), folder
+    return _described(host, name, folder), folder
 
 
 def plan_seconds(host: Host, job: Job) -> float | None:

@@ -31,6 +31,7 @@ LOOK_SECONDS = float(os.environ.get("TANDEM_SUPERVISOR_SECONDS") or 1)
 AT_ONCE = "9"  # in the file `stop`: without a checkpoint
 EARLY_SECONDS = 60  # by so much Slurm's warning may come early
 GRACE_SECONDS = 120  # between asking a run to stop and ending it
+EXIT_TRIES = 60  # looks during which `exit` is tried on a full disk
 
 
 class Supervisor:
@@ -63,14 +64,23 @@ class Supervisor:
             code = 0  # a stop that came after the last step changes nothing
         if self.hung:
             self.life.why = "hung"
-            watchdog.record_hung(self.job)
+            with contextlib.suppress(OSError):
+                watchdog.record_hung(self.job)
         self.life.end(code)
         if code > 128 and os.environ.get("TANDEM_REQUEUE") and self._has_time(spent):
             self.log("Slurm ends this life of the job, which may go on in another")
             return code  # the batch script writes `exit` where it does not
         at_end.run(self.folder, self.job, code, self.log)
-        contract.write_exit(self.folder, code)
+        self._publish_exit(code)
         return code
+
+    def _publish_exit(self, code: int) -> None:
+        """Write `exit`; on a full disk try for a while, since it is the truth about the end."""
+        for _ in range(EXIT_TRIES):
+            with contextlib.suppress(OSError):
+                contract.write_exit(self.folder, code)
+                break
+            time.sleep(LOOK_SECONDS)
 
     def _has_time(self, spent: float) -> bool:
         """Whether another life may go on: nobody asked for the end, and the budget has time."""
@@ -139,7 +149,8 @@ class Supervisor:
         if self.asked:
             return
         self.asked, self.asked_at = signum, time.monotonic()
-        (self.folder / "stop").write_text(f"{signum}\n", encoding="utf-8")
+        with contextlib.suppress(OSError):
+            (self.folder / "stop").write_text(f"{signum}\n", encoding="utf-8")
         self.log(f"it stops with a checkpoint: {why}")
         if self.process and not self.job.stops_by_file:
             self._send(signum)
@@ -155,10 +166,10 @@ class Supervisor:
             pass
 
     def log(self, text: str) -> None:
-        """A line of the job's log."""
-        stamp = clock.timestamp()
-        with (self.folder / "log.txt").open("a", encoding="utf-8") as f:
-            f.write(f"{stamp} job {self.folder.name}: {text}\n")
+        """A line of the job's log; a full disk costs the line and not the watch over the run."""
+        line = f"{clock.timestamp()} job {self.folder.name}: {text}\n"
+        with contextlib.suppress(OSError), (self.folder / "log.txt").open("a") as f:
+            f.write(line)
 
 
 @contextlib.contextmanager
@@ -184,7 +195,10 @@ def main(argv: list[str] | None = None) -> int:
             return Supervisor(folder).run()
     except BaseException as error:
         if not isinstance(error, SystemExit):
-            with (folder / "log.txt").open("a", encoding="utf-8") as f:
+            with (
+                contextlib.suppress(OSError),
+                (folder / "log.txt").open("a", encoding="utf-8") as f,
+            ):
                 f.write(f"job {folder.name}: the supervisor failed: {json.dumps(str(error))}\n")
             contract.write_exit(folder, 1)
         raise

@@ -37,7 +37,7 @@ def _request(args: Any) -> submission.Request:
     _check_numbers(args)
     return submission.Request(
         args.name, args.engine, args.words, args.config, tuple(args.overrides), args.nodes,
-        args.gpus, args.budget, args.rate, args.partition, args.time,
+        args.gpus, args.budget or 0.0, args.rate or 0.0, args.partition, args.time or 0.0,
     )  # fmt: skip
 
 
@@ -63,8 +63,10 @@ def _planned(args: Any, host: Host, job: Job, seconds: float | None) -> int:
 def _check_numbers(args: Any) -> None:
     for name in ("budget", "rate", "time"):
         value = getattr(args, name)
-        if not math.isfinite(value) or value < 0:
-            raise console.Misuse(f"--{name} {value}", "give a number above 0")
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise console.Misuse(
+                f"--{name} {value:g}", f"give a number above 0, or leave {name.upper()} out"
+            )
     if args.nodes < 1 or args.gpus < 0:
         raise console.Misuse("--nodes and --gpus count machines and GPUs", "--nodes 2 --gpus 8")
 

@@ -23,6 +23,9 @@ PIECE = 1 << 20  # bytes of a log in one look; the rest comes with the next
 NO_JOB = (96, 97)  # exit codes of LOOK: no such job or run, no kit
 LOOK = """
 killed=''
+ended() {{ # whether its exit file holds a code: an empty or damaged one is no end
+  case $(head -c 10 "$1/exit" 2>/dev/null | tr '\\000' x) in (''|*[!0-9]*) return 1;; esac
+}}
 CDPATH= cd {root} 2>/dev/null || exit 97
 name={name}
 if [ -z "$name" ]; then
@@ -30,7 +33,7 @@ if [ -z "$name" ]; then
   at=${{newest%/status.json}}
 elif [ -d ".jobs/$name" ]; then
   at=.jobs/$name
-  [ -f "$at/exit" ] || [ -f "$at/batch.sh" ] || {{ started "$at" && alive "$at"; }} || killed=yes
+  ended "$at" || [ -f "$at/batch.sh" ] || {{ started "$at" && alive "$at"; }} || killed=yes
 else at=adapters/runs/$name; fi
 [ -n "$at" ] && [ -d "$at" ] || exit 96
 echo "at $at"

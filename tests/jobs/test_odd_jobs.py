@@ -1,0 +1,303 @@
+"""Odd input for jobs: edited and damaged job folders, numbers, a full disk, two laptops at once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from config.schemas.jobs import JobsConfig
+from jobs import contract, files, submission, table, verbs, watch
+from jobs.contract import Job
+from kit import console
+from support.checkout import ROOT
+from support.processes import wait_until
+from transfer import address
+from transfer.host import host_at
+
+JOB = Job("train", "folder", ("sh", "-c", "exit 3"), run_id="20261127-train")
+
+
+class Desk:
+    """A laptop and a folder host with a job that ended."""
+
+    def __init__(self, place):
+        self.host, self.laptop = place / "host", place / "laptop"
+        self.laptop.mkdir()
+        self.there = self.host / "tandem"
+        self.folder = self.there / ".jobs" / "train"
+        self.folder.mkdir(parents=True)
+        (self.there / "scripts").symlink_to(ROOT / "scripts")
+        (self.there / ".venv-remote").symlink_to(sys.prefix)
+        self.describe({})
+        (self.folder / "exit").write_text("143\n")
+        (self.folder / "pid").write_text("4194305\n")  # of no process
+        (self.folder / "log.txt").write_text("a line\n")
+        life = {"began": 1e9, "ended": 1e9 + 60, "code": 143, "hung": False}
+        (self.folder / "lives.jsonl").write_text(json.dumps(life) + "\n")
+        run = self.there / "adapters" / "runs" / JOB.run_id
+        run.mkdir(parents=True)
+        (run / "status.json").write_text('{"state": "stopped", "step": 5, "heartbeat": 1e9}')
+
+    def describe(self, changes):
+        (self.folder / "engine.json").write_text(json.dumps(json.loads(JOB.to_json()) | changes))
+
+    def jobs(self, verb, *words):
+        """(exit code, what it printed)"""
+        env = os.environ | {"TANDEM_WORKDIR": str(self.laptop), "TANDEM_WATCH_SECONDS": "0.02"}
+        command = [sys.executable, str(ROOT / "scripts" / "jobs.py"), verb, *words]
+        done = subprocess.run([*command, "--host", str(self.host)], env=env, text=True, timeout=60,
+                              capture_output=True, stdin=subprocess.DEVNULL)  # fmt: skip
+        said = done.stdout + done.stderr
+        assert "Traceback" not in said and done.returncode in (0, 1, 2), said
+        return done.returncode, said
+
+    def host_here(self):
+        made = host_at(address.parse(str(self.host), "tandem"))
+        made.open()
+        return made
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(tmp_path)
+
+
+EDITED = [
+    {"name": "other"}, {"name": 5}, {"name": None}, {"engine": "sky"}, {"engine": "docker"},
+    {"engine": ["ssh"]}, {"words": []}, {"words": "sh"}, {"words": [1]}, {"words": {"a": 1}},
+    {"run_id": "../../etc"}, {"run_id": 7}, {"run_id": "a b"}, {"nodes": -1}, {"nodes": 1.5},
+    {"nodes": 0}, {"nodes": "2"}, {"gpus": -1}, {"gpus": True}, {"cap_seconds": -1.0},
+    {"cap_seconds": "60"}, {"cap_seconds": float("nan")}, {"rate": float("inf")}, {"rate": []},
+    {"budget": -3}, {"max_restarts": -1}, {"max_restarts": 10**9}, {"hung_factor": None},
+    {"hung_seconds": float("-inf")}, {"notify": 1}, {"stop_command": ["x"]}, {"grace_seconds": "x"},
+    {"submitted": {}}, {"manifest_sha256": 0}, {"extra": "x"}, {"extra": [None]}, {"surprise": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", EDITED, ids=str)
+def test_each_edited_field_is_one_line_that_names_the_file(desk, changes):
+    desk.describe(changes)
+    host = desk.host_here()
+    try:
+        with pytest.raises(console.Problem) as refused:
+            submission.required(host, "train")
+        row = table.row(host, "train")
+    finally:
+        host.close()
+    line = str(refused.value)
+    assert "\n" not in line and refused.value.remedy
+    assert row["state"] == "damaged" and ("engine.json: damaged" in line or "a cloud" in line)
+
+
+def test_every_field_of_a_job_is_among_the_edited_ones():
+    assert {f.name for f in dataclasses.fields(Job)} <= {name for case in EDITED for name in case}
+
+
+GARBAGE = [b"", b"\x00\xff\xfe" * 50, b"[" * 20_000, b"x" * 3_000_000, "folder", "dangling"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["engine.json", "exit", "lives.jsonl", "life.json", "job.id",
+                                  "log.txt", "stop", "pid", "status.json"])  # fmt: skip
+def test_garbage_in_any_file_of_a_job_is_no_traceback(desk, name):
+    place = desk.folder
+    if name == "status.json":
+        place = desk.there / "adapters" / "runs" / JOB.run_id
+    host = desk.host_here()
+    for garbage in GARBAGE:
+        spoil(place / name, garbage)
+        try:
+            table.lines([table.row(host, "train")])
+            watch.look(host, "train", 0).words()
+            submission.required(host, "train")
+        except console.Problem as problem:
+            assert "\n" not in str(problem) and problem.remedy
+    host.close()
+
+
+def spoil(file, garbage):
+    """Put garbage, a folder or a dangling link in the place of a file."""
+    if file.is_dir() and not file.is_symlink():
+        file.rmdir()
+    file.unlink(missing_ok=True)
+    if garbage == "folder":
+        file.mkdir()
+    elif garbage == "dangling":
+        file.symlink_to("nowhere")
+    else:
+        file.write_bytes(garbage)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("garbage", [b"", b"soon\n", b"\x00\xff", "folder"])
+def test_an_exit_file_without_a_code_is_no_end_and_no_endless_watch(desk, garbage):
+    spoil(desk.folder / "exit", garbage)
+    code, said = desk.jobs("watch", "train")
+    assert code == 1 and "was killed there" in said
+    assert "gone" in desk.jobs("list")[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"cap_seconds": -1}, {"words": []}, {"name": 5}], ids=str)
+def test_the_supervisor_ends_with_one_line_where_its_job_is_damaged(desk, changes):
+    desk.describe(changes)
+    (desk.folder / "exit").unlink()
+    command = [sys.executable, str(ROOT / "scripts/jobs/supervisor.py"), ".jobs/train"]
+    done = subprocess.run(command, cwd=desk.there, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1 and "damaged" in done.stderr
+    assert (desk.folder / "exit").read_text() == "1\n"
+    assert "the supervisor failed" in (desk.folder / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_clock_that_is_an_hour_off_costs_nothing(desk):
+    now = time.time()
+    status = {"state": "running", "step": 5, "heartbeat": now + 3600, "started": now + 3600}
+    run = desk.there / "adapters" / "runs" / JOB.run_id
+    (run / "status.json").write_text(json.dumps(status))
+    desk.describe({"rate": 2.0})
+    lives = [{"began": now, "ended": now - 3600}, {"began": now, "ended": now + 1800}]
+    (desk.folder / "lives.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lives))
+    code, said = desk.jobs("costs", "--json")
+    assert code == 0 and json.loads(said.splitlines()[0])["total"] == pytest.approx(1.0)
+
+
+# --- numbers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["budget", "rate", "time"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), -0.0])
+def test_a_number_that_is_none_is_refused_and_never_means_no_limit(name, value):
+    args = argparse.Namespace(budget=None, rate=None, time=None, nodes=1, gpus=0)
+    verbs._check_numbers(args)
+    setattr(args, name, value)
+    with pytest.raises(console.Misuse, match=rf"^--{name} .*; give a number above 0"):
+        verbs._check_numbers(args)
+
+
+@pytest.mark.parametrize(("amount", "rate"), [(1e300, 1e-300), (1e12, 0.01), (5.0, 1e-12)])
+def test_a_budget_for_ever_is_a_limit_that_every_engine_can_write(amount, rate):
+    request = submission.Request("x", budget=amount, rate=rate)
+    _, cap = submission.limits(request, amount, None, JobsConfig())
+    job = dataclasses.replace(JOB, cap_seconds=cap, rate=rate, budget=amount)
+    assert contract.parse(job.to_json().decode(), "engine.json").cap_seconds == cap < 1e9
+
+
+# --- two laptops, a full disk -----------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_laptops_that_submit_at_once_start_one_job(desk):
+    (desk.there / "hold").write_text("")
+    words = ("sh", "-c", "echo began >>begun; while [ -e hold ]; do sleep 0.02; done")
+    said, outcomes = [], []
+
+    def submit(number):
+        host = desk.host_here()
+        try:
+            job = dataclasses.replace(JOB, name="both", words=words, run_id=f"run-{number}")
+            outcomes.append(submission.submit(host, job)[1])
+        except console.Problem as problem:
+            said.append(str(problem))
+        finally:
+            host.close()
+
+    laptops = [threading.Thread(target=submit, args=(n,)) for n in range(4)]
+    for laptop in laptops:
+        laptop.start()
+    for laptop in laptops:
+        laptop.join()
+    wait_until((desk.there / "begun").exists)
+    (desk.there / "hold").unlink()
+    wait_until((desk.folder.parent / "both" / "exit").exists)
+    assert outcomes.count("started") == 1 and set(outcomes) <= {"started", "runs"}
+    assert all("another laptop is submitting both" in line for line in said)
+    assert (desk.there / "begun").read_text() == "began\n"
+    assert not list((desk.there / ".jobs").glob(".*submitting"))
+
+
+@pytest.mark.slow
+def test_the_lock_of_a_laptop_that_was_cut_off_ends_by_itself(desk):
+    lock = desk.there / ".jobs" / ".train.submitting"
+    lock.mkdir()
+    host = desk.host_here()
+    try:
+        with (
+            pytest.raises(console.Problem, match="at this moment"),
+            files.submitting(host, "train"),
+        ):
+            pass
+        old = time.time() - 600
+        os.utime(lock, (old, old))
+        with files.submitting(host, "train"):
+            assert lock.is_dir()
+    finally:
+        host.close()
+    assert not lock.exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 256 KB, where this user may mount one."""
+    place = tmp_path / "small"
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(place)]
+    if os.getuid() or subprocess.run(words, capture_output=True).returncode:
+        pytest.skip("a small disk needs root and mount")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_there_is_one_line_and_the_earlier_end_stays(small_disk):
+    desk = Desk(small_disk)
+    fill(small_disk)
+    code, said = desk.jobs("resume", "train")
+    assert code == 1 and said.strip().count("\n") == 0 and "space" in said.lower()
+    assert (desk.folder / "exit").read_text() == "143\n"
+    assert json.loads((desk.folder / "engine.json").read_text())["run_id"] == JOB.run_id
+    (small_disk / "full").unlink()
+    code, said = desk.jobs("resume", "train")
+    assert code == 0 and "goes on" in said
+    wait_until(lambda: (desk.folder / "exit").exists() and desk.jobs("list")[1].count("ended (3)"))
+
+
+def fill(disk):
+    """Write until nothing more goes."""
+    with open(disk / "full", "wb", buffering=0) as f:
+        try:
+            while True:
+                f.write(bytes(4096))
+        except OSError:
+            pass
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_while_a_job_runs_does_not_end_the_watch_over_it(small_disk):
+    desk = Desk(small_disk)
+    desk.describe({"words": ["sh", "-c", ": >up; exec sleep 600"], "run_id": ""})
+    (desk.folder / "exit").unlink()
+    env = os.environ | {"TANDEM_SUPERVISOR_SECONDS": "0.05"}
+    command = [sys.executable, str(ROOT / "scripts/jobs/supervisor.py"), ".jobs/train"]
+    process = subprocess.Popen(command, cwd=desk.there, env=env)
+    wait_until((desk.there / "up").exists)
+    fill(small_disk)
+    process.terminate()
+    wait_until(lambda: not running(process.pid))  # its command ended; `exit` does not fit yet
+    (small_disk / "full").unlink()
+    assert process.wait(timeout=30) == 143
+    assert (desk.folder / "exit").read_text() == "143\n"
+
+
+def running(pid):
+    """Whether the process still has a child."""
+    return bool(subprocess.run(["pgrep", "-P", str(pid)], capture_output=True).stdout)
