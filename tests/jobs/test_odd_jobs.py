@@ -55,9 +55,9 @@ class Desk:
         command = [sys.executable, str(ROOT / "scripts" / "jobs.py"), verb, *words]
         done = subprocess.run([*command, "--host", str(self.host)], env=env, text=True, timeout=60,
                               capture_output=True, stdin=subprocess.DEVNULL)  # fmt: skip
-        said = done.stdout + done.stderr
-        assert "Traceback" not in said and done.returncode in (0, 1, 2), said
-        return done.returncode, said
+        printed = done.stdout + done.stderr
+        assert "Traceback" not in printed and done.returncode in (0, 1, 2), printed
+        return done.returncode, printed
 
     def host_here(self):
         made = host_at(address.parse(str(self.host), "tandem"))
@@ -140,8 +140,8 @@ def spoil(file, garbage):
 @pytest.mark.parametrize("garbage", [b"", b"soon\n", b"\x00\xff", "folder"])
 def test_an_exit_file_without_a_code_is_no_end_and_no_endless_watch(desk, garbage):
     spoil(desk.folder / "exit", garbage)
-    code, said = desk.jobs("watch", "train")
-    assert code == 1 and "was killed there" in said
+    code, printed = desk.jobs("watch", "train")
+    assert code == 1 and "was killed there" in printed
     assert "gone" in desk.jobs("list")[1]
 
 
@@ -167,8 +167,8 @@ def test_a_clock_that_is_an_hour_off_costs_nothing(desk):
     desk.describe({"rate": 2.0})
     lives = [{"began": now, "ended": now - 3600}, {"began": now, "ended": now + 1800}]
     (desk.folder / "lives.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lives))
-    code, said = desk.jobs("costs", "--json")
-    assert code == 0 and json.loads(said.splitlines()[0])["total"] == pytest.approx(1.0)
+    code, printed = desk.jobs("costs", "--json")
+    assert code == 0 and json.loads(printed.splitlines()[0])["total"] == pytest.approx(1.0)
 
 
 # --- numbers ----------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_a_budget_for_ever_is_a_limit_that_every_engine_can_write(amount, rate):
 def test_two_laptops_that_submit_at_once_start_one_job(desk):
     (desk.there / "hold").write_text("")
     words = ("sh", "-c", "echo began >>begun; while [ -e hold ]; do sleep 0.02; done")
-    said, outcomes = [], []
+    printed, outcomes = [], []
 
     def submit(number):
         host = desk.host_here()
@@ -207,7 +207,7 @@ def test_two_laptops_that_submit_at_once_start_one_job(desk):
             job = dataclasses.replace(JOB, name="both", words=words, run_id=f"run-{number}")
             outcomes.append(submission.submit(host, job)[1])
         except console.Problem as problem:
-            said.append(str(problem))
+            printed.append(str(problem))
         finally:
             host.close()
 
@@ -220,7 +220,7 @@ def test_two_laptops_that_submit_at_once_start_one_job(desk):
     (desk.there / "hold").unlink()
     wait_until((desk.folder.parent / "both" / "exit").exists)
     assert outcomes.count("started") == 1 and set(outcomes) <= {"started", "runs"}
-    assert all("another laptop is submitting both" in line for line in said)
+    assert all("another laptop is submitting both" in line for line in printed)
     assert (desk.there / "begun").read_text() == "began\n"
     assert not list((desk.there / ".jobs").glob(".*submitting"))
 
@@ -261,13 +261,13 @@ def small_disk(tmp_path):
 def test_a_full_disk_there_is_one_line_and_the_earlier_end_stays(small_disk):
     desk = Desk(small_disk)
     fill(small_disk)
-    code, said = desk.jobs("resume", "train")
-    assert code == 1 and said.strip().count("\n") == 0 and "space" in said.lower()
+    code, printed = desk.jobs("resume", "train")
+    assert code == 1 and printed.strip().count("\n") == 0 and "space" in printed.lower()
     assert (desk.folder / "exit").read_text() == "143\n"
     assert json.loads((desk.folder / "engine.json").read_text())["run_id"] == JOB.run_id
     (small_disk / "full").unlink()
-    code, said = desk.jobs("resume", "train")
-    assert code == 0 and "goes on" in said
+    code, printed = desk.jobs("resume", "train")
+    assert code == 0 and "goes on" in printed
     wait_until(lambda: (desk.folder / "exit").exists() and desk.jobs("list")[1].count("ended (3)"))
 
 
