@@ -93,11 +93,18 @@ def write(folder, pattern):
     return len(names)
 
 
+def say(text):
+    """Print a line on stderr, control characters as their escapes: no name moves the cursor."""
+    shown = (c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    print("".join(shown).encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
+
+
 class Parser(argparse.ArgumentParser):
     """Wrong calls are one line, as everywhere in the kit."""
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        say(f"{self.prog}: {message}; see {self.prog} --help")
+        self.exit(2)
 
 
 def main(argv=None):
@@ -108,17 +115,17 @@ def main(argv=None):
     args = parser.parse_args(argv)
     program = os.path.basename(sys.argv[0])
     if not os.path.isdir(args.folder):
-        print(f"{program}: {args.folder} is not a folder; name one", file=sys.stderr)
+        say(f"{program}: {args.folder} is not a folder; name one")
         return 2
     try:
         count = write(args.folder, args.pattern)
     except Unfinished as reason:
-        print(f"{program}: {reason}; run it again later", file=sys.stderr)
+        say(f"{program}: {reason}; run it again later")
         return 1
     except OSError as error:
-        print(f"{program}: {error}; fix that", file=sys.stderr)
+        say(f"{program}: {error}; fix that")
         return 1
-    print(f"{os.path.join(args.folder, NAME)} lists {count} shards", file=sys.stderr)
+    say(f"{os.path.join(args.folder, NAME)} lists {count} shards")
     return 0
 
 

@@ -17,14 +17,19 @@ say() { printf '%s==> %s%s\n' "$BOLD" "$*" "$PLAIN" >&2; }
 note() { printf '%s\n' "$*" >&2; }
 ok() { printf 'ok    %s\n' "$*" >&2; }
 warn() { printf '%swarn%s  %s\n' "$YELLOW" "$PLAIN" "$*" >&2; }
+# printable TEXT: without what a terminal takes for a command; each such byte is a question mark.
+printable() (
+  LC_ALL=C # for this subshell: bytes
+  printf '%s' "${*//[$'\001'-$'\010'$'\013'-$'\037'$'\177']/?}"
+)
 # die "problem; remedy": the work failed.
 die() {
-  printf '%s: %s\n' "$PROGRAM" "$*" >&2
+  printf '%s: %s\n' "$PROGRAM" "$(printable "$*")" >&2
   exit 1
 }
 # usage_error "problem; remedy": called or configured wrongly.
 usage_error() {
-  printf '%s: %s\n' "$PROGRAM" "$*" >&2
+  printf '%s: %s\n' "$PROGRAM" "$(printable "$*")" >&2
   exit 2
 }
 # usage: the header comment of the running script is its help.

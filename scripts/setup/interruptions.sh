@@ -7,12 +7,12 @@ exec 8>&2 # stderr itself, for a trap that runs while a command's stderr goes el
 # die, usage_error: as in kit/common.sh, and noted: the line that they print is the last one.
 die() {
   EXPLAINED=yes
-  printf '%s: %s\n' "$PROGRAM" "$*" >&8
+  printf '%s: %s\n' "$PROGRAM" "$(printable "$*")" >&8
   exit 1
 }
 usage_error() {
   EXPLAINED=yes
-  printf '%s: %s\n' "$PROGRAM" "$*" >&8
+  printf '%s: %s\n' "$PROGRAM" "$(printable "$*")" >&8
   exit 2
 }
 

@@ -60,6 +60,13 @@ def test_an_unknown_option_is_one_line_and_exit_2(path):
 
 
 @pytest.mark.parametrize("path", EVERY)
+def test_a_control_sequence_in_a_wrong_call_does_not_reach_the_terminal(path):
+    result = run(path, "--no\x1b[2J\x07é", "a\x1b]0;title\x07")
+    assert result.returncode == 2
+    assert not set("\x1b\x07") & set(result.stdout + result.stderr)
+
+
+@pytest.mark.parametrize("path", EVERY)
 def test_it_can_be_run_as_a_program(path):
     first = path.read_text(encoding="utf-8").splitlines()[0]
     assert os.access(path, os.X_OK), f"chmod +x {path.name}"
