@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Measure the kit against what it competes with: ratios, side by side in one run.
 #
-# Usage: tests/bench/run.sh [--smallest] [NAME...]
+# Usage: tests/bench/run.sh [--smallest] [NAME...] [OPTION...]
 #
 # NAME is environments, transfer, data, training, evaluation, serving or embeddings; without names:
 # all of them, some ten minutes. Run it on a machine with nothing else to do; the ratios hold on any
 # machine, the seconds on this one. docs/BENCHMARKS.md has the results. --smallest (or
-# BENCH_SMALLEST=1) only shows that each still runs: a few rows, one round, no goals.
+# BENCH_SMALLEST=1) only shows that each still runs: a few rows, one round, no goals. Other options
+# (serving --adapters) go to the benchmarks that are named.
 #
 # Exit codes: 0 measured, 1 a measurement failed, 2 called wrongly.
 set -euo pipefail
@@ -19,9 +20,13 @@ case "${1-}" in -h | --help)
   exit 0
   ;;
 esac
-names=()
+names=() options=()
 for word in "$@"; do
-  if [ "$word" = --smallest ]; then export BENCH_SMALLEST=1; else names+=("$word"); fi
+  case $word in
+    --smallest) export BENCH_SMALLEST=1 ;;
+    --*) options+=("$word") ;;
+    *) names+=("$word") ;;
+  esac
 done
 set -- ${names[@]+"${names[@]}"}
 [ $# != 0 ] || set -- environments transfer data training evaluation serving embeddings
@@ -34,6 +39,6 @@ for name in "$@"; do
     training | evaluation | serving) command=(.venv-remote/bin/python "tests/bench/$name.py") ;;
     *) usage_error "nothing to measure is named $name; environments, transfer, data, training, evaluation, serving or embeddings" ;;
   esac
-  "${command[@]}" || failed="$failed $name"
+  "${command[@]}" ${options[@]+"${options[@]}"} || failed="$failed $name"
 done
 [ -z "$failed" ] || die "failed:$failed; the lines above say why"
