@@ -13,6 +13,7 @@ from kit import console
 from transfer import local_files, sync_lines
 from transfer.adapter_units import CONFIGURATIONS, TRAINER_STATE
 from transfer.bucket import BucketHost, BucketState
+from transfer.listing import ListedFile
 from transfer.push_plan import LAST
 from transfer.push_stage import PushStage
 
@@ -77,27 +78,35 @@ class BucketStage(PushStage):
         What is replaced goes to .replaced/ unless it is, by a look just before, what an earlier
         push left.
         """
+        current = self.look().listing().files
+        others = [p for p in names if p in current and current[p].sig != known.get(p)]
+        self._copy_inside([*aside, *others], "", self.kept)
         if aside:
-            self._move(aside, "", self.kept)
-        remote_files = self.look().listing().files if known else {}
-        ours = {p for p, sig in known.items() if p in remote_files and remote_files[p].sig == sig}
+            self.host.delete(aside)
         for last in (False, True):
             batch = [name for name in names if name.endswith(VOUCHING) is last]
-            self._move([n for n in batch if n in ours], self.folder, "")
-            self._move([n for n in batch if n not in ours], self.folder, "", self.kept)
+            self._copy_inside(batch, self.folder, "")
         self.host.drop_stage(self.folder)
-        if kept := self.host.objects(self.kept) if set(names) - ours else {}:
-            shown = sync_lines.names(sorted(kept))
+        if others:
+            shown = sync_lines.names(sorted(others))
             console.note(f"kept      {shown}: what was there is in {self.host.at(self.kept)}")
         return self.look()
 
-    def _move(self, names: list[str], below: str, to: str, kept: str = "") -> None:
-        """Move objects inside the store; what they replace goes to the folder `kept`."""
-        if not names:
-            return
-        words = ["move", "--ignore-times", "--no-traverse", *self.host.names(names)]
-        words += ["--backup-dir", self.host.at(kept)] if kept else []
-        self.host.ask([*words, self.host.at(below), self.host.at(to)])
+    def is_ours(self, path: str, now: ListedFile | None) -> bool:
+        """Whether what has the name now is what was staged; by its size where the store gives no
+        checksum of it."""
+        if now is None or path not in self.checksums:
+            return False
+        size, _, tag = now.sig.partition(" ")
+        if tag.partition(":")[0] == self.host.hash_kind:
+            return tag == f"{self.host.hash_kind}:{self._second(path)}"
+        return size == str(self.local.files[path].size)
+
+    def _copy_inside(self, names: list[str], below: str, to: str) -> None:
+        """Copy objects inside the store: `move` and --backup-dir refuse a folder in the other."""
+        if names:
+            words = ["copy", "--ignore-times", "--no-traverse", *self.host.names(names)]
+            self.host.ask([*words, self.host.at(below), self.host.at(to)])
 
 
 def two_hashes(path: str, kind: str) -> tuple[str, str]:

@@ -69,6 +69,7 @@ MEANINGS = (
         "no space left|insufficient storage|quota ?exceeded|QuotaExceeded|storageQuota",
         "no space is left", "free space, here or in the bucket, then run it again",
     ),
+    Meaning("412 Precondition", "this rclone replaces no file there", f"a newer one: {INSTALL}"),
     Meaning("unknown flag", "this rclone is too old", f"1.60 or newer: {INSTALL}"),
     Meaning(
         "max transfer limit reached", "it sent more bytes than it had listed; cut off",
