@@ -114,6 +114,16 @@ def test_openais_client_gets_objects_of_the_schema(server):
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     jsonschema.validate(json.loads(text), SCHEMA)
     assert texts(ask(server, response_format={"type": "text"})) == free
+    prompts = server.client().completions.create(
+        model=WEATHER,
+        prompt=["The weather: ", "Oslo"],
+        max_tokens=200,
+        temperature=0,
+        extra_body={"response_format": FORMAT},
+    )
+    for choice in prompts.choices:
+        assert choice.finish_reason == "stop"
+        jsonschema.validate(json.loads(choice.text), SCHEMA)
     for seed in range(3):
         answer = ask(server, response_format={"type": "json_object"}, seed=seed, temperature=1,
                      max_tokens=300)  # fmt: skip
