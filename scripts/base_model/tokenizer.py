@@ -109,9 +109,15 @@ def _collected_warnings() -> Iterator[list[str]]:
 
 
 def lost(tokenizer, text: str) -> bool:
-    """Whether the text is another one after encoding and decoding (a leading space apart)."""
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    again = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    """Whether the text is another one after encoding and decoding (a leading space apart).
+
+    It is lost, too, where it cannot be encoded: WordPiece without its [UNK].
+    """
+    try:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        again = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    except Exception:  # the Rust library raises plain Exceptions
+        return True
     return again.removeprefix(" ") != text
 
 
@@ -164,7 +170,10 @@ def of_adapter(adapter: Path, base: Path) -> Any:
 def _unused_token(tokenizer) -> str:
     """A pad token that is never trained as text: the family's own, else unk, else eos."""
     vocabulary = tokenizer.get_vocab()
-    for token in ("<|finetune_right_pad_id|>", "<pad>", "<unk>"):
+    for token in ("<|finetune_right_pad_id|>", "<pad>", "<unk>", tokenizer.eos_token):
         if token in vocabulary:
             return token
-    return tokenizer.eos_token
+    raise console.Problem(
+        f"{tokenizer.name_or_path}: its tokenizer has no end token and none to pad with",
+        "set eos_token in its tokenizer_config.json to the token that ends an answer",
+    )

@@ -34,7 +34,7 @@ def checks(words, model: Description) -> list[Check]:
     warnings, repairs = tokenizer.notes(words)
     made = [_warning(text) for text in warnings[:3]]
     made += [Check("text", "ok", f"repaired: {text}") for text in repairs]
-    made += [*round_trip(words), *rows(words, model), *end_token(words, model)]
+    made += [*round_trip(words), *template(words), *rows(words, model), *end_token(words, model)]
     bad = [check for check in made if check.status in ("warn", "fail") or check in made[:1]]
     return bad or [Check("text", "ok", f"{len(words):,} tokens, text survives it")]
 
@@ -55,9 +55,12 @@ def _short(text: str) -> str:
 def round_trip(words) -> list[Check]:
     """Spaces, line breaks, digits and the scripts of the world after encode and decode."""
     if tokenizer.lost(words, tokenizer.PLAIN):
-        ids = words(tokenizer.PLAIN, add_special_tokens=False)["input_ids"]
-        text = f"text comes back as {words.decode(ids)[:50]!r}: spaces, lines or digits are lost"
-        return [Check("text", "fail", text, AGAIN)]
+        try:
+            ids = words(tokenizer.PLAIN, add_special_tokens=False)["input_ids"]
+            text = f"comes back as {words.decode(ids)[:50]!r}: spaces, lines or digits are lost"
+        except Exception as error:  # the Rust library raises plain Exceptions
+            text = f"cannot be encoded ({_short(str(error))})"
+        return [Check("text", "fail", f"text {text}", AGAIN)]
     missing = [name for name, text in SCRIPTS.items() if tokenizer.lost(words, text)]
     if missing:
         text = f"{', '.join(missing)}: text is lost in encoding and decoding"
@@ -105,6 +108,23 @@ def stop_ids(words, model: Description) -> set[int]:
         named = source.get("eos_token_id")
         values += named if isinstance(named, list) else [named]
     return {value for value in [*values, words.eos_token_id] if isinstance(value, int)}
+
+
+def template(words) -> list[Check]:
+    """Whether the chat template is one; that it refuses these turns is for the rows to show."""
+    import jinja2
+
+    if not words.chat_template:
+        return []
+    try:
+        chat_template.render(words, _TURN)
+    except Exception as error:  # transformers raises what it meets
+        refuses = isinstance(error, jinja2.TemplateError)
+        if refuses and not isinstance(error, jinja2.TemplateSyntaxError):
+            return []
+        fix = "download the tokenizer's files again, or set model.chat_template to a Jinja file"
+        return [Check("chat template", "fail", f"not to be used ({_short(str(error))})", fix)]
+    return []
 
 
 def end_token(words, model: Description) -> list[Check]:

@@ -136,3 +136,44 @@ def test_a_warning_of_transformers_is_shown_and_not_printed(tmp_path, monkeypatc
 def test_a_broken_tokenizer_is_one_line(tmp_path):
     with pytest.raises(console.Problem, match="no tokenizer could be loaded"):
         made(tmp_path, text='{"model": {}}')
+
+
+def test_a_class_that_cannot_even_encode_gives_way_to_tokenizer_json(tmp_path):
+    words, model = made(tmp_path, tokenizer_class="BertTokenizerFast")
+    assert not tokenizer.lost(words, tokenizer.PLAIN)
+    (check,) = tokenizer_checks.checks(words, model)
+    assert check.status == "ok" and "BertTokenizer loses spaces" in check.found
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{% for m in messages %}{{ m['content'] }", "unexpected"),
+        ([{"name": "tool_use", "template": CHAT}], "no default"),
+        (5, "template"),
+    ],
+)
+def test_a_chat_template_that_is_none_is_refused(tmp_path, template, why):
+    words, model = made(tmp_path, chat_template=template)
+    (check,) = tokenizer_checks.checks(words, model)
+    assert (check.name, check.status) == ("chat template", "fail") and why in check.found
+    assert "model.chat_template" in check.fix
+
+
+def test_a_template_that_wants_other_turns_and_one_of_several_are_no_alarm(tmp_path):
+    named = [{"name": "default", "template": CHAT}, {"name": "tool_use", "template": CHAT}]
+    for i, template in enumerate(("{{ raise_exception('tools only') }}", named)):
+        words, model = made(tmp_path / str(i), chat_template=template)
+        assert [c.status for c in tokenizer_checks.checks(words, model)] == ["ok"]
+
+
+def test_a_tokenizer_without_an_end_cannot_pad_and_says_so(tmp_path):
+    import types
+
+    made(tmp_path, eos_token=None)
+    section = types.SimpleNamespace(
+        model_name_or_path=str(tmp_path), model_revision=None, chat_template=None
+    )
+    with pytest.raises(console.Problem, match="no end token and none to pad with") as refused:
+        tokenizer.configured(section)
+    assert "eos_token" in refused.value.remedy

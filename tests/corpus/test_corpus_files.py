@@ -185,3 +185,12 @@ def test_an_encoding_given_in_the_recipe_is_used(prep, tmp_path):
                 "--set", "deduplication.near=false", "--confirm")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Café" in json.dumps(read_out(tmp_path)[0], ensure_ascii=False)
+
+
+def test_a_key_that_a_row_has_twice_is_no_row(prep, tmp_path):
+    """json keeps the last one and drops the first without a word."""
+    twice = '{"prompt": "Why so?", "completion": "A", "completion": "B"}\n'
+    for text in (twice, twice * 2):
+        (tmp_path / "a.jsonl").write_text(text)
+        done = prep("--input", tmp_path / "a.jsonl")
+        assert done.returncode == 1 and "the key completion occurs twice" in done.stderr

@@ -252,12 +252,27 @@ def _by_rows(value: Any) -> list[Any]:
     return [{name: column[place] for name, column in value.items()} for place in index]
 
 
+class _Twice(Exception):
+    """The name of a key that an object has twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(next(name for name in names if names.count(name) > 1))
+    return made
+
+
 def loads(text: str) -> Any:
-    """json.loads, where too deep a nesting and too long a number are JSONDecodeErrors too."""
+    """json.loads, where too deep a nesting, too long a number, and a key that an object has twice
+    are JSONDecodeErrors too."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError:
         raise
+    except _Twice as error:
+        raise json.JSONDecodeError(f"the key {error} occurs twice", text, 0) from None
     except (RecursionError, ValueError) as error:
         deep = isinstance(error, RecursionError)
         wrong = "nested too deeply" if deep else "a number has too many digits"
