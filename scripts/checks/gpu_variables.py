@@ -27,13 +27,17 @@ def visible_cards(cards: list[Gpu]) -> list[Gpu]:
 def _resolve(setting: str, cards: list[Gpu]) -> tuple[list[Gpu], str]:
     """(the cards that CUDA gives a process, the entry at which it stops reading or '').
 
-    CUDA reads the list up to the first entry that names no device: what follows is hidden too.
+    CUDA reads the list up to the first entry that names no device: what follows is hidden too. A
+    card that is named twice hides all of them.
     """
     visible: list[Gpu] = []
-    for entry in setting.split(","):
-        card = _named(entry.strip(), cards)
+    entries = [entry.strip() for entry in setting.split(",")]
+    for entry in entries:
+        card = _named(entry, cards)
         if card is None:
-            return visible, entry.strip()
+            return visible, entry
+        if card in visible and (not card.slice_uuids or entries.count(entry) > 1):
+            return [], entry
         visible.append(card)
     return visible, ""
 
@@ -67,9 +71,9 @@ def _visible_devices(cards: list[Gpu]) -> list[Check]:
         return [Check(name, "warn", f"{text}: nvidia-smi lists no UUIDs to compare with", fix)]
     visible, stop = _resolve(setting, cards)
     if not visible:
-        why = (
-            f"hides every GPU: {stop!r} is none of the {len(cards)}" if stop else "hides every GPU"
-        )
+        twice = stop and _named(stop, cards) is not None
+        wrong = "is named twice" if twice else f"is none of the {len(cards)}"
+        why = "hides every GPU" + (f": {stop!r} {wrong}" if stop else "")
         return [Check(name, "fail", f"{text} {why}", fix)]
     if stop:
         shown = ", ".join(str(card.index) for card in visible)

@@ -79,3 +79,10 @@ def test_a_stray_bitsandbytes_variable_warns(smi, look):
     smi()
     _, checks, _ = look(env={"BNB_CUDA_VERSION": "118"})
     assert checks["BNB_CUDA_VERSION"]["fix"] == "unset BNB_CUDA_VERSION"
+
+
+def test_a_card_that_is_named_twice_hides_every_gpu(two_cards, look):
+    """As CUDA and torch read the list."""
+    code, checks, _ = look(env={"CUDA_VISIBLE_DEVICES": "1,1"})
+    assert code == 1
+    assert "hides every GPU: '1' is named twice" in checks["CUDA_VISIBLE_DEVICES"]["found"]
