@@ -43,7 +43,15 @@ KINDS = {  # name: (base, settings of LoraConfig)
     "shared_experts": ("moe", {"target_modules": ["gate_proj", "up_proj"]}),
     "qalora": ("llama", {"use_qalora": True}),
     "velora": ("llama", {"velora_config": {}}),
-}
+    # two features at once: the stricter one decides
+    "dora_and_head": ("llama", {"use_dora": True, "modules_to_save": ["lm_head"]}),
+    "patterns_and_lora_bias": ("qwen", {"rank_pattern": {"q_proj": 2}, "use_rslora": True,
+                                        "alpha_pattern": {"v_proj": 4}, "lora_bias": True}),
+    "tokens_and_norm": ("llama", {"trainable_token_indices": [5], "modules_to_save": ["norm"]}),
+    "replicated_pissa": ("llama", {"layer_replication": [[0, 2], [1, 2]],
+                                   "init_lora_weights": "pissa"}),
+    "tied_tokens_and_dora": ("tied", {"trainable_token_indices": [5, 9], "use_dora": True}),
+}  # fmt: skip
 UNTRAINED = ("embedding", "tied_embedding")  # PEFT saves the whole matrix, though it is the base's
 
 
