@@ -34,10 +34,11 @@ ALIASES = {
 }  # fmt: skip
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 _EXPERT = re.compile(r"\.experts(?:\.|_)")
-_OTHER_SENSE = re.compile(
-    r"(?:^|\.)(?:vision\w*|visual|image\w*|vit|audio\w*|multi_modal_projector|mm_\w+|speech\w*|"
-    r"aligner|connector|embed_vision|embed_audio|cross_attn)\."  # Mllama's: to pictures
+OTHER_SENSES = (
+    r"(?:vision\w*|visual|image\w*|vit|audio\w*|multi_modal_projector|mm_\w+|speech\w*|"
+    r"aligner|connector|embed_vision|embed_audio|cross_attn)"  # Mllama's: to pictures
 )
+_OTHER_SENSE = re.compile(rf"(?:^|\.){OTHER_SENSES}\.")
 _LAYER = re.compile(r"\.(\d+)\.")
 
 

@@ -134,18 +134,29 @@ def _all_modules(model: Description) -> list[str]:
     return list(parts)
 
 
+def _of_other_senses(model: Description, lora) -> int:
+    """How many layers of a vision or audio part the names match too."""
+    if lora.target_modules == "all-linear":
+        wanted = {n.rpartition(".")[2] for n in _source_names(model) or ()}
+    else:
+        wanted = lora.target_modules
+    modules = (n.removesuffix(".weight") for n in model.names if n.endswith(".weight"))
+    return sum(description.is_other_sense(f"{m}.") and matches(wanted, m) for m in modules)
+
+
+def exclude_modules(model: Description, lora) -> str | None:
+    """PEFT's exclude_modules: text rows train no vision or audio part, and a layer without a
+    gradient stops training on several GPUs. None where the names match none."""
+    return rf"(?:.*\.)?{description.OTHER_SENSES}\..*" if _of_other_senses(model, lora) else None
+
+
 def checks(model: Description, lora) -> list[Check]:
-    """How many layers the adapter gets, and which of them text never trains."""
+    """How many layers the adapter gets."""
     if lora.target_modules == "all-linear" or not model.tensors:
         return []
     count = sum(matches(lora.target_modules, layer.module) for layer in model.linears)
-    other = sum(
-        description.is_other_sense(name) and matches(lora.target_modules, name[: -len(".weight")])
-        for name in model.tensors
-        if name.endswith(".weight")
-    )
+    other = _of_other_senses(model, lora)
+    text = f"{count} linear layers of {model.model_type}"
     if other:
-        text = f"{count} layers of text, and {other} of the vision or audio part, which text rows "
-        fix = "name modules that the text part alone has, or go on: they stay as they are"
-        return [Check("target modules", "warn", f"{text}never train", fix)]
-    return [Check("target modules", "ok", f"{count} linear layers of {model.model_type}")]
+        text += f"; {other} of the vision or audio part, which text never trains, are left out"
+    return [Check("target modules", "ok", text)]

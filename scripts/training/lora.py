@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from base_model import loading, readiness
+from base_model import loading, lora_modules, readiness
 from base_model import tokenizer as base_tokenizer
 from training import plan, session
 from training.memory import plain_loss_is_cheaper
@@ -55,10 +55,11 @@ def trainer_arguments(values: dict[str, Any], run: Path) -> dict[str, Any]:
 
 
 def lora_config(settings) -> Any:
-    """The PEFT LoraConfig of the `lora` section."""
+    """The PEFT LoraConfig of the `lora` section, without the vision and audio part of the base."""
     from peft import LoraConfig
 
-    return LoraConfig(task_type="CAUSAL_LM", **settings.lora.model_dump())
+    excluded = lora_modules.exclude_modules(readiness.describe(settings), settings.lora)
+    return LoraConfig(task_type="CAUSAL_LM", exclude_modules=excluded, **settings.lora.model_dump())
 
 
 def datasets(settings, tokenizer) -> dict[str, Any]:

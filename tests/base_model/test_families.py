@@ -207,3 +207,29 @@ def test_full_memory_while_loading_is_not_called_a_broken_file(
     with pytest.raises(expected) as caught:
         loading.load(folder)
     assert raised == "OOM" or raised in str(caught.value)
+
+
+def test_text_rows_train_no_vision_part(tmp_path):
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM, Gemma3Config
+
+    from base_model import loading
+    from training import lora
+
+    torch.set_num_threads(1)
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+             "num_attention_heads": 2}  # fmt: skip
+    config = Gemma3Config(
+        text_config=small | {"vocab_size": 320, "head_dim": 32, "num_key_value_heads": 1},
+        vision_config=small | {"image_size": 28, "patch_size": 14}, mm_tokens_per_image=4,
+        image_token_id=300, boi_token_id=301, eoi_token_id=302,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    words = [f"model.model_name_or_path={tmp_path}", "quantization.load_in_4bit=false",
+             "model.dtype=float32"]  # fmt: skip
+    settings = loader.load("training_config.yaml", words)
+    base = loading.load_base(settings.model, settings.quantization)
+    adapted = [n for n, _ in get_peft_model(base, lora.lora_config(settings)).named_parameters()
+               if "lora_A" in n]  # fmt: skip
+    assert len(adapted) == 14 and not [n for n in adapted if "vision" in n]

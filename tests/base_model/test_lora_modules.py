@@ -1,6 +1,7 @@
 """Which modules LoRA may adapt is read from the headers, for any layout of layers."""
 
 import json
+import re
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_routed_experts_are_no_targets_and_the_reason_is_given(tmp_path):
     assert "routed experts" in refused(model)
 
 
-def test_targets_that_match_the_vision_part_too_are_counted(tmp_path):
+def test_the_vision_part_is_left_out_and_that_is_said(tmp_path):
     shapes = {f"model.language_model.{n.removeprefix('model.')}": s
               for n, s in shapes_of(LLAMA_LAYERS).items()}  # fmt: skip
     vision = {f"model.vision_tower.encoder.layers.{i}.self_attn.q_proj.weight": [64, 64]
@@ -78,7 +79,13 @@ def test_targets_that_match_the_vision_part_too_are_counted(tmp_path):
     model = description.read(write_model(tmp_path, config, shapes | vision))
     assert lora_modules.adaptable(model) == NAMES
     (check,) = lora_modules.checks(model, lora())
-    assert check.status == "warn" and "14 layers of text, and 3 of the vision" in check.found
+    assert check.status == "ok" and "14 linear layers of gemma3; 3 of the vision" in check.found
+    pattern = lora_modules.exclude_modules(model, lora())
+    assert re.fullmatch(pattern, "model.vision_tower.encoder.layers.0.self_attn.q_proj")
+    assert re.fullmatch(pattern, "vision_tower.encoder.layers.0.self_attn.q_proj")
+    assert not re.fullmatch(pattern, "model.language_model.layers.0.self_attn.q_proj")
+    plain = description.read(write_model(tmp_path / "plain", LLAMA))
+    assert lora_modules.exclude_modules(plain, lora()) is None
     assert model.config["hidden_size"] == 64 and model.context == 2048
 
 
