@@ -31,7 +31,7 @@ from kit import console, lock, publish
 
 INCOMING = ".incoming"
 LEFT = re.compile(r"\.(.+)\.[A-Za-z0-9]{6,10}")  # rsync's names for what it receives
-SLACK = 64 << 20  # bytes by which files may grow while they are fetched
+SLACK = 1 << 20  # bytes beyond the listing at which a transfer is cut; no longer file is taken
 LOCK_SECONDS = 90  # a transfer without answer ends after 60
 
 
