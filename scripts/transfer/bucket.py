@@ -237,6 +237,8 @@ def is_incomparable(there: str, listed: str) -> bool:
 
 def _read_objects(records: list[dict[str, Any]]) -> dict[str, tuple[int, str, bool]]:
     objects: dict[str, tuple[int, str, bool]] = {}
+    if not isinstance(records, list):
+        raise TypeError
     for record in records:
         path, size = str(record["Path"]), int(record["Size"])
         hashes = record.get("Hashes") or {}
