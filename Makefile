@@ -82,7 +82,7 @@ embeddings: ## fetch embedding shards from the clusters and merge them
 	@$(RUN) local sync_and_merge_embeddings.py $(ARGS)
 
 # --- the whole trip
-rehearse: ## all of it with a miniature: [RAW=path] [HOST=./folder|gpu1]; FULL=1: ten steps at full size
+rehearse: ## all of it with a miniature: [RAW=path] [HOST=./folder|gpu1|login ENGINE=slurm]; FULL=1: ten steps at full size
 	@$(RUN) any pipeline.py --rehearse $(if $(filter-out 0 no No NO n false False off,$(FULL)),--full $(if $(RATE),--rate "$(RATE)")) $(ARGS)
 prove-gpu: ## this machine's GPU measured in eight minutes (ARGS=--dry-run: small, on the CPU)
 	@$(RUN) remote prove_gpu.py $(ARGS)

@@ -4,6 +4,7 @@
     python scripts/pipeline.py --rehearse                    with a miniature and a stand-in host
     python scripts/pipeline.py --rehearse --raw my_texts/    on your own text
     python scripts/pipeline.py --rehearse --host gpu1        over ssh
+    python scripts/pipeline.py --rehearse --host login --engine slurm
     python scripts/pipeline.py --rehearse --full --host gpu1      the configured size, ten steps
     python scripts/pipeline.py --host gpu1                   the real one: plans
     python scripts/pipeline.py --host gpu1 --confirm         the real one: trains
@@ -44,6 +45,8 @@ def parse(argv: list[str] | None):
         default=paths.host_variable() or None,
         help="an ssh name, or a folder beginning with /, ./ or ../ (HOST)",
     )
+    parser.add_argument("--engine", default=os.environ.get("ENGINE") or "",
+                        help="slurm: train and evaluate in jobs; HOST: login node")  # fmt: skip
     parser.add_argument(
         "--confirm", action="store_true", help="the real trip: train, not only plan"
     )

@@ -46,6 +46,7 @@ class Trip:
         self.gpu, self.overrides, self.rate = args.gpu, args.overrides, args.rate
         self.name = args.name or ("rehearsal" if args.rehearse else "mapper-lora")
         home = REHEARSAL if self.rehearsal else paths.ROOT / ".cache" / "trip"
+        self.engine = args.engine
         self.stages = StageSeries(home / "log")
         self.laptop = REHEARSAL / "laptop" if self.rehearsal else paths.workdir()
         self.host = args.host or (str(REHEARSAL / "host") if self.rehearsal else "")
@@ -81,6 +82,11 @@ class Trip:
         """Words run on the host in REMOTE_DIR; as a detached `job` where one is named."""
         detached = ["--detach", job] if job else []
         return [str(paths.ROOT / "scripts" / "host_run.sh"), self.host, *detached, "--", *words]
+
+    def job(self, verb: str, stage: str, *words: str) -> list[str]:
+        """scripts/jobs.py VERB for a stage that runs as a job; a rehearsal's is new."""
+        name = f"rehearsal-{os.getpid()}-{stage}" if self.rehearsal else stage
+        return self.local("local", "jobs.py", verb, name, "--host", self.host, *words)
 
     def settings(self, confirmed: bool) -> list[str]:
         """The --set options of the trainer."""
@@ -156,6 +162,11 @@ def refuse_early(args) -> None:
                 "no host was named",
                 "HOST=gpu1, HOST=./folder, or host in configs/paths_config.json",
             )
+    if args.engine not in ("", "folder", "ssh", "slurm"):
+        raise console.Misuse(
+            f"ENGINE={args.engine}: the trip knows slurm, ssh and folder",
+            "scripts/jobs.py run train --engine sky trains in a cloud",
+        )
     is_ssh = bool(args.host) and not args.host.startswith(("/", "./", "../"))
     if is_ssh and not shutil.which("ssh"):
         raise console.Problem("ssh is not installed here", "install OpenSSH's client, then again")

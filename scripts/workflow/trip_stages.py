@@ -108,7 +108,9 @@ def plan(trip: Trip, stage: Stage) -> None:
 def train(trip: Trip, stage: Stage) -> None:
     """The training, with both opt-ins. A real one is detached: it outlives the connection."""
     words = trip.manager("lora", "--confirm", *trip.settings(True))
-    if not trip.rehearsal:
+    if trip.engine == "slurm":
+        as_job(trip, stage, "train", words)
+    elif not trip.rehearsal:
         try:
             stage.run(trip.on_host(*words, job="train"), env=trip.host_env)
         except StageFailed as failure:
@@ -121,11 +123,28 @@ def train(trip: Trip, stage: Stage) -> None:
     stage.set_fact(f"run {trip.result['run']}")
 
 
+def as_job(trip: Trip, stage: Stage, name: str, words: list[str]) -> None:
+    """Run words as a job of the trip's engine, to its end.
+
+    A login node has no GPU, and a job outlives the connection.
+    """
+    engine = ("--engine", trip.engine, "--confirm", "--", *words)
+    try:
+        stage.run(trip.job("run", name, *engine), env=trip.env)
+    except StageFailed as failure:
+        if "is completed" not in failure.text:
+            raise
+        return
+    stage.run(trip.job("watch", name), env=trip.env)
+
+
 def evaluate(trip: Trip, stage: Stage) -> None:
     """Base and adapter side by side on the validation rows."""
     few = {"data.max_samples": 64, "generation.max_new_tokens": 48} if trip.rehearsal else {}
     sets = [word for key, value in few.items() for word in ("--set", f"eval:{key}={value}")]
     words = trip.manager("eval", "--confirm", *sets, *trip.settings(True))
+    if trip.engine == "slurm":
+        as_job(trip, stage, "evaluate", words)
     answer = stage.json(trip.on_host(*words), env=trip.host_env)
     before = checked_metrics(answer.get("before"), trip.host)
     after = checked_metrics(answer.get("after"), trip.host)

@@ -8,6 +8,7 @@ import pytest
 
 from kit import console
 from support.checkout import ROOT
+from support.slurm_cluster import SlurmCluster
 from workflow import trip
 
 
@@ -116,3 +117,15 @@ def test_metrics_from_a_host_are_finite_numbers(metrics):
 def test_a_field_of_a_hosts_answer_has_its_type(answer):
     with pytest.raises(console.Problem, match="has no stages.lora of the expected type"):
         trip.checked_field(answer, "gpu1", "stages", "lora", kind=(dict, int))
+
+
+@pytest.mark.remote_env
+@pytest.mark.slow
+def test_the_whole_trip_works_through_a_login_node_of_slurm(tmp_path):
+    with SlurmCluster(tmp_path / "slurm") as slurm:
+        host = tmp_path / "login"
+        report = rehearse(HOST=str(host), ENGINE="slurm", **slurm.variables)
+    jobs = sorted(p.name for p in (host / "tandem-rehearsal" / ".jobs").iterdir())
+    assert [name.rpartition("-")[2] for name in jobs] == ["evaluate", "train"]
+    assert all((host / "tandem-rehearsal" / ".jobs" / n / "job.id").exists() for n in jobs)
+    assert report["run"]
