@@ -7,7 +7,7 @@ RUN := scripts/kit/run.sh
 CONFIRMED = $(filter-out 0 no No NO n false False off,$(CONFIRM))
 YES = $(if $(CONFIRMED),--confirm)
 JOB = $(RUN) either jobs.py
-JOB_OPTIONS = $(if $(ENGINE),--engine "$(ENGINE)") $(if $(NODES),--nodes "$(NODES)") $(if $(GPUS),--gpus "$(GPUS)")
+JOB_OPTIONS = $(if $(HOSTS),--hosts "$(HOSTS)") $(if $(ENGINE),--engine "$(ENGINE)") $(if $(NODES),--nodes "$(NODES)") $(if $(GPUS),--gpus "$(GPUS)")
 JOB_OPTIONS += $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RATE),--rate "$(RATE)") $(if $(PARTITION),--partition "$(PARTITION)")
 NAME ?= train
 .PHONY: help job-run watch stop resume keep jobs costs setup-local setup-remote setup-serve lock validate storage gpu verify-model sync-up sync-down drill-sync data ingest adapters train eval rlhf serve panel notebook pipeline rehearse prove-gpu embeddings drill-embeddings test test-fast lint bench

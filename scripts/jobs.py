@@ -4,6 +4,7 @@
     python scripts/jobs.py run train --host gpu1             plan: engine, time, price
     python scripts/jobs.py run train --host gpu1 --confirm   train there; twice is one run
     python scripts/jobs.py run train --host login --engine slurm --nodes 2 --gpus 8 …
+    python scripts/jobs.py run train --hosts "gpu1 gpu2" --confirm   hosts of your own, one run
     python scripts/jobs.py run train --host gpu1 --budget 15 --rate 1.90      ends in time
     python scripts/jobs.py run prepare --host gpu1 -- make validate           any command
     python scripts/jobs.py watch train --host gpu1           follow; Ctrl-C only leaves
@@ -32,6 +33,8 @@ def parse(argv: list[str]):
     parser.add_argument("verb", choices=("run", "watch", "stop", "resume", "keep", "list", "costs"))
     parser.add_argument("name", nargs="?", default="train", help="the job's name; default train")
     parser.add_argument("--host", help="an ssh name, or a folder; default HOST")
+    parser.add_argument("--hosts", default="", metavar="'A B'",
+                        help="run: one run on these hosts of your own")  # fmt: skip
     parser.add_argument("--engine", default="", help="folder, ssh, slurm or sky")
     parser.add_argument("--nodes", type=int, default=1, help="machines (slurm, sky)")
     parser.add_argument("--gpus", type=int, default=0, help="GPUs a machine; default all of them")

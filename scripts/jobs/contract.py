@@ -25,6 +25,7 @@ from typing import Any
 from kit import console, publish
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+SEVERAL = ("meeting", "address", "interface")
 WARNING_SECONDS = 300.0  # Slurm may deliver its signal up to 60 s early
 ENGINES = ("folder", "ssh", "slurm", "sky")
 # A run that has begun is resumed: its folder has a status from the first second on.
@@ -53,6 +54,9 @@ class Job:
     submitted: float = 0.0
     manifest_sha256: str = ""  # of the data that was there when it was submitted
     extra: tuple[str, ...] = ()  # for the scheduler
+    meeting: str = ""  # of several hosts of one's own: where their torchruns meet, ADDRESS:PORT
+    address: str = ""  # this host's own, and its network interface
+    interface: str = ""
 
     @property
     def stops_by_file(self) -> bool:
@@ -79,11 +83,18 @@ class Job:
         """The variables that the command gets besides the host's own."""
         by_file = {"TANDEM_STOP_FILE": "stop", "TANDEM_LAUNCH_NOTES": "notes"}
         names = by_file if self.stops_by_file else {}
-        return {name: str(folder / file) for name, file in names.items()} | {"HF_HUB_OFFLINE": "1"}
+        names = {name: str(folder / file) for name, file in names.items()}
+        if self.meeting:
+            names["TANDEM_OWN_DISKS"] = "1"
+        if self.interface:
+            names |= {"GLOO_SOCKET_IFNAME": self.interface, "NCCL_SOCKET_IFNAME": self.interface}
+        return names | {"HF_HUB_OFFLINE": "1"}
 
     def to_json(self) -> bytes:
-        """engine.json."""
-        return (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode()
+        """engine.json; what only several hosts need is left out elsewhere (kits of before)."""
+        values = dataclasses.asdict(self)
+        values = {k: v for k, v in values.items() if v or k not in SEVERAL}
+        return (json.dumps(values, indent=2) + "\n").encode()
 
 
 def parse(text: str, where: str) -> Job:

@@ -32,6 +32,7 @@ class Request:
     rate: float = 0.0
     partition: str = ""
     time_limit: float = 0.0  # hours
+    several: bool = False  # on `nodes` hosts of one's own
 
 
 def choose_engine(request: Request, host: Host, section: Any) -> str:
@@ -58,8 +59,10 @@ def make(request: Request, host: Host, settings: Any) -> Job:
     partition = request.partition or (section.partition if section else None)
     if partition:
         extra.insert(0, f"--partition={partition}")
-    if request.nodes > 1 and engine != "slurm":
-        raise console.Misuse(f"NODES={request.nodes} needs ENGINE=slurm", "leave NODES out")
+    if request.nodes > 1 and engine != "slurm" and not request.several:
+        raise console.Misuse(
+            f"NODES={request.nodes} needs ENGINE=slurm", 'HOSTS="gpu1 gpu2" takes hosts of your own'
+        )
     manifest = paths.folder("data_processed") / "manifest.json"
     return Job(
         name=request.name,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 from typing import Any
 
-from jobs import budget, engines, idle, submission, table
+from jobs import budget, engines, idle, several, submission, table
 from jobs import watch as watching
 from jobs.contract import Job
 from kit import console
@@ -18,6 +19,9 @@ from transfer.host import Host, open_host
 
 def run(args: Any, settings: Any, host_name: str) -> int:
     """Submit a job, once: a second call finds the first one's job."""
+    names = (args.hosts or os.environ.get("HOSTS") or "").split()
+    if names:
+        return _run_on_several(args, settings, list(dict.fromkeys(names)))
     request = _request(args)
     if args.engine == "sky":
         return _to_the_cloud(args, request, settings)
@@ -32,6 +36,35 @@ def run(args: Any, settings: Any, host_name: str) -> int:
         return _submitted(args, host, *submission.submit(host, job))
 
 
+def _run_on_several(args: Any, settings: Any, names: list[str]) -> int:
+    """One run on several hosts of one's own: the same job on each, submitted once."""
+    if args.engine not in ("", "ssh", "folder") or args.words or len(names) < 2:
+        raise console.Misuse(
+            f"HOSTS={' '.join(names)!r} trains on two or more hosts of your own",
+            "leave ENGINE and the command out; HOST names a single one",
+        )
+    with contextlib.ExitStack() as stack:
+        hosts = {name: stack.enter_context(open_host(name)) for name in names}
+        facts = {name: several.look(host) for name, host in hosts.items()}
+        several.refuse_unlike(facts)
+        order = several.in_order(facts)
+        first = hosts[order[0]]
+        request = dataclasses.replace(_request(args), nodes=len(names), several=True)
+        before = submission.existing(first, args.name)
+        job = submission.make(request, first, settings)
+        if before:
+            job = dataclasses.replace(job, run_id=before[0].run_id)
+        if not args.confirm:
+            return _planned(args, first, job, None)
+        submission.refuse_dry_run(request)
+        for name, made in zip(order, several.jobs(job, facts, order), strict=True):
+            engine = "folder" if hosts[name].is_folder else "ssh"
+            made = dataclasses.replace(made, engine=engine)
+            _submitted(args, hosts[name], *submission.submit(hosts[name], made))
+        console.note(f"the run's files are on {order[0]}; a stop on any host stops all")
+    return console.GOOD
+
+
 def _request(args: Any) -> submission.Request:
     """What the call asked for; Misuse for a number that is none."""
     _check_numbers(args)
@@ -44,10 +77,11 @@ def _request(args: Any) -> submission.Request:
 def _planned(args: Any, host: Host, job: Job, seconds: float | None) -> int:
     """Say what a submission would do, and that nothing was started."""
     money = job.rate * seconds / 3600 if job.rate and seconds else None
+    cause = "" if job.rate else " (RATE=1.90 says what an hour costs)"
     facts = {
         "engine": job.engine,
         "time": f"about {console.duration(seconds)}" if seconds else "not estimated there",
-        "price": f"about {money:.2f}" if money else "unknown (RATE=1.90 says what an hour costs)",
+        "price": f"about {money:.2f}" if money else f"unknown{cause}",
         "limit": console.duration(job.cap_seconds) if job.cap_seconds else "none (BUDGET=15)",
     }
     if args.json:

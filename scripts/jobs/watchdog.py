@@ -30,8 +30,8 @@ class Watchdog:
 
     def hung(self, now: float) -> str:
         """Why the run is taken for hung at `now` (seconds of any one clock), '' if it is not."""
-        if not self.job.run_id:
-            return ""
+        if not self.job.run_id or (self.job.meeting and not _written(self.run)):
+            return ""  # of several hosts only the first has the run's status
         if self.began is None:
             self.began = self.step_at = now
         status = self.status = self._status()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from base_model import loading
-from kit import console
+from kit import console, paths
 from training import (
     callbacks,
     failures,
@@ -30,6 +30,8 @@ from training import (
     stopping,
 )
 from training.run_folder import RunFolder
+
+OWN_DISKS = "TANDEM_OWN_DISKS"  # set by a job on hosts that share no disk: each keeps checkpoints
 
 
 class TrainingRecipe:
@@ -103,9 +105,10 @@ def train(recipe: TrainingRecipe, run: Path | None, checkpoint: Path | None) -> 
 
     state = PartialState(cpu=loading.device() == "cpu")
     processes.refuse_other_world(state.num_processes, recipe.fsdp)
-    shared = [run, checkpoint]
+    work = paths.workdir()  # each host of a run has its own
+    shared = [os.path.relpath(path, work) if path else None for path in (run, checkpoint)]
     broadcast_object_list(shared)
-    run, checkpoint = shared
+    run, checkpoint = (work / path if path else None for path in shared)
     if getattr(recipe.settings.training, "full_determinism", False):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS is loaded
     set_seed(recipe.settings.training.seed)  # before model and adapter: resume is bit-identical
@@ -182,6 +185,8 @@ def fit_into_session(trainer, checkpoint: Path | None = None) -> stopping.StopRe
     stopping.evaluate_pending(trainer, checkpoint)
     request = stopping.StopRequest()
     request.install()
+    if os.environ.get(OWN_DISKS):
+        trainer.args.save_on_each_node = True
     trainer.add_callback(stopping.callback(request))
     trainer.add_callback(saving.checkpoint_check(trainer))
     return request

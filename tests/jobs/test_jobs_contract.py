@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import budget, contract, files, submission, table, watchdog
+from jobs import budget, contract, files, several, submission, table, watchdog
 from jobs.contract import Job
 from jobs.engines import ENDED, GONE, QUEUED, RUNNING, slurm, slurm_scripts
 from kit import console
@@ -275,3 +276,37 @@ def test_a_name_that_is_no_name_is_refused(name):
 
     with pytest.raises(console.Misuse, match="use letters, digits"):
         submission.make(submission.Request(name), Nowhere(), None)
+
+
+# --- several hosts ----------------------------------------------------------------------------
+
+ALIKE = {"torch": "2.9.1", "driver": "550.54", "gpus": "2", "address": "10.9.0.3"}
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"torch": "2.8.0"}, "gpu1 has torch 2.9.1 and gpu2 has torch 2.8.0"),
+        ({"driver": "535.104"}, "gpu1 has driver 550.54 and gpu2 has driver 535.104"),
+        ({"driver": ""}, "gpu1 has driver 550.54 and gpu2 has driver none"),
+        ({"gpus": "4"}, "gpu1 has gpus 2 and gpu2 has gpus 4"),
+        ({"torch": ""}, "gpu2 has no training environment; make setup-remote HOST=gpu2"),
+        ({"address": "10.9.0.3"}, "gpu1 and gpu2 are one machine"),
+    ],
+)
+def test_hosts_that_differ_are_refused_with_both_values(change, line):
+    facts = {"gpu1": ALIKE, "gpu2": ALIKE | {"address": "10.9.0.2"} | change}
+    with pytest.raises(console.Problem, match=line):
+        several.refuse_unlike(facts)
+
+
+def test_hosts_that_are_alike_meet_at_the_lowest_address():
+    facts = {"gpu1": ALIKE, "gpu2": ALIKE | {"address": "10.9.0.2", "interface": "eth1"}}
+    several.refuse_unlike(facts)
+    order = several.in_order(facts)
+    first, second = several.jobs(JOB, facts, order)
+    assert order == ["gpu2", "gpu1"] and first.meeting == second.meeting
+    assert first.meeting.startswith("10.9.0.2:") and second.address == "10.9.0.3"
+    assert (first.nodes, first.gpus) == (2, 2)
+    assert first.environment(Path(".jobs/x"))["NCCL_SOCKET_IFNAME"] == "eth1"
+    assert "--nnodes 2 --nproc-per-node 2" in several.launch_script(first)

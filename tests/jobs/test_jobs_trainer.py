@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from support import tiny
+from support.host_network import HostNetwork
 from support.jobs_desk import JobsDesk
 from support.processes import wait_until
 from support.slurm_cluster import SlurmCluster
@@ -16,15 +17,18 @@ STEPS = {"training__max_steps": 80, "training__eval_steps": 40, "training__save_
          "model__model_name_or_path": "data/synthetic/miniature"}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory):
-    place = tmp_path_factory.mktemp("jobs")
-    made = JobsDesk(place)
+def make_desk(place, home=None):
+    made = JobsDesk(place, home=home)
     made.options = tiny.options(**STEPS)
     tiny.write_rows(made.there)
     built = tiny.build(place / "built")
     shutil.copytree(built, made.there / "data" / "synthetic" / "miniature")
     return made
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    return make_desk(tmp_path_factory.mktemp("jobs"))
 
 
 def wait_for_step(desk, name, step):
@@ -65,3 +69,30 @@ def test_two_nodes_train_one_run_and_stop_and_resume_together(desk, tmp_path_fac
         slurm.begin_now(job)
         desk.wait("two-stopped", 0)
         assert desk.adapter("two-stopped") == desk.adapter("two")
+
+
+def test_two_hosts_without_a_common_disk_train_one_run(tmp_path):
+    """A stop on the second host ends both with a checkpoint on each; the same command goes on."""
+    with HostNetwork(tmp_path / "network", ("gpu1", "gpu2")) as network:
+        desks = [make_desk(tmp_path, host.home) for host in network.hosts.values()]
+        first, second = desks
+        for desk, name in zip(desks, network.hosts, strict=True):
+            desk.host, desk.prefix = name, network.laptop.enter()
+            desk.environment |= {"TANDEM_SSH_CONFIG": str(network.ssh_config())}
+        first.engine = ["--hosts", "gpu1 gpu2"]
+        first.train("whole")
+        first.wait("whole", 0)
+        second.wait("whole", 0)
+        assert json.loads((first.run_of("whole") / "run.json").read_text())["world_size"] == 2
+        assert not (second.run_of("whole") / "final").exists()
+        first.train("stopped")
+        wait_for_step(first, "stopped", 10)
+        second.jobs("stop", "stopped")
+        first.wait("stopped", 143)
+        second.wait("stopped", 143)
+        checkpoint = f"checkpoints/checkpoint-{first.step('stopped')}/adapter_model.safetensors"
+        assert (first.run_of("stopped") / checkpoint).exists()
+        assert (second.run_of("stopped") / checkpoint).exists()
+        assert first.train("stopped").count("goes on") == 2
+        first.wait("stopped", 0)
+        assert first.adapter("stopped") == first.adapter("whole")

@@ -6,8 +6,10 @@ of them, so nothing outside the namespaces changes. Wants root and iproute2 on L
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -39,10 +41,24 @@ def skip_unless_possible() -> None:
     sshd = subprocess.run([ROOT / "tests" / "sshd.sh", "available"], capture_output=True, text=True)
     if sshd.returncode:
         pytest.skip(sshd.stdout.strip())
+    sweep()
     probe = f"td{os.getpid()}p"
     if subprocess.run(["ip", "netns", "add", probe], capture_output=True).returncode:
         pytest.skip("this machine makes no network namespaces (ip netns add is refused)")
     subprocess.run(["ip", "netns", "del", probe], check=True)
+
+
+def sweep() -> None:
+    """Remove the namespaces of test processes that were killed, with what still runs in them."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
+    for name in (line.split()[0] for line in listed.splitlines() if line.strip()):
+        owner = re.match(r"td(\d+)", name)
+        if owner and not Path(f"/proc/{owner[1]}").exists():
+            pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True)
+            for pid in pids.stdout.split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
 class NetworkHost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs import detached
+from jobs import detached, several
 from jobs.contract import Job
 from jobs.engines import ENDED, GONE, RUNNING, JobState
 from jobs.files import put, read_folder
@@ -13,7 +13,10 @@ SUPERVISOR = (".venv-remote/bin/python", "scripts/jobs/supervisor.py")
 
 def submit(host: Host, job: Job) -> str:
     """Start the job so that it outlives the connection; returns how: tmux or nohup."""
-    put(host, job, {"engine.json": job.to_json()})
+    files = {"engine.json": job.to_json()}
+    if job.nodes > 1:
+        files["launch.sh"] = several.launch_script(job).encode()
+    put(host, job, files)
     return detached.start(host, job.name, [*SUPERVISOR, f".jobs/{job.name}"], keep_log=True)
 
 
