@@ -33,7 +33,8 @@ exit 0
 LAUNCH = """job=.jobs/{name}
 rm -rf "$job/notes" && mkdir -p "$job/notes"
 .venv-remote/bin/python -m torch.distributed.run --nnodes {nodes} --nproc-per-node {processes} \\
-  --rdzv-backend c10d --rdzv-endpoint {meeting} --rdzv-id {run_id} --local-addr {address} "$@" &
+  --rdzv-backend c10d --rdzv-endpoint {meeting} --rdzv-id {run_id} \\
+  --rdzv-conf is_host={is_host} --local-addr {address} "$@" &
 pid=$!
 trap 'kill -TERM "$pid" 2>/dev/null' TERM INT
 while :; do
@@ -108,4 +109,5 @@ def launch_script(job: Job) -> str:
     return LAUNCH.format(
         name=job.name, nodes=job.nodes, processes=job.gpus or 1, meeting=job.meeting,
         run_id=job.run_id, address=job.address,
+        is_host=int(job.meeting.startswith(f"{job.address}:")),  # torch would ask its own name
     )  # fmt: skip

@@ -64,6 +64,7 @@ exec .venv-remote/bin/python -m torch.distributed.run --nnodes "$SLURM_NNODES" \
   --nproc-per-node {processes} --rdzv-backend c10d \\
   --rdzv-endpoint "$TANDEM_FIRST:$((20000 + SLURM_JOB_ID % 20000))" \\
   --rdzv-id "$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}" \\
+  --rdzv-conf "is_host=$((${{SLURM_NODEID:-0}} == 0))" \\
   --local-addr "$(address "$SLURMD_NODENAME")" "$@"
 """
 # One job of this name and this folder at a time. A reason that no waiting ends is a refusal.
