@@ -79,6 +79,7 @@ def test_two_hosts_without_a_common_disk_train_one_run(tmp_path):
         for desk, name in zip(desks, network.hosts, strict=True):
             desk.host, desk.prefix = name, network.laptop.enter()
             desk.environment |= {"TANDEM_SSH_CONFIG": str(network.ssh_config())}
+            desk.options = tiny.options(**STEPS | {"training__max_steps": 30})
         first.engine = ["--hosts", "gpu1 gpu2"]
         first.train("whole")
         first.wait("whole", 0)
@@ -86,7 +87,7 @@ def test_two_hosts_without_a_common_disk_train_one_run(tmp_path):
         assert json.loads((first.run_of("whole") / "run.json").read_text())["world_size"] == 2
         assert not (second.run_of("whole") / "final").exists()
         first.train("stopped")
-        wait_for_step(first, "stopped", 10)
+        wait_for_step(first, "stopped", 5)
         second.jobs("stop", "stopped")
         first.wait("stopped", 143)
         second.wait("stopped", 143)

@@ -80,7 +80,7 @@ class NetworkHost:
     def boot(self) -> None:
         """Start it: a process tree of its own and an sshd."""
         self.home.mkdir(parents=True, exist_ok=True)
-        (self.folder / "env").write_text(f"export TMUX_TMPDIR='{self.home}'\n")
+        (self.folder / "env").write_text(f"export TMUX_TMPDIR='{self.home}' OMP_NUM_THREADS=1\n")
         facts = {"name": self.name, "folder": self.folder, "address": self.address}
         script = BOOT.format(sshd=ROOT / "tests" / "sshd.sh", **facts)
         words = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts"]
