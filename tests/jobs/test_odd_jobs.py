@@ -79,6 +79,7 @@ EDITED = [
     {"budget": -3}, {"max_restarts": -1}, {"max_restarts": 10**9}, {"hung_factor": None},
     {"hung_seconds": float("-inf")}, {"notify": 1}, {"stop_command": ["x"]}, {"grace_seconds": "x"},
     {"submitted": {}}, {"manifest_sha256": 0}, {"extra": "x"}, {"extra": [None]}, {"surprise": 1},
+    {"meeting": 1}, {"address": []}, {"interface": {}},
 ]  # fmt: skip
 
 
