@@ -5,9 +5,11 @@ Nothing of a model's folder is executed: custom code is never trusted, weights a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,8 @@ def quantization_config(quantization, skipped: list[str] | None = None) -> Any:
 def load_base(model, quantization, scores: bool = False, sharded: bool = False) -> Any:
     """The base model of the two sections, quantised on loading, on this process's device.
 
-    sharded: leave placing to FSDP, which spreads the model over the processes.
+    sharded: leave placing to FSDP, which spreads the model over the processes. In full precision
+    the first process of each machine alone reads it; in 4 bits each process loads it whole.
     scores: with a head of one number (`score`, new and random) instead of the vocabulary's.
     Raises Problem for a missing or broken folder.
     """
@@ -74,14 +77,36 @@ def load_base(model, quantization, scores: bool = False, sharded: bool = False) 
     if place == "cuda":
         place = int(os.environ.get("LOCAL_RANK", "0"))
     kind = str(description.read_config(folder).get("model_type", ""))
-    return load(
-        folder,
-        dtype=model.dtype,
-        device_map=None if sharded else {"": place},
-        quantization=quantization,
-        attention=architectures.attention(kind, model.attn_implementation),
-        scores=scores,
-    )
+    once = sharded and not (quantization.load_in_4bit or quantization.load_in_8bit)
+    with read_by_one_process() if once else contextlib.nullcontext():
+        return load(
+            folder,
+            dtype=model.dtype,
+            device_map=None if sharded else {"": place},
+            quantization=quantization,
+            attention=architectures.attention(kind, model.attn_implementation),
+            scores=scores,
+        )
+
+
+@contextlib.contextmanager
+def read_by_one_process() -> Iterator[None]:
+    """Let transformers read weights on the first process of a machine alone, for FSDP.
+
+    It asks two variables for that; fsdp_config.cpu_ram_efficient_loading sets one of them, and only
+    after the model was loaded. FSDP then sends each process its part.
+    """
+    names = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "true"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def load(
@@ -123,7 +148,7 @@ def load(
         fix = f"python scripts/verify_model.py {paths.show(folder)} --hash looks for a broken file"
         what = f"the model could not be loaded ({console.first_line(error)})"
         raise console.Problem(f"{paths.show(folder)}: {what}", remedy or fix) from None
-    if random_weights.is_random(folder):
+    if random_weights.is_random(folder) and not any(p.is_meta for p in model.parameters()):
         random_weights.draw(model)
     keep_4bit_weights_as_they_are(model)
     return model

@@ -15,10 +15,13 @@ from training.memory_advice import MemoryCase
 OWN_KEYS = ("early_stopping_patience", "assistant_only_loss", "completion_only_loss")
 
 
-def sft_config(settings, run: Path, validated: bool = True, hidden: int = 0) -> Any:
+def sft_config(
+    settings, run: Path, validated: bool = True, hidden: int = 0, tied: bool = False
+) -> Any:
     """The SFTConfig for a run. Rows come encoded, so TRL masks and cuts nothing itself.
 
-    validated: whether there are validation rows; hidden: the model's width, 0 where not known.
+    validated: whether there are validation rows; hidden: the model's width, 0 where not known;
+    tied: whether embeddings and head are one matrix.
     """
     from trl import SFTConfig
 
@@ -30,6 +33,10 @@ def sft_config(settings, run: Path, validated: bool = True, hidden: int = 0) -> 
     t = settings.training
     tokens = max(t.per_device_train_batch_size, t.per_device_eval_batch_size) * t.max_length
     if hidden and plain_loss_is_cheaper(hidden, tokens):
+        values["loss_type"] = "nll"
+    if t.fsdp and tied:
+        # TRL's chunked loss does not call the head. FSDP has it in one group with the embeddings,
+        # waits for its forward pass, and leaves both sharded in the step after an evaluation.
         values["loss_type"] = "nll"
     masks = {"completion_only_loss": False, "assistant_only_loss": False}
     return SFTConfig(**trainer_arguments(values, run), **masks)
@@ -85,10 +92,11 @@ def build_trainer(settings, run: Path, model, tokenizer, data, recorders: list) 
     callbacks = list(recorders)
     if settings.training.early_stopping_patience and data.get("validation"):
         callbacks.append(EarlyStoppingCallback(settings.training.early_stopping_patience))
-    hidden = getattr(model.config.get_text_config(), "hidden_size", 0)
+    text = model.config.get_text_config()
+    hidden, tied = getattr(text, "hidden_size", 0), bool(getattr(text, "tie_word_embeddings", 0))
     trainer = session.session_trainer(SFTTrainer)(
         model,
-        args=sft_config(settings, run, data.get("validation") is not None, hidden),
+        args=sft_config(settings, run, data.get("validation") is not None, hidden, tied),
         train_dataset=data["train"],
         eval_dataset=data.get("validation"),
         processing_class=tokenizer,

@@ -11,6 +11,7 @@ from kit import console
 from kit.report import Check
 from training import cards as known_cards
 from training.cards import Card
+from training.memory import CUDA_CONTEXT
 from training.memory_advice import MemoryCase, card_check, changes
 from training.model_shape import ModelShape, of_config
 
@@ -45,9 +46,7 @@ def memory_checks(case: MemoryCase, cards: Sequence[Card] | None) -> list[Check]
     training, quantization = case.settings.training, case.settings.quantization
     checks: list[Check] = []
     if getattr(training, "fsdp", False):
-        checks.append(
-            Check("memory", "skip", "fsdp spreads the model: the estimate is for one GPU")
-        )
+        checks.append(_loaded_whole(case, cards))
     elif cards:
         checks.append(card_check(case, min(cards, key=lambda card: card.gigabytes)))
     if quantization.load_in_8bit and training.gradient_checkpointing:
@@ -66,6 +65,23 @@ def memory_checks(case: MemoryCase, cards: Sequence[Card] | None) -> list[Check]
             "count on the memory above, or take a dense model",
         ))  # fmt: skip
     return checks
+
+
+def _loaded_whole(case: MemoryCase, cards: Sequence[Card] | None) -> Check:
+    """Whether a quantised base fits each GPU before FSDP spreads it; nothing else is estimated."""
+    quantization = case.settings.quantization
+    spread = Check("memory", "skip", "fsdp spreads the model: the estimate is for one GPU")
+    if not cards or not (quantization.load_in_4bit or quantization.load_in_8bit):
+        return spread
+    card, needed = min(cards, key=lambda card: card.gigabytes), case.estimate.weights
+    if card.verdict(needed + CUDA_CONTEXT) != "does not fit":
+        return spread
+    return Check(
+        f"memory, {card.name}", "fail",
+        f"each process loads the whole quantised base before fsdp spreads it: "
+        f"{console.size(needed)} of {card.gigabytes:.0f} GB",
+        "quantization.load_in_4bit=false (read once, then spread), or a larger card",
+    )  # fmt: skip
 
 
 def estimate_lines(e: dict[str, Any]) -> list[str]:

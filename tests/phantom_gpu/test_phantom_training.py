@@ -1,5 +1,6 @@
 """Training on stand-in cards: memory against the formula, full memory, signals, a lost card."""
 
+import json
 import os
 import signal
 
@@ -103,3 +104,16 @@ def test_of_two_cards_one_is_used_and_the_batch_is_the_configured_one(work):
     assert code == 0, err
     assert runs.facts(run)["world_size"] == 1
     assert runs.status(run)["epoch"] == 4 * 4 / 64
+
+
+def test_an_adapter_and_its_base_are_evaluated(work):
+    """eval.py loads both in 4 bits, generates and measures losses; its report has both columns."""
+    code, err, run = runs.train(work, "measured", training__max_steps=2)
+    assert code == 0, err
+    rows = work / "data" / "processed" / "val_sft.jsonl"
+    words = ["--model", str(run), "--dataset", str(rows), "--max-new-tokens", "8", "--json"]
+    process = runs.start(work, "eval.py", *words, "--out-dir", str(work / "reports"))
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    report = json.loads(out.splitlines()[-1])
+    assert report["metrics"]["exact_match"]["value"] == 0 and report["base"]

@@ -132,6 +132,20 @@ def test_a_card_without_bfloat16_needs_float16_and_says_nothing_once_it_has_it()
     assert setting_checks.on_card(settings(*words), t4) == []
 
 
+def test_a_quantised_base_that_fsdp_cannot_load_on_one_card_is_named():
+    from training import cards, memory_checks
+    from training.memory import Workload
+    from training.memory_advice import MemoryCase
+
+    large = shape(hidden_size=8192, num_hidden_layers=80, num_attention_heads=64,
+                  num_key_value_heads=8, intermediate_size=28672)  # fmt: skip
+    chosen = settings(*FSDP, "training.optim=adamw_torch")
+    for card, status in (("RTX 4090", "fail"), ("A100 80 GB", "skip")):
+        case = MemoryCase(large, chosen, Workload())
+        (check,) = memory_checks.memory_checks(case, [cards.named(card)])
+        assert check.status == status and ("loads the whole" in check.found) == (status == "fail")
+
+
 # --- with the training stack ----------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ import sys
 
 PADDED = os.environ.get("PHANTOM_PADDED", "1") == "1"
 GLOO = os.environ.get("PHANTOM_GLOO") == "1"
+TOKEN = 65  # what every generated token is
 TRAINED_BYTE = 0x3C  # 0x3c3c is 0.011 in bfloat16, 0x3c3c3c3c is 0.011 in float32
 
 
@@ -71,14 +72,21 @@ def masks(module) -> None:
 
 
 def generation(module) -> None:
-    """Whether every answer has ended is a comparison on the card: all end at their full length."""
+    """Which token comes next, and whether all have ended, is found on the card: all tokens are one
+    id, and answers end at their full length.
+    """
+    import torch
+
     mixin = module.GenerationMixin
     generate = mixin.generate
 
     def counted(self, *arguments, **keywords):
         config = keywords.get("generation_config") or self.generation_config
         self._phantom_left = keywords.get("max_new_tokens") or config.max_new_tokens or 20
-        return generate(self, *arguments, **keywords)
+        made = generate(self, *arguments, **keywords)
+        if not (made.is_cuda and torch.is_inference_mode_enabled()):
+            return made
+        return torch.full(made.shape, TOKEN)  # on the host: a slice of it needs no kernel there
 
     def unfinished(self, *arguments, **keywords):
         self._phantom_left -= 1
