@@ -38,7 +38,7 @@ lock=$KIT_ROOT/requirements-local.txt
 if [ -n "$smallest" ]; then
   rounds=1 with_pip=no
   place=$(mktemp -d "${TMPDIR:-/tmp}/tandem-bench.XXXXXX")
-  names=' attrs jsonlines packaging tqdm idna pyyaml '
+  names=' attrs packaging tqdm idna pyyaml certifi '
   awk -v names="$names" \
     '/^[^ #]/ { split($0, a, "[= ]"); on = index(names, " " a[1] " ") } on' "$lock" >"$place/lock.txt"
   lock=$place/lock.txt

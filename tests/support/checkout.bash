@@ -6,7 +6,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 load "$ROOT/tests/node_modules/bats-support/load"
 load "$ROOT/tests/node_modules/bats-assert/load"
 
-SMALL='attrs jsonlines packaging tqdm idna pyyaml'
+SMALL='attrs packaging tqdm idna pyyaml certifi'
 
 # small_lock NAME...: those packages of requirements-local.txt, hashes and all.
 small_lock() {
@@ -41,7 +41,7 @@ folders() { find .envs -maxdepth 1 -name "$1-*" 2>/dev/null | grep -v '/uv-' | s
 
 # works NAME: the environment under the link can do its work.
 works() {
-  ".venv-$1/bin/python" -c 'import attrs, jsonlines, packaging.version, tqdm, idna, yaml'
+  ".venv-$1/bin/python" -c 'import attrs, packaging.version, tqdm, idna, yaml, certifi'
 }
 
 # start LOG COMMAND...: in the background, in a process group of its own; its leader is $PID.
