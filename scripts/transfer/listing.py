@@ -180,7 +180,7 @@ class NameCheck:
 
     def _clash(self, path: str) -> str:
         """Whether an earlier path means the same file where names are folded, as on a Mac."""
-        at = path.rfind("/")
+        at, above = path.rfind("/"), []
         while at > 0:
             folder = path[:at]
             if folder in self._folders:
@@ -190,8 +190,9 @@ class NameCheck:
                 return "is below a file there"
             if first != folder:
                 return f"is the same name as {first} where case is ignored, as on a Mac"
-            self._folders.add(folder)
+            above.append(folder)  # known only when all above it are: a refused path proves none
             at = path.rfind("/", 0, at)
+        self._folders.update(above)
         first = self._spelled.setdefault(folded(path), path)
         if first != path:
             return f"is the same name as {first} where case is ignored, as on a Mac"

@@ -167,9 +167,6 @@ def refuse_early(args) -> None:
             f"ENGINE={args.engine}: the trip knows slurm, ssh and folder",
             "scripts/jobs.py run train --engine sky trains in a cloud",
         )
-    is_ssh = bool(args.host) and not args.host.startswith(("/", "./", "../"))
-    if is_ssh and not shutil.which("ssh"):
-        raise console.Problem("ssh is not installed here", "install OpenSSH's client, then again")
     if args.host:
         probe = [str(paths.ROOT / "scripts" / "host_probe.sh"), args.host]
         with pulse("host"):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from config.schemas.jobs import JobsConfig
@@ -301,4 +302,4 @@ def test_a_disk_that_is_full_while_a_job_runs_does_not_end_the_watch_over_it(sma
 
 def running(pid):
     """Whether the process still has a child."""
-    return bool(subprocess.run(["pgrep", "-P", str(pid)], capture_output=True).stdout)
+    return bool(psutil.Process(pid).children())

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import psutil
 import pytest
 import yaml
 
@@ -119,10 +120,7 @@ class Cloud:
 
 def below(pid):
     """The processes below one, whatever their group."""
-    children = subprocess.run(
-        ["pgrep", "-P", str(pid)], capture_output=True, text=True
-    ).stdout.split()
-    return [n for child in map(int, children) for n in (child, *below(child))]
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import shutil
@@ -87,10 +88,13 @@ def other_python(folder: Path, numpy: str) -> str:
         pytest.skip("no uv here to make an environment with another numpy")
     python = folder / numpy / "bin" / "python"
     wanted = f"numpy=={numpy}" if "." in numpy else f"numpy>={numpy}"
-    base = [tool, "venv", "-q", "--python", sys.executable, str(folder / numpy)]
+    ready = folder / numpy / "ready"  # an earlier test's attempt may have failed half-way
+    env = {"UV_SYSTEM_CERTS": "1"} | os.environ  # as the set-up asks uv
+    base = [tool, "venv", "-q", "--clear", "--python", sys.executable, str(folder / numpy)]
     add = [tool, "pip", "install", "-q", "--python", str(python), wanted]
-    for words in () if python.exists() else (base, add):
-        done = subprocess.run(words, capture_output=True, text=True)
+    for words in () if ready.exists() else (base, add):
+        done = subprocess.run(words, capture_output=True, text=True, env=env)
         if done.returncode:
             pytest.skip(f"no environment with {wanted}: {done.stderr.strip()[-200:]}")
+    ready.touch()
     return str(python)

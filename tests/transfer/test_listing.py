@@ -40,6 +40,12 @@ def test_a_path_that_is_not_plain_or_not_asked_for_is_refused_by_name(path):
     assert not result.files and len(result.refused) == 1
 
 
+def test_a_path_below_a_file_is_refused_however_often_it_comes():
+    result = read("adapters", "adapters/0/0", "adapters/0/0", "adapters/0/1")
+    assert list(result.files) == ["adapters"]
+    assert result.refused["adapters/0/1"] == "is below a file there"
+
+
 @pytest.mark.parametrize("path", [b"adapters/\xff\xfe", b"reports/a\x80"])
 def test_bytes_that_are_no_text_are_refused(path):
     assert list(read(path).refused) == [os.fsdecode(path)]
