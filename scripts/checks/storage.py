@@ -167,8 +167,10 @@ def _mount_points() -> list[str]:
         return [home]
     fields = [line.split(" ") for line in lines]
     points = [f[1].replace("\\040", " ") for f in fields if not _NO_DISK.fullmatch(f[2])]
-    system = ("/boot", "/etc/", "/proc")
-    return [home, *(p for p in points if os.path.isdir(p) and not p.startswith(system))]
+    system = re.compile(
+        "/(?:boot|etc|proc|sys|dev|run/(?!media/))"
+    )  # /run/netns: no place for files
+    return [home, *(p for p in points if os.path.isdir(p) and not system.match(p))]
 
 
 def _in_time(question: Callable[[], Mount], seconds: float = 2.0) -> Mount | None:

@@ -58,7 +58,7 @@ def down(cluster: Cluster, stderr: str) -> ClusterDown:
     name = cluster.name
     if refusal := refusals.explain(name, 255, stderr):
         remedy = refusal.remedy
-        if "it refused the login (" in refusal.text and cluster.address:
+        if "it refused the login" in refusal.text and cluster.address:
             remedy = f"check username and password or key_file in {name}.credentials"
         problem = ClusterDown(refusal.text, remedy)
     else:
