@@ -180,11 +180,11 @@ if [ "$mode" != lint ]; then
     beside "lint and shell tests" lint_and_shell
     beside "the other half of the Python tests" python_tests ${later[@]+"${later[@]}"}
   else
-    shell_tests ${shell_files[@]+"${shell_files[@]}"}
+    beside "the shell tests" shell_tests ${shell_files[@]+"${shell_files[@]}"}
   fi
   python_tests ${python_files[@]+"${python_files[@]}"}
+  join
   if [ "$mode" = fast ]; then
-    join
     skip "slow tests and the training stack's: make test runs them"
   elif [ ${#python_files[@]} != 0 ]; then
     step "Python tests, training environment" run_pytest remote remote_env \

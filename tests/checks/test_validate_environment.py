@@ -22,6 +22,7 @@ def test_a_sound_checkout_passes(validate, kit):
     assert good <= {n for n, c in checks.items() if c["status"] == "ok"}
 
 
+@pytest.mark.slow
 def test_every_warning_and_failure_has_a_remedy(validate, kit):
     shutil.rmtree(kit.root / "models")
     _, checks = validate("remote", HF_HUB_ENABLE_HF_TRANSFER=1, PYTHONPATH="/nowhere")
@@ -40,6 +41,7 @@ def test_every_warning_and_failure_has_a_remedy(validate, kit):
         (lambda link: (link / ".tandem" / "lock.txt").write_text("x"), "warn", "another lock"),
     ],
 )
+@pytest.mark.slow
 def test_an_environment_that_is_not_finished_is_seen(breaking, status, expected, validate, kit):
     breaking(kit.root / ".venv-local")
     code, checks = validate()
@@ -98,6 +100,7 @@ def test_bitsandbytes_without_a_library_for_torchs_cuda_fails(tmp_path):
     assert machine.check_bitsandbytes(tmp_path)[0].status == "ok"
 
 
+@pytest.mark.slow
 def test_a_missing_folder_is_made_by_the_command_it_names(validate, kit):
     shutil.rmtree(kit.root / "data" / "processed")
     code, checks = validate()
@@ -113,6 +116,7 @@ def test_a_folder_that_links_to_nowhere_is_an_error(validate, kit):
     assert code == 1 and "models links to nowhere" in checks["folders"]["found"]
 
 
+@pytest.mark.slow
 def test_a_broken_configuration_names_line_and_key(validate, kit):
     kit.with_packages()
     path = kit.root / "configs" / "training_config.yaml"

@@ -134,6 +134,7 @@ def test_a_wrong_variable_and_a_wrong_set_are_named(write, monkeypatch):
         ("training: {max_steps: 010}", "is not a valid integer"),
     ],
 )
+@pytest.mark.slow
 def test_broken_files_are_one_line(write, command, text, expected):
     done = command("config_loader.py", "--config", write(text))
     assert done.returncode == 2

@@ -106,6 +106,7 @@ ENGLISH = "The river ran past the old house, and all of them knew that it would 
 GERMAN = "Der Fluss lief an dem alten Haus vorbei, und alle wussten, dass er wieder steigt. " * 4
 
 
+@pytest.mark.slow
 def test_another_language_is_named_and_the_kept_one_is_not():
     languages = ForeignLanguageFilter(data.LanguageFilterSection(keep=["en"]))
     assert languages.foreign(ENGLISH) is None

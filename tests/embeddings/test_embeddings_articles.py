@@ -42,6 +42,7 @@ def test_the_pickle_is_read_as_pickle_load_reads_it(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("seed", range(12))
+@pytest.mark.slow
 def test_records_of_any_shape_are_read_as_pickle_load_reads_them(tmp_path, seed):
     """Keys in any order, more keys, repeated and shared strings, numbers, long texts."""
     dice = random.Random(seed)

@@ -21,9 +21,9 @@ for kind in folder ssh; do
   bats_test_function "${tag[@]}" --description "$kind: a command runs in the kit there, words and exit code kept" \
     -- runs "$kind"
   bats_test_function "${tag[@]}" --description "$kind: Ctrl-C here ends the command there" -- interrupts "$kind"
-  bats_test_function "${tag[@]}" --description "$kind: a detached job runs on and is watched to its end" \
+  bats_test_function --tags slow --description "$kind: a detached job runs on and is watched to its end" \
     -- detaches "$kind"
-  bats_test_function "${tag[@]}" --description "$kind: a job that was killed there is over, and that is said" \
+  bats_test_function --tags slow --description "$kind: a job that was killed there is over, and that is said" \
     -- killed_there "$kind"
   bats_test_function "${tag[@]}" --description "$kind: any exit code is the command's own" -- own_code "$kind"
   bats_test_function "${tag[@]}" --description "$kind: watch follows a training run by its status and log" \

@@ -60,6 +60,7 @@ def test_an_unknown_option_is_one_line_and_exit_2(path):
 
 
 @pytest.mark.parametrize("path", EVERY)
+@pytest.mark.slow
 def test_a_control_sequence_in_a_wrong_call_does_not_reach_the_terminal(path):
     result = run(path, "--no\x1b[2J\x07é", "a\x1b]0;title\x07")
     assert result.returncode == 2

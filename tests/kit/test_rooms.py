@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
 from support.checkout import ROOT
 
 SCRIPTS, TESTS = ROOT / "scripts", ROOT / "tests"
@@ -135,6 +137,7 @@ def python_files() -> list[Path]:
 HIDING = {"found", "told", "said", "near", "far", "beside", "leave", "tell", "mend"}
 
 
+@pytest.mark.slow
 def test_no_local_or_function_has_a_name_that_hides_what_it_holds():
     """A name is a noun or a verb that tells type and purpose (Check.found is the one exception)."""
     hiding = []

@@ -181,6 +181,7 @@ SH
   assert_output --partial 'NF4 forward: broken; x'
 }
 
+# bats test_tags=slow
 @test "--check of a host without the kit says how it gets there" {
   mkdir host
   run ./setup_remote.sh ./host --check

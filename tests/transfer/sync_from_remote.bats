@@ -12,13 +12,13 @@ done
 for kind in folder ssh; do
   tag=(--tags slow)
   if [ "$kind" = folder ]; then tag=(--tags fast); fi
-  bats_test_function "${tag[@]}" --description "$kind: the second sync fetches nothing and starts no rsync" \
+  bats_test_function --tags slow --description "$kind: the second sync fetches nothing and starts no rsync" \
     -- again "$kind"
-  bats_test_function "${tag[@]}" --description "$kind: a version is complete or not there, across SIGKILL" \
+  bats_test_function --tags slow --description "$kind: a version is complete or not there, across SIGKILL" \
     -- killed "$kind"
   bats_test_function "${tag[@]}" --description "$kind: a version with other content is named, not overwritten" \
     -- conflict "$kind"
-  bats_test_function "${tag[@]}" --description "$kind: a flipped byte in a report is mended, on either side" \
+  bats_test_function --tags slow --description "$kind: a flipped byte in a report is mended, on either side" \
     -- mends "$kind"
 done
 
@@ -118,6 +118,7 @@ mends() {
   [ ! -e "$WORK/adapters" ]
 }
 
+# bats test_tags=slow
 @test "bad HOSTs are refused here too" {
   for name in 'a b' 'x;touch y' '$(touch y)' $'a\nb'; do
     HOST_NAME="$name"

@@ -5,6 +5,7 @@
 
 load ../support/transfer
 
+# bats test_tags=slow
 @test "a version that is not what its card says stays out, the rest comes" {
   use folder
   results
@@ -72,6 +73,7 @@ load ../support/transfer
   cmp "$LIVE" "$WORK/adapters/runs/r1/metrics.jsonl"
 }
 
+# bats test_tags=slow
 @test "a file that vanishes there while it is fetched is left out" {
   use folder
   results
@@ -110,6 +112,7 @@ load ../support/transfer
   [ "$before" = "$(picture "$WORK/adapters/runs/r1/final")" ]
 }
 
+# bats test_tags=slow
 @test "final/ there without weights, or without a configuration, replaces nothing here" {
   use folder
   results

@@ -52,6 +52,7 @@ written_there() {
   written_there
 }
 
+# bats test_tags=slow
 @test "down: a file that is written to here while it is replaced is kept" {
   use folder
   results
@@ -122,6 +123,7 @@ END
   replaced "$THERE" mine
 }
 
+# bats test_tags=slow
 @test "down: an edit here just after a file took its place is an edit to the next sync too" {
   use folder
   results

@@ -8,22 +8,22 @@ for kind in folder ssh openrsync; do
   tag=(--tags slow)
   if [ "$kind" = folder ]; then tag=(--tags fast); fi
   bats_test_function "${tag[@]}" --description "$kind: the kit, its configs and the data arrive" -- arrives "$kind"
-  bats_test_function "${tag[@]}" --description "$kind: the second sync sends nothing and starts no rsync" \
+  bats_test_function --tags slow --description "$kind: the second sync sends nothing and starts no rsync" \
     -- again "$kind"
   bats_test_function "${tag[@]}" --description "$kind: a changed file is replaced, the others stay untouched" \
     -- changes "$kind"
-  bats_test_function "${tag[@]}" --description "$kind: any file name travels as it is" -- any_name "$kind"
+  bats_test_function --tags slow --description "$kind: any file name travels as it is" -- any_name "$kind"
 done
 for kind in folder ssh; do
   tag=(--tags slow)
   if [ "$kind" = folder ]; then tag=(--tags fast); fi
-  bats_test_function "${tag[@]}" --description "$kind: a flipped byte with the same size and time is mended" \
+  bats_test_function --tags slow --description "$kind: a flipped byte with the same size and time is mended" \
     -- mends "$kind"
   bats_test_function "${tag[@]}" --description "$kind: secrets, git, environments, models, raw data stay here" \
     -- stays "$kind"
   bats_test_function "${tag[@]}" --description "$kind: a dry run changes nothing on either side" -- plans "$kind"
-  bats_test_function "${tag[@]}" --description "$kind: a file edited there is kept in .replaced" -- keeps "$kind"
-  bats_test_function "${tag[@]}" --description "$kind: killed with SIGKILL, the next sync finishes it" \
+  bats_test_function --tags slow --description "$kind: a file edited there is kept in .replaced" -- keeps "$kind"
+  bats_test_function --tags slow --description "$kind: killed with SIGKILL, the next sync finishes it" \
     -- killed "$kind"
 done
 
@@ -186,6 +186,7 @@ half_kept() { [ -n "$(find "$THERE/.incoming" -path '*/.rsync-partial/big')" ]; 
   says "no HOST given" "HOST=" "configs/paths_config.json"
 }
 
+# bats test_tags=slow
 @test "HOST comes from the argument, the variable or the configuration" {
   use folder
   HOST="$HOST_NAME" run -0 "$KIT/scripts/sync_to_remote.sh" --dry-run

@@ -36,6 +36,7 @@ load ../support/transfer
   [ "$(cat "$THERE/configs/training_config.yaml")" = mine ]
 }
 
+# bats test_tags=slow
 @test "a data folder that is a link to another disk is followed on both sides" {
   use folder
   mkdir -p "$BATS_TEST_TMPDIR/disk" "$THERE/data" "$BATS_TEST_TMPDIR/scratch"
@@ -51,6 +52,7 @@ load ../support/transfer
   says "nothing to send"
 }
 
+# bats test_tags=slow
 @test "a data folder on another disk of the host: no half file there either, and all arrives" {
   use folder
   mkdir -p "$THERE/data/processed"
@@ -106,6 +108,7 @@ EOF
   cmp "$WORK/data/synthetic/made.jsonl" "$THERE/data/synthetic/made.jsonl"
 }
 
+# bats test_tags=slow
 @test "a damaged record costs a comparison and nothing else" {
   use folder
   up
@@ -141,6 +144,7 @@ EOF
   says "nothing to send"
 }
 
+# bats test_tags=slow
 @test "a loop of links or a broken one in the kit there does not fail the sync" {
   use folder
   mkdir -p "$THERE/docs"
@@ -190,6 +194,7 @@ EOF
   done
 }
 
+# bats test_tags=slow
 @test "--delete refuses a folder that holds nothing but .gitkeep here" {
   use folder
   : >"$WORK/data/processed/.gitkeep"
@@ -255,6 +260,7 @@ EOF
   cmp "$THERE/reports/r.html" "$WORK/reports/r.html"
 }
 
+# bats test_tags=slow
 @test "--delete refuses a folder that is empty here" {
   use folder
   up
@@ -277,6 +283,7 @@ EOF
   [ -x "$THERE/docs/GUIDE.md" ]
 }
 
+# bats test_tags=slow
 @test "a disk there without hard links: files of the kit's own folder and below are replaced too" {
   use folder
   mkdir "$BATS_TEST_TMPDIR/bin"

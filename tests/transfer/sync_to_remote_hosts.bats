@@ -68,6 +68,7 @@ load ../support/transfer
   cmp "$THERE/reports/r.html" "$WORK/reports/r.html"
 }
 
+# bats test_tags=slow
 @test "a login that runs no commands is said in the host's own words" {
   use ssh
   printf 'echo "Please login as the user ubuntu."; echo; exit 142\n' >"$SSHD/env"

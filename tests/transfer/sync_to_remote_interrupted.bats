@@ -99,6 +99,7 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
   rm "$SSHD/env"
 }
 
+# bats test_tags=slow
 @test "a file rewritten while it travels arrives as it is in the end" {
   use folder
   export FILE="$WORK/data/processed/train_sft.jsonl" MARK="$BATS_TEST_TMPDIR/mark"

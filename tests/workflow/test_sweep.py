@@ -47,6 +47,7 @@ def calls(work):
     return (work / "calls").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_every_combination_is_trained_and_the_best_comes_first(work, capsys):
     words = ("--try", "lora.r=8,16,32", "--try", "training.seed=1,2", "--confirm", "--json")
     code, out = run(capsys, *words)
