@@ -30,18 +30,21 @@ printf 'interface %s\\n' "$(ip -o addr 2>/dev/null |
 printf 'gpus %s\\n' "$(ls /proc/driver/nvidia/gpus 2>/dev/null | wc -l | tr -d ' ')"
 exit 0
 """
+# What follows `COMMAND &` and `pid=$!`: TERM and INT go to the command, and $code is how it ended,
+# though a signal ends each `wait` early.
+PASS_ON_AND_WAIT = """trap 'kill -TERM "$pid" 2>/dev/null' TERM INT
+while :; do
+  wait "$pid"
+  code=$?
+  kill -0 "$pid" 2>/dev/null || break
+done"""
 LAUNCH = """job=.jobs/{name}
 rm -rf "$job/notes" && mkdir -p "$job/notes"
 .venv-remote/bin/python -m torch.distributed.run --nnodes {nodes} --nproc-per-node {processes} \\
   --rdzv-backend c10d --rdzv-endpoint {meeting} --rdzv-id {run_id} \\
   --rdzv-conf is_host={is_host} --local-addr {address} "$@" &
 pid=$!
-trap 'kill -TERM "$pid" 2>/dev/null' TERM INT
-while :; do
-  wait "$pid"
-  code=$?
-  kill -0 "$pid" 2>/dev/null || break
-done
+{wait}
 noted=$(cat "$job"/notes/* 2>/dev/null | sed -n 's/.*"code": \\([0-9]*\\).*/\\1/p' | head -n 1)
 exit "${{noted:-$code}}"
 """
@@ -108,6 +111,7 @@ def launch_script(job: Job) -> str:
     """The script that starts the job's command on this host, with its share of the ranks."""
     return LAUNCH.format(
         name=job.name, nodes=job.nodes, processes=job.gpus or 1, meeting=job.meeting,
+        wait=PASS_ON_AND_WAIT,
         run_id=job.run_id, address=job.address,
         is_host=int(job.meeting.startswith(f"{job.address}:")),  # torch would ask its own name
     )  # fmt: skip

@@ -165,7 +165,7 @@ def check_same_tokens(policy, run: Path) -> None:
         )
 
 
-def identity(folder: Path | None) -> dict[str, str]:
+def weights_hash(folder: Path | None) -> dict[str, str]:
     """{"sha256"} of an adapter's weights, {} without one."""
     return {"sha256": publish.sha256(folder / ADAPTER)} if folder else {}
 

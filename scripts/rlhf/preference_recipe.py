@@ -52,9 +52,9 @@ class PreferenceRecipe(session.TrainingRecipe):
         task = self.task
         facts: dict[str, Any] = {"kind": task.kind, "start": None, "reward_model": None}
         if task.start:
-            facts["start"] = {"name": task.start.name} | policies.identity(task.start.adapter)
+            facts["start"] = {"name": task.start.name} | policies.weights_hash(task.start.adapter)
         if task.reward_run:
-            weights = policies.identity(task.reward_run / "final")
+            weights = policies.weights_hash(task.reward_run / "final")
             facts["reward_model"] = {"run": task.reward_run.name} | weights
         return facts
 

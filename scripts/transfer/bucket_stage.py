@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable
 
 from kit import console
-from transfer import local_files, sync_lines
+from transfer import sync_lines
 from transfer.adapter_units import CONFIGURATIONS, TRAINER_STATE
 from transfer.bucket import BucketHost, BucketState
 from transfer.listing import ListedFile
@@ -38,12 +38,7 @@ class BucketStage(PushStage):
 
     def _copy(self, names: list[str]) -> dict[str, str]:
         """Carry them there, and at the same time hash what is here, twice in one reading."""
-        place = {path: self.local.place[path] for path in names}
-        hashing = local_files.Background(self._hash_here, place)
-        for (here, below), rest in self.local.groups(names).items():
-            size = sum(self.local.files[f"{below}/{r}" if below else r].size for r in rest)
-            self.carrier.send(rest, here, f"{self.folder}/{below}".rstrip("/"), size)
-        self.checksums |= hashing.result()
+        self.checksums |= self._carry(names, self._hash_here)
         return {path: self.checksums[path][0] for path in names}
 
     def _hash_here(self, place: dict[str, str]) -> dict[str, tuple[str, str]]:

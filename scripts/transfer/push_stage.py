@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 
 from kit import console
 from transfer import commit_shell, host_shell, local_files, record, sync_lines
@@ -96,8 +97,12 @@ class PushStage:
 
     def _copy(self, names: list[str]) -> dict[str, str]:
         """Carry them there, and at the same time hash what is here."""
+        return self._carry(names, local_files.hash_all)
+
+    def _carry(self, names: list[str], hash_here: Callable[[dict[str, str]], dict]) -> dict:
+        """Carry `names` there; what `hash_here` says of them, which reads them meanwhile."""
         place = {path: self.local.place[path] for path in names}
-        hashing = local_files.Background(local_files.hash_all, place)
+        hashing = local_files.Background(hash_here, place)
         for (here, below), rest in self.local.groups(names).items():
             size = sum(self.local.files[f"{below}/{r}" if below else r].size for r in rest)
             self.carrier.send(rest, here, f"{self.folder}/{below}".rstrip("/"), size)

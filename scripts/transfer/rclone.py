@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 
 from kit import console
+from transfer.child_process import ended_with_us
 from transfer.frame import patience
 from transfer.host import TRIES, ConnectionLost, wait_to_retry
 
@@ -169,17 +170,11 @@ def _once(
         ]
         for reader in readers:
             reader.start()
-        try:
+        with ended_with_us(process):
             out = process.stdout.read(limit + 1)
             if len(out) > limit:
                 process.terminate()
             code = process.wait()
-        except BaseException:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-            process.kill()
-            raise
         readers[0].join()
     return code, out, messages
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from checks import rsync_tool
 from kit import console
 from transfer import refusals
+from transfer.child_process import ended_with_us
 from transfer.host import TRIES, Host, wait_to_retry
 from transfer.progress_line import ProgressLine
 from transfer.received_files import cut_to_size, use_of
@@ -177,16 +178,10 @@ def _once(
         errors.start()
         if guard:
             threading.Thread(target=guard.watch, args=(process,), daemon=True).start()
-        try:
+        with ended_with_us(process):
             while chunk := os.read(process.stdout.fileno(), 65536):
                 _read_progress(chunk, progress)
             process.wait()
-        except BaseException:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-            process.kill()
-            raise
         errors.join()
     progress.end()
     if process.returncode == 20 and not (guard and guard.passed):

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from base_model import random_weights
+from base_model import random_weights, tokenizer
 from kit import console, jsonl, paths, publish
 from training import run_folder
 from training.memory import CUDA_CONTEXT
@@ -130,10 +130,8 @@ def _short_row(number: int) -> dict[str, Any]:
 
 def _write_long_rows(sizes: Sizes) -> None:
     """Rows of more than `length` tokens, which are cut to it: every token is trained."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(paths.workdir() / LARGE)
-    one = len(tokenizer(" cold" * 64, add_special_tokens=False)["input_ids"]) / 64
+    tokenize = tokenizer.load(paths.workdir() / LARGE)
+    one = len(tokenize(" cold" * 64, add_special_tokens=False)["input_ids"]) / 64
     answer = " cold" * math.ceil(sizes.length / one + 8)
     row = {"messages": [{"role": "user", "content": "How is it?"},
                         {"role": "assistant", "content": answer}]}  # fmt: skip

@@ -6,21 +6,17 @@ import shutil
 
 import pytest
 
-from support.checkout import ROOT
-from support.jobs_desk import JobsDesk, kit_files
+from support.jobs_desk import STAND_IN, JobsDesk, kit_files
 from support.processes import wait_until
 
 pytestmark = pytest.mark.slow
-STAND_IN = ROOT / "tests" / "support" / "stand_in_trainer.py"
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
     """A desk on which the undisturbed run `whole` is complete."""
     made = JobsDesk(tmp_path_factory.mktemp("jobs"), STAND_IN)
-    made.train("whole")
-    made.wait("whole", 0)
-    return made
+    return made.with_whole_run()
 
 
 @pytest.fixture(autouse=True)

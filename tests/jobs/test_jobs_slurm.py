@@ -4,13 +4,11 @@ import os
 
 import pytest
 
-from support.checkout import ROOT
-from support.jobs_desk import JobsDesk
+from support.jobs_desk import STAND_IN, JobsDesk
 from support.processes import wait_until
 from support.slurm_cluster import SlurmCluster
 
 pytestmark = pytest.mark.slow
-STAND_IN = ROOT / "tests" / "support" / "stand_in_trainer.py"
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +28,7 @@ def make_desk(slurm, place):
 def desk(slurm, tmp_path_factory):
     """A desk at a login node, on which the undisturbed run `whole` is complete."""
     made = make_desk(slurm, tmp_path_factory.mktemp("jobs"))
-    made.train("whole")
-    made.wait("whole", 0)
-    return made
+    return made.with_whole_run()
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from support.checkout import ROOT
 from support.processes import wait_until
 
 STEPS = 40
+STAND_IN = ROOT / "tests" / "support" / "stand_in_trainer.py"
 CONFIRMED = ("--confirm", "--set", "safety.dry_run=false")
 
 
@@ -39,6 +40,12 @@ class JobsDesk:
         self.options = ["--set", f"training.max_steps={STEPS}"]
         self.laptop.mkdir(parents=True, exist_ok=True)
         make_checkout(self.there, trainer)
+
+    def with_whole_run(self) -> JobsDesk:
+        """The desk, once its undisturbed run `whole` is complete."""
+        self.train("whole")
+        self.wait("whole", 0)
+        return self
 
     def run(self, *words: object, fails: int | None = 0) -> subprocess.CompletedProcess:
         """A command of the laptop; its exit code must be `fails` unless that is None."""

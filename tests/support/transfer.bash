@@ -164,6 +164,14 @@ slow_rsync() {
   export RSYNC
 }
 
+# in_the_middle to|from: begin a slow sync as $CHILD and come back when files are arriving.
+in_the_middle() {
+  slow_rsync
+  "$KIT/scripts/sync_$1_remote.sh" "$HOST_NAME" </dev/null >"$WORK/stdout" 2>"$WORK/stderr" 3>&- &
+  CHILD=$!
+  until_true "arriving_$1"
+}
+
 # wrapped_rsync SHELL-TEXT: prints the path of an rsync that runs the text; $real is the real one.
 wrapped_rsync() {
   local folder path
@@ -220,12 +228,12 @@ card() {
 }
 
 # The big file has begun to arrive.
-arriving_here() {
+arriving_from() {
   [ -n "$(find "$WORK/adapters/.incoming" -size +100k -name '*adapter_model*' 2>/dev/null)" ]
 }
 
 # The big file has begun to arrive.
-arriving_there() {
+arriving_to() {
   [ -n "$(find "$THERE/.incoming" -size +100k -name '*big*' 2>/dev/null)" ]
 }
 

@@ -56,10 +56,7 @@ killed() {
   results
   sample "$THERE/adapters/mapper/v1.0.0/adapter_model.safetensors" 4000000
   card
-  slow_rsync
-  "$KIT/scripts/sync_from_remote.sh" "$HOST_NAME" </dev/null >/dev/null 2>&1 3>&- &
-  CHILD=$!
-  until_true arriving_here
+  in_the_middle from
   pkill -9 -P "$CHILD"
   kill -9 "$CHILD"
   [ ! -e "$WORK/adapters/mapper" ]

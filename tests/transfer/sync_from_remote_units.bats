@@ -302,10 +302,7 @@ one_line_at_the_end() { [ "$(printf '%s\n' "$stderr" | grep -c '^sync_from_remot
   results
   sample "$THERE/adapters/mapper/v1.0.0/adapter_model.safetensors" 4000000
   card
-  slow_rsync
-  "$KIT/scripts/sync_from_remote.sh" "$HOST_NAME" </dev/null >/dev/null 2>"$WORK/stderr" 3>&- &
-  CHILD=$!
-  until_true arriving_here
+  in_the_middle from
   kill -INT "$CHILD"
   ends_with 130
   grep -q 'run the same command again' "$WORK/stderr"

@@ -156,10 +156,7 @@ killed() {
   sample "$WORK/data/processed/big" 4000000
   up --kit-only
   expect 0
-  slow_rsync
-  "$KIT/scripts/sync_to_remote.sh" "$HOST_NAME" </dev/null >/dev/null 2>&1 3>&- &
-  CHILD=$!
-  until_true arriving_there
+  in_the_middle to
   pkill -9 -P "$CHILD"
   kill -9 "$CHILD"
   until_true half_kept

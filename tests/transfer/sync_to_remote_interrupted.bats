@@ -9,10 +9,7 @@ load ../support/transfer
 @test "Ctrl-C ends it with 130 and says how to go on" {
   use folder
   sample "$WORK/data/processed/big" 4000000
-  slow_rsync
-  "$KIT/scripts/sync_to_remote.sh" "$HOST_NAME" </dev/null >/dev/null 2>"$WORK/stderr" 3>&- &
-  CHILD=$!
-  until_true arriving_there
+  in_the_middle to
   kill -INT "$CHILD"
   ends_with 130
   grep -q 'interrupted; nothing is lost: run the same command again' "$WORK/stderr"
@@ -23,10 +20,7 @@ load ../support/transfer
 @test "SIGTERM ends it with 143 and its rsync with it" {
   use folder
   sample "$WORK/data/processed/big" 4000000
-  slow_rsync
-  "$KIT/scripts/sync_to_remote.sh" "$HOST_NAME" </dev/null >/dev/null 2>&1 3>&- &
-  CHILD=$!
-  until_true arriving_there
+  in_the_middle to
   rsyncs=$(pgrep -P "$CHILD")
   kill "$CHILD"
   ends_with 143
@@ -38,10 +32,7 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
 @test "two syncs with one host at once: the second ends and says so" {
   use folder
   sample "$WORK/data/processed/big" 4000000
-  slow_rsync
-  "$KIT/scripts/sync_to_remote.sh" "$HOST_NAME" </dev/null >/dev/null 2>&1 3>&- &
-  CHILD=$!
-  until_true arriving_there
+  in_the_middle to
   up
   expect 1
   one_line
@@ -52,10 +43,7 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
 @test "a lost connection is taken up again by itself" {
   use ssh
   sample "$WORK/data/processed/big" 1500000
-  slow_rsync
-  "$KIT/scripts/sync_to_remote.sh" "$HOST_NAME" </dev/null >"$WORK/stdout" 2>"$WORK/stderr" 3>&- &
-  CHILD=$!
-  until_true arriving_there
+  in_the_middle to
   cut_line
   ends_with 0
   grep -q 'connection lost' "$WORK/stderr"
@@ -70,7 +58,7 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
   TANDEM_SSH_ALIVE=1 "$KIT/scripts/sync_to_remote.sh" "$HOST_NAME" \
     </dev/null >"$WORK/stdout" 2>"$WORK/stderr" 3>&- &
   CHILD=$!
-  until_true arriving_there
+  until_true arriving_to
   pkill -STOP -P "$(cat "$SSHD/sshd.pid")"
   ends_with 0
   grep -q 'connection lost' "$WORK/stderr"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jobs.contract import Job
 from jobs.engines.shell import SUPERVISOR
+from jobs.several import PASS_ON_AND_WAIT
 
 # The batch script. B: reaches this shell alone, so it passes the signal on.
 BATCH = """#!/bin/bash
@@ -24,12 +25,7 @@ fi
 {supervisor} "$job" &
 pid=$!
 trap 'kill -USR2 "$pid" 2>/dev/null' USR2
-trap 'kill -TERM "$pid" 2>/dev/null' TERM INT
-while :; do
-  wait "$pid"
-  code=$?
-  kill -0 "$pid" 2>/dev/null || break
-done
+{wait}
 wait "$pid" 2>/dev/null || true
 if [ -n "$TANDEM_REQUEUE" ] && [ ! -e "$job/exit" ] && [ "$code" -eq 140 ]; then
   scontrol requeue "$SLURM_JOB_ID" && exit 0
@@ -51,12 +47,7 @@ if [ "${{TANDEM_RANKS-}}" != here ]; then
   rm -rf "$job/notes" && mkdir -p "$job/notes"
   srun --kill-on-bad-exit=1 sh "$job/launch.sh" "$@" &
   pid=$!
-  trap 'kill -TERM "$pid" 2>/dev/null' TERM INT
-  while :; do
-    wait "$pid"
-    code=$?
-    kill -0 "$pid" 2>/dev/null || break
-  done
+  {wait}
   noted=$(sed -n 's/.*"code": \\([0-9]*\\).*/\\1/p' "$job/notes/0" 2>/dev/null)
   exit "${{noted:-$code}}"
 fi
@@ -133,10 +124,10 @@ def batch_script(job: Job) -> str:
     more += [f"#SBATCH {option}" for option in job.extra]
     return BATCH.format(
         name=job.name, warning=job.warning_seconds, nodes=job.nodes, more="\n".join(more),
-        restarts=job.max_restarts, supervisor=" ".join(SUPERVISOR),
+        restarts=job.max_restarts, supervisor=" ".join(SUPERVISOR), wait=PASS_ON_AND_WAIT,
     )  # fmt: skip
 
 
 def launch_script(job: Job) -> str:
     """The script that starts the job's command on every node."""
-    return LAUNCH.format(name=job.name, processes=job.gpus or 1)
+    return LAUNCH.format(name=job.name, processes=job.gpus or 1, wait=PASS_ON_AND_WAIT)
