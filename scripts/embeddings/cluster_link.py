@@ -24,7 +24,7 @@ from embeddings.cluster_transfer import ClusterTransfer
 from embeddings.credentials import Cluster
 from kit import console
 from transfer.host import wait_before
-from transfer.refusals import START_FILE, is_final
+from transfer.refusals import START_FILE
 
 NO_FOLDER = {
     "closed": ("this user may not enter the folder", "ask for its permissions there"),
@@ -84,7 +84,7 @@ class ClusterLink:
             try:
                 return await self.ask(self.ssh("-o", "ControlMaster=yes"), master=True)
             except ClusterDown as problem:
-                if attempt == 2 or is_final(problem.stderr):
+                if attempt == 2 or problem.final:
                     raise
             await asyncio.sleep(wait_before(attempt))
         raise AssertionError

@@ -16,9 +16,9 @@ HELPER = Path(__file__).with_name("askpass.py")
 
 
 class ClusterDown(console.Problem):
-    """The cluster does not answer, or not as one. `stderr`: what ssh wrote."""
+    """The cluster does not answer, or not as one. `final`: another try cannot help."""
 
-    stderr = ""
+    final = False
 
 
 def config(cluster: Cluster, socket: Path, accept_new: bool) -> str:
@@ -58,15 +58,12 @@ def down(cluster: Cluster, stderr: str) -> ClusterDown:
     name = cluster.name
     if refusal := refusals.explain(name, 255, stderr):
         remedy = refusal.remedy
-        if "it refused the login" in refusal.text and cluster.address:
+        if refusal.refusal.login and cluster.address:
             remedy = f"check username and password or key_file in {name}.credentials"
         problem = ClusterDown(refusal.text, remedy)
-    else:
-        problem = ClusterDown(
-            f"{name}: no connection ({last_line(stderr)})", f"try: ssh {name} true"
-        )
-    problem.stderr = stderr
-    return problem
+        problem.final = refusal.refusal.final
+        return problem
+    return ClusterDown(f"{name}: no connection ({last_line(stderr)})", f"try: ssh {name} true")
 
 
 def last_line(text: str) -> str:

@@ -133,7 +133,7 @@ class Host:
             return
         code, stderr = remote.process.returncode, remote.stderr()
         if problem := refusals.explain(self.name, code, stderr):
-            retry = self.reached and not refusals.is_final(stderr)
+            retry = self.reached and not problem.refusal.final
             raise ConnectionLost(problem.text, problem.remedy) if retry else problem
         printed = framed.banner.decode(errors="replace") + stderr
         if code == 255 and not framed.banner.strip():

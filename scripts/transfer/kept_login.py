@@ -17,11 +17,11 @@ import sys
 from pathlib import Path
 
 from kit import console
+from transfer.refusals import Refused
 
 FOLDER = "/tmp/td-login."  # and the user's number; short, as macOS allows 104 bytes for a socket
 KEPT_FOR = "8h"  # without use
 CHECK_SECONDS = 5  # a master that does not answer in this time is none
-WANTS_MORE = re.compile(r"Permission denied \([^)]*(?:keyboard-interactive|password)[^)]*\)")
 
 
 def control_lines(private: Path, name: str, included: list[str]) -> list[str] | None:
@@ -77,7 +77,7 @@ def kept_socket(name: str) -> Path:
 
 def may_be_offered(problem: console.Problem) -> bool:
     """Whether the login was refused for want of a password or a code, and somebody can type one."""
-    asked = WANTS_MORE.search(problem.text) is not None
+    asked = isinstance(problem, Refused) and problem.wants_more
     return asked and sys.stdin.isatty() and sys.stderr.isatty()
 
 

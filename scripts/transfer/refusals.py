@@ -22,18 +22,32 @@ START_FILE = (
 
 
 class Refusal(NamedTuple):
-    """`pattern` in ssh's stderr; `final`: trying again cannot help."""
+    """`pattern` in ssh's stderr; `final`: trying again cannot help; `login`: the host was reached,
+    and took none of the keys and passwords."""
 
     pattern: re.Pattern
     meaning: str
     remedy: str
     final: bool = False
+    login: bool = False
 
 
-def _refusal(pattern: str, meaning: str, remedy: str, final: bool = False) -> Refusal:
-    return Refusal(re.compile(pattern, re.MULTILINE), meaning, remedy, final)
+class Refused(console.Problem):
+    """A Refusal as the Problem of one host. `wants_more`: a password or a code would be taken."""
+
+    def __init__(self, text: str, remedy: str, refusal: Refusal, wants_more: bool):
+        super().__init__(text, remedy)
+        self.refusal, self.wants_more = refusal, wants_more
 
 
+def _refusal(pattern: str, meaning: str, remedy: str, **kind: bool) -> Refusal:
+    return Refusal(re.compile(pattern, re.MULTILINE), meaning, remedy, **kind)
+
+
+WANTS_MORE = (
+    r"^(?:\S+: )?Permission denied \([a-z0-9@.,-]*(?:keyboard-interactive|password)"
+    r"[a-z0-9@.,-]*\)\.?\s*$"
+)
 # The first that matches counts. NAME, TIMEOUT and \1 are filled in.
 REFUSALS = (
     _refusal(
@@ -63,13 +77,13 @@ REFUSALS = (
         final=True,
     ),
     _refusal(
-        r"^(?:\S+: )?Permission denied \([a-z0-9@.,-]*(?:keyboard-interactive|password)"
-        r"[a-z0-9@.,-]*\)\.?\s*$",
+        WANTS_MORE,
         "it refused the login: another key, a password or a code is wanted",
         "check User and IdentityFile, or log in once: the same command in a terminal offers it and "
         "keeps the connection, as does ControlMaster with ControlPersist in ~/.ssh/config and ssh "
         "NAME; for a password alone TANDEM_SSH_PASSWORD_FILE names a 0600 file",
         final=True,
+        login=True,
     ),
     _refusal(
         r"^(?:\S+: )?Permission denied \([a-z0-9@.,-]+\)\.?\s*$",
@@ -77,12 +91,14 @@ REFUSALS = (
         "try ssh with this name: check User and IdentityFile, ssh-add a key with a passphrase, or "
         "put a password into a 0600 file and its path into TANDEM_SSH_PASSWORD_FILE",
         final=True,
+        login=True,
     ),
     _refusal(
         "Too many authentication failures",
         "it refused the login after too many keys",
         "name one key for it in ~/.ssh/config: IdentityFile and IdentitiesOnly yes",
         final=True,
+        login=True,
     ),
     _refusal(
         r"Bad configuration option|Bad owner or permissions|terminating, \d+ bad",
@@ -122,7 +138,7 @@ def is_final(stderr: str) -> bool:
     return known is not None and known[0].final
 
 
-def explain(name: str, code: int, stderr: str) -> console.Problem | None:
+def explain(name: str, code: int, stderr: str) -> Refused | None:
     """ssh's refusal as one line with its remedy; None where ssh itself did not fail."""
     known = refusal_in(stderr) if code in NETWORK else None
     if known is None:
@@ -130,7 +146,8 @@ def explain(name: str, code: int, stderr: str) -> console.Problem | None:
     refusal, match = known
     meaning = match.expand(refusal.meaning).replace("TIMEOUT", timeout())
     remedy = match.expand(refusal.remedy).replace("NAME", name)
-    return console.Problem(f"{name}: {meaning} ({last_line(stderr)})", remedy)
+    wants_more = re.search(WANTS_MORE, stderr, re.MULTILINE) is not None
+    return Refused(f"{name}: {meaning} ({last_line(stderr)})", remedy, refusal, wants_more)
 
 
 def last_line(text: str) -> str:

@@ -33,8 +33,29 @@ def test_a_refused_login_says_whether_a_code_is_wanted(said, line):
     assert "\n" not in str(problem)
 
 
-def test_without_a_terminal_nothing_is_offered(monkeypatch):
-    problem = console.Problem(f"gpu1: it refused the login ({ASKED})")
+@pytest.fixture
+def on_terminal(monkeypatch):
+    for stream in ("stdin", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "offered"),
+    [
+        (ASKED, True),
+        ("me@h: Permission denied (password).", True),
+        (f"Permissions 0644 for '/k' are too open.\n{ASKED}", True),
+        ("me@h: Permission denied (publickey).", False),
+        ("ssh: connect to host h port 22: Connection refused", False),
+    ],
+)
+def test_a_login_is_offered_where_a_password_or_a_code_helps(on_terminal, said, offered):
+    assert kept_login.may_be_offered(refusals.explain("gpu1", 255, said)) is offered
+    assert not kept_login.may_be_offered(console.Problem(f"gpu1: {said}"))
+
+
+def test_without_a_terminal_nothing_is_offered(on_terminal, monkeypatch):
+    problem = refusals.explain("gpu1", 255, ASKED)
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
     assert not kept_login.may_be_offered(problem)
 
