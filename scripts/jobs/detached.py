@@ -150,7 +150,8 @@ def _not_started(host: Host, name: str, failed: ScriptFailed) -> console.Problem
 
 def no_kit(host: Host) -> console.Problem:
     """There is no kit on the host."""
-    return console.Problem(f"{host.place} does not exist", "make sync-up HOST=… sends the kit")
+    fix = f"make sync-up HOST={host.name} sends the kit"
+    return console.Problem(f"{host.place} does not exist", fix)
 
 
 def main(argv: list[str] | None = None) -> int:

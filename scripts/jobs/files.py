@@ -13,7 +13,7 @@ from jobs import contract, life
 from jobs.detached import ALIVE, no_kit
 from kit import console
 from transfer.frame import AnswerLimits
-from transfer.host import Host, quote
+from transfer.host import Host, ScriptFailed, quote
 
 # One look at a job: its files, whether it lives, its run's status, the clock there, GPU load.
 LOOK = """
@@ -63,8 +63,8 @@ def read_folder(host: Host, name: str) -> JobFolder:
     script = ALIVE + LOOK.format(root=quote(host.root), name=name)
     try:
         output = host.run(script, repeatable=True, limits=AnswerLimits(stdout=1 << 18, silence=60))
-    except console.Problem as problem:
-        if getattr(problem, "exit_code", None) in (96, 97):
+    except ScriptFailed as failed:
+        if failed.exit_code in (96, 97):
             raise console.Misuse(
                 f"no job {name} at {host.place}", f"scripts/jobs.py list --host {host.name}"
             ) from None
@@ -102,14 +102,13 @@ def submitting(host: Host, name: str) -> Iterator[None]:
     lock = f".jobs/.{name}.submitting"
     try:
         host.run(SUBMITTING.format(root=quote(host.root), lock=lock))
-    except console.Problem as problem:
-        code = getattr(problem, "exit_code", None)
-        if code == 98:
+    except ScriptFailed as failed:
+        if failed.exit_code == 98:
             raise console.Problem(
                 f"another laptop is submitting {name} on {host.name} at this moment",
                 "run it again in a minute, then it says what runs; after a cut connection in five",
             ) from None
-        if code == 97:
+        if failed.exit_code == 97:
             raise no_kit(host) from None
         raise
     try:
@@ -134,7 +133,7 @@ def put(host: Host, job: contract.Job, files: dict[str, bytes]) -> None:
     lines += [f"mv {name}.part {name} || exit 1" for name in files]
     try:
         host.run("\n".join(lines), data)
-    except console.Problem as problem:
-        if getattr(problem, "exit_code", None) == 97:
+    except ScriptFailed as failed:
+        if failed.exit_code == 97:
             raise no_kit(host) from None
         raise

@@ -17,7 +17,7 @@ from typing import Any
 
 from jobs import contract, engines, second_place, submission
 from kit import console, paths, publish
-from transfer.host import Host, quote, wait_before
+from transfer.host import Host, ScriptFailed, quote, wait_before
 
 TRIES_ONCE = 4  # a file of a run that goes on may change while it is fetched
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -129,11 +129,10 @@ def take_to(host: Host, name: str, bucket: str = "") -> contract.Job:
         )
     try:
         host.run(UNPACK.format(root=quote(host.root), run=job.run_id), packed(run, latest[0]))
-    except console.Problem as problem:
-        code = getattr(problem, "exit_code", None)
-        if code == 92:
+    except ScriptFailed as failed:
+        if failed.exit_code == 92:
             raise console.Problem(f"{host.name}: the run did not arrive whole", "again") from None
-        if code != 93:  # the run is there already: an earlier try sent it
+        if failed.exit_code != 93:  # the run is there already: an earlier try sent it
             raise
     return job
 

@@ -12,8 +12,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 from jobs.contract import Job
+from jobs.detached import no_kit
 from kit import console
-from transfer.host import Host, quote
+from transfer.host import Host, ScriptFailed, quote
 from transfer.listing import read_facts
 
 FACTS = """
@@ -54,11 +55,9 @@ def look(host: Host) -> dict[str, str]:
     """What the host has: torch, driver, address, interface, gpus; '' for nothing."""
     try:
         output = host.run(FACTS.format(root=quote(host.root)), repeatable=True)
-    except console.Problem as problem:
-        if getattr(problem, "exit_code", None) == 97:
-            raise console.Problem(
-                f"{host.place} does not exist", f"make sync-up HOST={host.name} sends the kit"
-            ) from None
+    except ScriptFailed as failed:
+        if failed.exit_code == 97:
+            raise no_kit(host) from None
         raise
     return read_facts(host, output.rstrip(b"\n"))
 

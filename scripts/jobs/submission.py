@@ -12,7 +12,7 @@ from typing import Any
 from jobs import budget, contract, engines, files
 from jobs.contract import Job
 from kit import clock, console, paths, publish
-from transfer.host import Host
+from transfer.host import Host, quote
 
 TRAINER = (".venv-remote/bin/python", "scripts/lora_trainer.py")
 
@@ -35,10 +35,15 @@ class Request:
     several: bool = False  # on `nodes` hosts of one's own
 
 
+def natural_engine(host: Host) -> str:
+    """The engine of a host without a scheduler, by what HOST is."""
+    return "folder" if host.is_folder else "ssh"
+
+
 def choose_engine(request: Request, host: Host, section: Any) -> str:
     """The engine: as said, as configs/jobs.yaml says, else by what HOST is."""
     named = request.engine or (section.engine if section else None)
-    natural = "folder" if host.is_folder else "ssh"
+    natural = natural_engine(host)
     if named in ("folder", "ssh") and named != natural:
         what = "a folder" if host.is_folder else "an ssh name"
         raise console.Misuse(f"ENGINE={named}, and HOST {host.name} is {what}", f"ENGINE={natural}")
@@ -132,27 +137,26 @@ def same_run(job: Job, file: Path) -> Job:
     return dataclasses.replace(job, run_id=old.run_id)
 
 
+def _settings(request: Request) -> Any:
+    """The trainer's configuration with the request's overrides."""
+    from config import loader
+
+    config = request.config or "training_config.yaml"
+    return loader.load(config, request.overrides, kind="training_config")
+
+
 def base_model(request: Request) -> tuple[str, str]:
     """(the base model's folder below models/, the repository that it comes from; '' for none)."""
     from base_model import locate
-    from config import loader
 
-    settings = loader.load(
-        request.config or "training_config.yaml", request.overrides, kind="training_config"
-    )
     known = locate.known()
-    key = locate.key_of(settings.model.model_name_or_path, known)
+    key = locate.key_of(_settings(request).model.model_name_or_path, known)
     return (key, known[key]["repo"]) if key else ("", "")
 
 
 def refuse_dry_run(request: Request) -> None:
     """Misuse where the configuration says that the trainer only plans."""
-    from config import loader
-
-    settings = loader.load(
-        request.config or "training_config.yaml", request.overrides, kind="training_config"
-    )
-    if settings.safety.dry_run:
+    if _settings(request).safety.dry_run:
         raise console.Misuse(
             "the config says dry_run: true, so the job would only plan",
             "set safety.dry_run: false (--set safety.dry_run=false)",
@@ -221,8 +225,6 @@ def required(host: Host, name: str) -> tuple[Job, files.JobFolder]:
 
 def plan_seconds(host: Host, job: Job) -> float | None:
     """What the trainer's own plan on the host estimates, None where it says nothing."""
-    from transfer.host import quote
-
     words = [word for word in job.words if word not in ("--confirm-run", "--gpus", "auto")]
     script = f"CDPATH= cd {quote(host.root)} || exit 97\n{' '.join(map(quote, [*words, '--json']))}"
     output = host.run(f"{{ {script}\n}} </dev/null || true", repeatable=True)

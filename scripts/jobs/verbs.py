@@ -14,7 +14,7 @@ from jobs import watch as watching
 from jobs.contract import Job
 from kit import console
 from transfer import address
-from transfer.host import Host, open_host
+from transfer.host import Host, host_at, open_host
 
 
 def run(args: Any, settings: Any, host_name: str) -> int:
@@ -58,8 +58,7 @@ def _run_on_several(args: Any, settings: Any, names: list[str]) -> int:
             return _planned(args, first, job, None)
         submission.refuse_dry_run(request)
         for name, made in zip(order, several.jobs(job, facts, order), strict=True):
-            engine = "folder" if hosts[name].is_folder else "ssh"
-            made = dataclasses.replace(made, engine=engine)
+            made = dataclasses.replace(made, engine=submission.natural_engine(hosts[name]))
             _submitted(args, hosts[name], *submission.submit(hosts[name], made))
         console.note(f"the run's files are on {order[0]}; a stop on any host stops all")
     return console.GOOD
@@ -108,7 +107,6 @@ def _check_numbers(args: Any) -> None:
 def _to_the_cloud(args: Any, request: submission.Request, settings: Any) -> int:
     """Write the task file; launch it where that is confirmed and `sky` is there."""
     from jobs.engines import sky
-    from transfer.host import host_at
 
     job = submission.make(request, host_at(address.parse("./sky", "tandem")), settings)
     if args.confirm and job.run_id:
@@ -189,9 +187,8 @@ def resume(args: Any, settings: Any, host_name: str) -> int:
     with open_host(host_name) as host:
         before = submission.existing(host, args.name)
         job = before[0] if before else keeper.take_to(host, args.name, _bucket(args, settings))
-        natural = "folder" if host.is_folder else "ssh"
         if not before and job.engine in ("folder", "ssh"):
-            job = dataclasses.replace(job, engine=natural)
+            job = dataclasses.replace(job, engine=submission.natural_engine(host))
         job = submission.with_limits(job, _request(args), host, settings)
         return _submitted(args, host, *submission.submit(host, job))
 

@@ -159,11 +159,11 @@ class Host:
 
     def script_failed(self, code: int, stderr: str) -> console.Problem:
         """What a script that ended with `code` wrote, as one line with its remedy."""
+        complaint = refusals.last_line(stderr)
         return ScriptFailed(
-            f"{self.name}: {refusals.last_line(stderr)} (exit {code})",
-            "repair that there, then run the same command again",
-            code,
-        )
+            f"{self.name}: {complaint} (exit {code})",
+            "repair that there, then run the same command again", code, complaint,
+        )  # fmt: skip
 
     def run_lines(self, lines: list[str], limits: AnswerLimits | None = None, **options) -> bytes:
         """Run a script of many lines: all of it or, if the line is cut, nothing."""
@@ -186,11 +186,11 @@ class Host:
 
 
 class ScriptFailed(console.Problem):
-    """A script there ended with another code than 0: `exit_code`."""
+    """A script there ended with another code than 0: `exit_code`, its last words: `complaint`."""
 
-    def __init__(self, text: str, remedy: str, exit_code: int):
+    def __init__(self, text: str, remedy: str, exit_code: int, complaint: str):
         super().__init__(text, remedy)
-        self.exit_code = exit_code
+        self.exit_code, self.complaint = exit_code, complaint
 
 
 class FolderHost(Host):

@@ -228,15 +228,15 @@ def test_the_batch_script_asks_for_what_the_job_needs():
 @pytest.mark.parametrize(
     ("text", "code", "line"),
     [
-        ("login: sbatch: error: invalid partition specified: none sbatch: error: Batch job "
-         "submission failed: Invalid partition name specified (exit 94)", 2,
+        ("sbatch: error: invalid partition specified: none sbatch: error: Batch job "
+         "submission failed: Invalid partition name specified", 2,
          "Slurm refused the job (Invalid partition name specified)"),
-        ("login: sbatch: error: PartitionTimeLimit (exit 94)", 2, "refused the job (PartitionTime"),
-        ("login: sbatch: error: Batch job submission failed: Unable to contact slurm controller "
-         "(connect failure) (exit 94)", 1, "Slurm does not answer (Unable to contact"),
-        ("login: sbatch: error: Batch job submission failed: Socket timed out on send/recv "
-         "operation (exit 94)", 1, "Slurm does not answer (Socket timed out"),
-        ("login: odd (exit 94)", 2, "Slurm refused the job (login: odd"),
+        ("sbatch: error: PartitionTimeLimit", 2, "refused the job (PartitionTime"),
+        ("sbatch: error: Batch job submission failed: Unable to contact slurm controller "
+         "(connect failure)", 1, "Slurm does not answer (Unable to contact"),
+        ("sbatch: error: Batch job submission failed: Socket timed out on send/recv "
+         "operation", 1, "Slurm does not answer (Socket timed out"),
+        ("odd", 2, "Slurm refused the job (odd"),
     ],
 )  # fmt: skip
 def test_a_refusal_is_the_callers_unless_slurm_does_not_answer(text, code, line):

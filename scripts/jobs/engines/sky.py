@@ -18,7 +18,6 @@ from typing import Any
 from jobs.contract import Job
 from kit import console, paths, publish
 
-EXIT_STATES = {100: "failed", 101: "not finished", 102: "not found", 103: "cancelled"}
 MOUNT, DATA, DESCRIPTION = "/ckpt", "~/tandem-data", "~/tandem-job"
 # Codes of a stop with a checkpoint (USR2, TERM): the cloud ended the machine, so another goes on.
 STOPPED = [140, 143]

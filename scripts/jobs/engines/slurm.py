@@ -17,7 +17,7 @@ from jobs.engines.slurm_scripts import (
 )
 from jobs.files import put, read_folder
 from kit import console
-from transfer.host import Host, quote
+from transfer.host import Host, ScriptFailed, quote
 
 ALIVE = {"PENDING": QUEUED, "REQUEUED": QUEUED, "REQUEUE_HOLD": QUEUED, "CONFIGURING": QUEUED,
          "RUNNING": RUNNING, "COMPLETING": RUNNING, "SUSPENDED": RUNNING, "SIGNALING": RUNNING,
@@ -47,14 +47,14 @@ def submit(host: Host, job: Job) -> str:
         output = host.run(
             SUBMIT.format(root=quote(host.root), name=job.name, never="|".join(NEVER))
         )
-    except console.Problem as problem:
-        if getattr(problem, "exit_code", None) == 95:
+    except ScriptFailed as failed:
+        if failed.exit_code == 95:
             raise console.Misuse(
                 f"{host.name}: no sbatch there, so it is no login node of a Slurm cluster",
                 "name the login node as HOST, or leave out ENGINE=slurm",
             ) from None
-        if getattr(problem, "exit_code", None) == 94:
-            raise refusal(host.name, problem.text) from None
+        if failed.exit_code == 94:
+            raise refusal(host.name, failed.complaint) from None
         raise
     facts = dict(line.partition(" ")[::2] for line in output.decode().splitlines())
     return parse_id(facts.get("id", ""))
@@ -62,7 +62,7 @@ def submit(host: Host, job: Job) -> str:
 
 def refusal(host: str, text: str) -> console.Problem:
     """The Problem of what sbatch wrote: Misuse unless Slurm itself could not answer."""
-    cause = text.rpartition("sbatch: error: ")[2].partition(" (exit")[0].strip() or text
+    cause = text.rpartition("sbatch: error: ")[2].strip() or text
     cause = cause.removeprefix("Batch job submission failed: ")
     if re.search(r"contact|timed out|connect|temporarily|protocol|credential", cause, re.I):
         return console.Problem(
@@ -125,9 +125,9 @@ def _ask(host: Host, number: str) -> JobState:
     """The scheduler's own word. Problem where it does not answer."""
     try:
         output = host.run(LOOK.format(root=quote(host.root), id=number), repeatable=True)
-    except console.Problem as problem:
-        if getattr(problem, "exit_code", None) == 94:
-            raise refusal(host.name, problem.text) from None
+    except ScriptFailed as failed:
+        if failed.exit_code == 94:
+            raise refusal(host.name, failed.complaint) from None
         raise
     facts = dict(line.partition(" ")[::2] for line in output.decode().splitlines())
     return parse_state(facts.get("squeue", ""), facts.get("sacct", ""))
