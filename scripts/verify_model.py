@@ -34,12 +34,13 @@ from kit import console, paths, publish
 from kit.report import Check, report
 
 
-def configured() -> str:
-    """The base model that configs/training_config.yaml names."""
+def configured() -> tuple[str, str | None]:
+    """(base model, revision) that configs/training_config.yaml names."""
     try:
         from config import loader
 
-        return loader.load("training_config.yaml").model.model_name_or_path
+        model = loader.load("training_config.yaml").model
+        return model.model_name_or_path, model.model_revision
     except ModuleNotFoundError as error:
         remedy = "name a model, or run .venv-local/bin/python scripts/verify_model.py"
         raise console.Misuse(
@@ -112,10 +113,12 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
-    model, notes = named(args.model or configured(), args.revision)
+    name, revision = (args.model, None) if args.model else configured()
+    revision = args.revision or revision
+    model, notes = named(name, revision)
     if args.closed_think:
         return write_closed_think(model, args.closed_think)
-    checks = notes + folder_checks.checks(model, args.revision)
+    checks = notes + folder_checks.checks(model, revision)
     if all(check.status != "fail" for check in checks):
         checks += folder_checks.tokenizer_truth(model)
     if args.hash and model.folder.is_dir():

@@ -232,20 +232,26 @@ def revisions(model: Description, wanted: str | None) -> list[Check]:
     """model.model_revision against what lies there; nothing where none is asked for."""
     if not wanted:
         return []
-    name, commits = "revision", hashes.commits(model.folder)
     cached = locate.snapshot(model.folder)
     repository = cached[0] if cached else f"ORG/{model.folder.name}"
     again = ModelFolder(model.folder, model.folder.name, {"repo": repository}).again
     fix = f"{again} --revision {wanted}, or correct model.model_revision"
+    return [revision(model.folder, wanted, fix)]
+
+
+def revision(folder: Path, wanted: str, fix: str) -> Check:
+    """The revision that is asked for against what is in the folder."""
+    name, commits = "revision", hashes.commits(folder)
     if len(commits) > 1:
         listed = ", ".join(sorted(c[:12] for c in commits))
-        return [Check(name, "fail", f"files of {len(commits)} revisions: {listed}", fix)]
+        return Check(name, "fail", f"files of {len(commits)} revisions: {listed}", fix)
     if not commits:
-        return [Check(name, "warn", f"{wanted[:12]} is asked for, what lies there is unknown", fix)]
+        return Check(name, "warn", f"{wanted[:12]} is asked for, what lies there is unknown", fix)
     commit = next(iter(commits))
-    if commit.startswith(wanted) or cached:  # a branch or tag was looked up in the cache
-        return [Check(name, "ok", commit)]
-    if all(c in "0123456789abcdef" for c in wanted):
-        return [Check(name, "fail", f"{commit[:12]} lies there, {wanted[:12]} is asked for", fix)]
+    fits = locate.fits(folder, commit, wanted)
+    if fits:
+        return Check(name, "ok", commit)
+    if fits is False:
+        return Check(name, "fail", f"{commit[:12]} lies there, {wanted[:12]} is asked for", fix)
     text = f"{commit[:12]} lies there; whether that is {wanted} is unknown"
-    return [Check(name, "warn", text, fix)]
+    return Check(name, "warn", text, fix)

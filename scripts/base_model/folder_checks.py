@@ -154,21 +154,13 @@ def _revision(model: ModelFolder, wanted: str | None) -> list[Check]:
     known_one = (model.facts or {}).get("revision")
     commits = hashes.commits(model.folder)
     name = "revision"
-    if len(commits) > 1:
-        text = f"files of {len(commits)} revisions: {', '.join(sorted(c[:12] for c in commits))}"
-        return [
-            Check(name, "fail", text, f"{model.again} --revision {wanted or known_one or 'main'}")
-        ]
+    if wanted or len(commits) > 1:
+        fix = f"{model.again} --revision {wanted or known_one or 'main'}"
+        return [base_checks.revision(model.folder, wanted or "", fix)]
     if not commits:
-        if wanted:
-            fix = f"{model.again} --revision {wanted}"
-            return [Check(name, "warn", f"unknown here, {wanted[:12]} is asked for", fix)]
         return [Check(name, "skip", "unknown: not downloaded with `hf download`")]
     commit = commits.pop()
-    if wanted and not commit.startswith(wanted):
-        fix = f"{model.again} --revision {wanted}"
-        return [Check(name, "fail", f"{commit[:12]}, {wanted[:12]} is asked for", fix)]
-    if not wanted and known_one and commit != known_one:
+    if known_one and commit != known_one:
         fix = f"{model.again} --revision {known_one}, or keep it: --hash compares the weights"
         return [Check(name, "warn", f"{commit[:12]}, {known_one[:12]} is the known one", fix)]
     return [Check(name, "ok", commit)]

@@ -101,6 +101,16 @@ def snapshot(folder: Path) -> tuple[str, str] | None:
     return None
 
 
+def fits(folder: Path, commit: str, revision: str) -> bool | None:
+    """Whether the commit in `folder` is the revision; None for an unknown branch or tag."""
+    if commit.startswith(revision.lower()):
+        return True
+    reference = folder.parent.parent / "refs" / revision
+    if snapshot(folder) and _is_file(reference):
+        return reference.read_text(encoding="utf-8").strip() == commit
+    return False if re.fullmatch(r"[0-9a-fA-F]{7,40}", revision) else None
+
+
 def _snapshots(repository: str, revision: str | None) -> Iterator[Path]:
     """The cached snapshot of a revision (a commit's beginning, a branch, a tag), or of main."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository) or repository.startswith("."):

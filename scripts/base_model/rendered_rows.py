@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
-LONG = 32  # characters from which a text that occurs twice was not meant twice
+LONG = 16  # characters from which a text that occurs twice was not meant twice
 _OPENED = re.compile(r"[<\[]\|?(?:think\w*|thought|reason\w*)\|?[>\]]\s*$", re.I)
 
 
@@ -54,15 +55,11 @@ def faults(
 
     trained: the first message whose answer is trained; earlier answers may be shortened.
     """
-    made: list[str] = []
-    for i, message in enumerate(messages):
-        if message.get("role") == "assistant" and i < trained:
-            continue
-        made += _faults_of(text, message)
+    judged = [m for i, m in enumerate(messages) if m.get("role") != "assistant" or i >= trained]
+    made = [fault for message in judged for fault in _faults_of(text, message)]
+    made += _fewer(text, judged)
     for tool in tools or ():
-        function = tool.get("function", tool) if isinstance(tool, dict) else {}
-        if isinstance(function, dict) and not _has(text, str(function.get("name", ""))):
-            made.append("leaves out tools")
+        made += _faults_of_tool(text, tool)
     made += _twice(text, messages, tools)
     return list(dict.fromkeys(made))
 
@@ -85,6 +82,56 @@ def _faults_of(text: str, message: dict[str, Any]) -> Iterator[str]:
         function = call.get("function", call) if isinstance(call, dict) else {}
         if not _has(text, str(function.get("name", ""))):
             yield "leaves out tool calls"
+        elif not _has_values(text, _parsed(function.get("arguments"))):
+            yield "leaves out arguments of tool calls"
+
+
+def _faults_of_tool(text: str, tool: Any) -> Iterator[str]:
+    """What a tool's definition says and the text does not."""
+    function = tool.get("function", tool) if isinstance(tool, dict) else {}
+    if not isinstance(function, dict):
+        return
+    parameters = function.get("parameters")
+    properties = parameters.get("properties") if isinstance(parameters, dict) else None
+    if not _has(text, str(function.get("name", ""))):
+        yield "leaves out tools"
+    elif not _has_values(text, function.get("description")):
+        yield "leaves out descriptions of tools"
+    elif not _has_values(text, list(properties) if isinstance(properties, dict) else None):
+        yield "leaves out parameters of tools"
+
+
+def _parsed(arguments: Any) -> Any:
+    """A call's arguments, which may be JSON in a string."""
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
+
+
+def _has_values(text: str, value: Any) -> bool:
+    """Whether the text holds each word and whole number of a value.
+
+    Words, because templates quote the same value in many ways (JSON, XML, Python).
+    """
+    if isinstance(value, dict):
+        return all(_has_values(text, inner) for pair in value.items() for inner in pair)
+    if isinstance(value, list):
+        return all(_has_values(text, inner) for inner in value)
+    if isinstance(value, str):
+        plain = text.replace("\\\\", "\\")  # JSON within JSON
+        return all(_has(text, w) or _has(plain, w) for w in re.findall(r"\w+", value))
+    return not isinstance(value, int) or isinstance(value, bool) or str(value) in text
+
+
+def _fewer(text: str, messages: list[dict[str, Any]]) -> Iterator[str]:
+    """Texts that stand in several messages of the row and in the text less often."""
+    pairs = [(m.get("role"), c.strip()) for m in messages for c in _texts(m.get("content"))]
+    often = Counter(content for _, content in pairs if content)
+    for role, content in pairs:
+        forms = [content, *_escaped(content)]
+        if often[content] > 1 and 0 < max(text.count(f) for f in forms) < often[content]:
+            yield f"leaves out repeated text of the {role}"
 
 
 def _texts(content: Any) -> list[str]:
@@ -98,10 +145,12 @@ def _texts(content: Any) -> list[str]:
 def _has(text: str, content: str) -> bool:
     """Whether the text holds the content, as it is or as JSON writes it."""
     content = content.strip()
-    if content in text:
-        return True
-    escaped = (json.dumps(content, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True))
-    return any(form in text for form in escaped)
+    return content in text or any(form in text for form in _escaped(content))
+
+
+def _escaped(content: str) -> list[str]:
+    """The content as JSON writes it, with and without letters beyond ASCII."""
+    return [json.dumps(content, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True)]
 
 
 def _twice(text: str, messages, tools) -> Iterator[str]:

@@ -182,3 +182,22 @@ def test_the_revision_is_what_lies_there(model):
     assert check.status == "fail" and "--revision " + "b" * 40 in check.fix
     note(base.folder, "tokenizer.json", "c" * 40)
     assert "files of 2 revisions" in base_checks.revisions(base, "a" * 40)[0].found
+
+
+def test_a_folder_of_the_cache_is_held_against_the_revision_too(model, tmp_path):
+    home = tmp_path / "models--acme--small"
+    (home / "refs" / "refs" / "pr").mkdir(parents=True)
+    (home / "refs" / "v1.0").write_text("a" * 40)
+    (home / "refs" / "refs" / "pr" / "3").write_text("b" * 40)
+    base = model()
+    folder = home / "snapshots" / ("a" * 40)
+    files = [file for file in base.folder.iterdir() if file.is_file()]
+    folder.mkdir(parents=True)
+    for file in files:
+        file.rename(folder / file.name)
+    base = description.read(folder)
+    statuses = {
+        wanted: base_checks.revisions(base, wanted)[0].status
+        for wanted in ("a" * 40, "AAAAAAA", "v1.0", "b" * 40, "refs/pr/3", "v2")
+    }
+    assert [*statuses.values()] == ["ok", "ok", "ok", "fail", "fail", "warn"], statuses

@@ -55,6 +55,50 @@ def test_tools_that_are_not_in_the_text_are_said():
     assert rendered_rows.faults(text + "get_weather", [QUESTION, ANSWER], [TOOL]) == []
 
 
+WEIGH = {"function": {"name": "weigh", "description": "Weighs a thing in grams",
+                      "parameters": {"properties": {"thing": {"type": "string"}}}}}  # fmt: skip
+ARGUMENTS = {"thing": 'amber "pepper"\nin a jar', "grams": 71, "exact": True, "names": ["Zoë"]}
+
+
+@pytest.mark.parametrize(
+    ("written", "faults"),
+    [
+        ("weigh()", ["leaves out arguments of tool calls"]),
+        (f"weigh({json.dumps(ARGUMENTS)})", []),
+        (f"weigh({json.dumps(json.dumps(ARGUMENTS))})", []),
+        (f"weigh({ARGUMENTS!r})", []),
+        (f"weigh({json.dumps(ARGUMENTS)})".replace("71", "7"),
+         ["leaves out arguments of tool calls"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("arguments", [ARGUMENTS, json.dumps(ARGUMENTS)])
+def test_arguments_that_are_not_in_the_text_are_said(written, faults, arguments):
+    call = {"function": {"name": "weigh", "arguments": arguments}}
+    messages = [QUESTION, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    text = write([QUESTION]) + written
+    assert rendered_rows.faults(text, messages, None) == faults
+
+
+@pytest.mark.parametrize(
+    ("written", "faults"),
+    [
+        ("weigh", ["leaves out descriptions of tools"]),
+        ("weigh: Weighs a thing in grams", []),
+        ("weigh: Weighs a  stone in grams", ["leaves out descriptions of tools"]),
+        ("weigh: Weighs a **thing** in grams", []),
+    ],
+)
+def test_what_a_tool_does_is_in_the_text(written, faults):
+    messages = [QUESTION, ANSWER]
+    assert rendered_rows.faults(write(messages) + written, messages, [WEIGH]) == faults
+
+
+def test_a_text_of_two_messages_that_is_written_once_is_said():
+    messages = [QUESTION, ANSWER, QUESTION, ANSWER]
+    faults = rendered_rows.faults(write([QUESTION, ANSWER, ANSWER]), messages, None)
+    assert faults == ["leaves out repeated text of the user"]
+
+
 def test_earlier_answers_that_are_not_trained_may_be_shortened():
     messages = [QUESTION, THINKING, QUESTION, ANSWER]
     text = write(messages, assistant="It is Oslo.")

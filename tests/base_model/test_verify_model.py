@@ -58,6 +58,9 @@ def test_a_model_in_the_cache_is_found_by_its_repository(builder, verify, tmp_pa
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     code, checks = verify("meta-llama/Llama-3.1-8B-Instruct")
     assert code == 0 and checks["revision"]["found"] == COMMIT
+    (home / "refs" / "v1.0").write_text(COMMIT)
+    code, checks = verify("meta-llama/Llama-3.1-8B-Instruct", "--revision", "v1.0")
+    assert code == 0 and checks["revision"]["found"] == COMMIT
     (home / "blobs" / "tokenizer.incomplete").touch()
     code, checks = verify("meta-llama/Llama-3.1-8B-Instruct")
     assert code == 1 and "unfinished" in checks["download"]["found"]
