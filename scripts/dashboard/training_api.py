@@ -87,7 +87,8 @@ def status(
     return JSONResponse(state(run, lines))
 
 
-@router.get("/training/events", responses=api_errors.responses(EVENT_ANSWERS))
+@router.get("/training/events", response_class=StreamingResponse,
+            responses=api_errors.responses(EVENT_ANSWERS, streams=True))  # fmt: skip
 async def events(
     request: Request,
     run: Annotated[str | None, Query(max_length=128)] = None,

@@ -17,10 +17,11 @@ say() { printf '%s==> %s%s\n' "$BOLD" "$*" "$PLAIN" >&2; }
 note() { printf '%s\n' "$*" >&2; }
 ok() { printf 'ok    %s\n' "$*" >&2; }
 warn() { printf '%swarn%s  %s\n' "$YELLOW" "$PLAIN" "$*" >&2; }
-# printable TEXT: without what a terminal takes for a command; each such byte is a question mark.
+# printable TEXT: one line without what a terminal takes for a command; such bytes become question
+# marks.
 printable() (
   LC_ALL=C # for this subshell: bytes
-  printf '%s' "${*//[$'\001'-$'\010'$'\013'-$'\037'$'\177']/?}"
+  printf '%s' "${*//[$'\001'-$'\010'$'\012'-$'\037'$'\177']/?}"
 )
 # die "problem; remedy": the work failed.
 die() {

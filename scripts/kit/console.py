@@ -49,7 +49,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(**kwargs)
 
     def error(self, message: str):
-        self.exit(MISUSED, printable(f"{self.prog}: {message}; see {self.prog} --help\n"))
+        self.exit(MISUSED, printable_line(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
 
 
 # All that a terminal could take for a command: C0 but tab and line feed, DEL, C1, and the marks
@@ -66,6 +66,11 @@ def printable(text: str) -> str:
     rename the window or write to the clipboard; all that this module prints passes here.
     """
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def printable_line(text: str) -> str:
+    """`text` as one printable line: a line feed in a name that it quotes is shown as '\\n'."""
+    return printable(text.strip("\n")).replace("\n", "\\n")
 
 
 def printable_name(name: str) -> str:
@@ -90,12 +95,12 @@ def note(text: str) -> None:
 
 def say(text: str) -> None:
     """A step begins: `==> text` on stderr."""
-    note(f"==> {text}")
+    note(printable_line(f"==> {text}"))
 
 
 def warn(text: str) -> None:
     """A warning on stderr, in the words of the report: `warn  text`."""
-    note(f"warn  {text}")
+    note(printable_line(f"warn  {text}"))
 
 
 def colour(stream=sys.stdout) -> bool:
@@ -187,7 +192,7 @@ def run(main) -> None:
             raise
         code = getattr(error, "code", FAILED)
         with contextlib.suppress(BrokenPipeError):
-            note(f"{program()}: {_one_line(error)}")
+            note(printable_line(f"{program()}: {_message(error)}"))
     except ModuleNotFoundError as error:
         if os.environ.get("TANDEM_DEBUG"):
             raise
@@ -222,7 +227,7 @@ def _drop_unread(stream) -> bool:
     return False
 
 
-def _one_line(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, OSError):
         named = f"{error.filename}: " if error.filename else ""
         text = f"{named}{error.strerror or error}"

@@ -56,9 +56,9 @@ def table(checks: list[Check], coloured: bool = False) -> str:
         mark = f"{c.status.upper() if c.status == 'fail' else c.status:<4}"
         if coloured:
             mark = f"\033[{_COLOURS[c.status]}m{mark}\033[0m"
-        lines.append(f"{mark}  {console.printable(f'{c.name:<{width}}  {c.found}')}")
+        lines.append(f"{mark}  {console.printable_line(f'{c.name:<{width}}  {c.found}')}")
         if c.status in ("warn", "fail"):
-            lines.append(console.printable(f"{'':6}{'':<{width}}  fix: {c.fix}"))
+            lines.append(console.printable_line(f"{'':6}{'':<{width}}  fix: {c.fix}"))
     return "\n".join(lines)
 
 

@@ -127,9 +127,18 @@ ALWAYS = {400: "A wrong request", 401: "No token, or a wrong one", 403: "Not fro
           431: "Its head is too large", 503: "Too busy, or not ready"}  # fmt: skip
 
 
-def responses(known: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
-    """The answers of a route, {status: description}, as its OpenAPI documents them."""
-    listed = {status: {"description": text} for status, text in known.items()}
+def responses(
+    known: Mapping[int, str], *, streams: bool = False
+) -> dict[int | str, dict[str, Any]]:
+    """The answers of a route, {status: description}, as its OpenAPI documents them.
+
+    streams: its 200 can be a stream of server-sent events.
+    """
+    listed: dict[int | str, dict[str, Any]] = {
+        status: {"description": text} for status, text in known.items()
+    }
+    if streams:
+        listed[200]["content"] = {"text/event-stream": {}}
     for status, text in (ALWAYS | dict(known)).items():
         if status >= 400:
             listed[status] = {"description": text, "model": ErrorBody}

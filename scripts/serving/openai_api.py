@@ -98,14 +98,14 @@ def _takes(kind: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-@router.post("/v1/chat/completions", responses=responses(ANSWERED),
+@router.post("/v1/chat/completions", responses=responses(ANSWERED, streams=True),
              openapi_extra=_takes(ChatRequest), response_model=None)  # fmt: skip
 async def chat(request: Request) -> Response:
     """The answer to messages: whole, or as a stream of events."""
     return await _answer(request, ChatRequest)
 
 
-@router.post("/v1/completions", responses=responses(ANSWERED),
+@router.post("/v1/completions", responses=responses(ANSWERED, streams=True),
              openapi_extra=_takes(CompletionRequest), response_model=None)  # fmt: skip
 async def complete(request: Request) -> Response:
     """How a text goes on: whole, or as a stream of events."""

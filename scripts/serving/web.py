@@ -144,6 +144,14 @@ class GuardRules:
             raise ValueError("a server that answers to any name needs a token")
 
 
+def _is_taken(scope: dict[str, Any]) -> bool:
+    """Whether a route of the application takes that path and method; else it answers 404, 405."""
+    from starlette.routing import Match
+
+    app = scope.get("app")
+    return app is None or any(r.matches(scope)[0] is Match.FULL for r in app.router.routes)
+
+
 class RequestGuard:
     """ASGI middleware: refuses what must not come in, and reads the body within its bounds."""
 
@@ -166,7 +174,7 @@ class RequestGuard:
 
         try:
             headers, path = Headers(scope=scope), scope["path"]
-            self.check(scope["method"], path, headers)
+            self.check(scope, headers)
             if not self._knows_token(path, headers):
                 await self._stranger(path)(scope, receive, send_with_headers)
                 return
@@ -176,8 +184,9 @@ class RequestGuard:
             return
         await self.app(scope, receive, send_with_headers)
 
-    def check(self, method: str, path: str, headers: Headers) -> None:
+    def check(self, scope: dict[str, Any], headers: Headers) -> None:
         """ApiError 400, 403, 413 or 415 for a request that must not pass."""
+        method = scope["method"]
         for name in SINGLE:
             if len(headers.getlist(name)) > 1:
                 raise self._refuse(400, "duplicate_header", f"more than one {name} header")
@@ -193,9 +202,10 @@ class RequestGuard:
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()) or int(length[:20]) > self.rules.body:
             raise self._too_large()
-        if method not in SAFE_METHODS and path.startswith(API_PATHS):
+        if method == "POST" and scope["path"].startswith(API_PATHS) and _is_taken(scope):
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind != "application/json":  # what a foreign page cannot send without asking first
+            # a foreign page must ask before it sends that type, or any method but GET and POST
+            if kind != "application/json":
                 text = "send Content-Type: application/json"
                 raise self._refuse(415, "unsupported_media_type", text)
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("hypothesis", reason="hypothesis is in .venv-local alone")
 
-from support import openapi_fuzz, panel_runs
+from support import openapi_fuzz, panel_runs, schemathesis_run
 
 pytestmark = pytest.mark.slow
 HINTS = {
@@ -47,6 +47,11 @@ def test_every_answer_is_documented_and_none_is_a_500(document):
         )
     }
     assert 400 in seen["/api/v1/training/run"] and 409 in seen["/api/v1/training/stop"]
+    assert document.client.get("/").status_code == 200
+
+
+def test_schemathesis_has_no_complaint(document, tmp_path):
+    schemathesis_run.drive(str(document.client.base_url).rstrip("/"), tmp_path, 5)
     assert document.client.get("/").status_code == 200
 
 

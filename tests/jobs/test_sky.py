@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -17,6 +16,7 @@ from config.schemas.jobs import SkySection
 from jobs import contract, mounted_place
 from jobs.contract import Job
 from jobs.engines import sky
+from support import tool_environment
 from support.checkout import ROOT
 from support.processes import wait_until
 
@@ -192,21 +192,8 @@ def test_a_manifest_that_somebody_edited_brings_nothing(tmp_path, monkeypatch, t
 
 @pytest.fixture(scope="module")
 def sky_python():
-    """A Python with SkyPilot in an environment made on demand; kept for the next time."""
-    place = ROOT / ".cache" / "test-tools" / "sky"
-    uv = shutil.which("uv") or str(ROOT / ".venv-local" / "bin" / "uv")
-    python = place / "bin" / "python"
-    check = [str(python), "-c", "import sky"]
-    if not python.exists() or subprocess.run(check, capture_output=True).returncode:
-        try:
-            subprocess.run([uv, "venv", "-q", "--clear", str(place)], check=True, timeout=60,
-                           capture_output=True)  # fmt: skip
-            subprocess.run([uv, "pip", "install", "-q", "--python", str(python), "skypilot"],
-                           check=True, timeout=600, capture_output=True)  # fmt: skip
-        except (OSError, subprocess.SubprocessError) as error:
-            shutil.rmtree(place, ignore_errors=True)
-            pytest.skip(f"SkyPilot cannot be installed here ({error}); uv pip install skypilot")
-    return str(python)
+    """A Python with SkyPilot."""
+    return str(tool_environment.python_with("skypilot", "sky"))
 
 
 LOOK = """

@@ -161,7 +161,28 @@ def test_no_control_sequence_reaches_the_terminal(speak, capsys):
     speak(f"{HOSTILE}\nsecond line")
     out = "".join(capsys.readouterr())
     assert not set(out) & set("\x1b\x07\r\x9b\u202e")
-    assert "\\x1b]0;owned\\x07" in out and out.count("\n") == 2
+    many = speak in (console.note, console.result)
+    assert "\\x1b]0;owned\\x07" in out and out.count("\n") == 1 + many
+
+
+def test_a_name_with_a_line_feed_begins_no_line_of_its_own(capsys):
+    """Otherwise a run's folder could write `ok    everything` below a failed check."""
+    name = "a\nok    b"
+    report([Check(name, "fail", name, name)])
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    parser = console.ArgumentParser(prog="x.py")
+    with pytest.raises(SystemExit):
+        parser.parse_args([name])
+    assert capsys.readouterr().err.count("\n") == 1
+    code = "from kit import console\ndef main(): raise Kind\nconsole.run(main)"
+    for kind in (f"console.Problem({name!r}, {name!r})", f"OSError(2, 'x', {name!r})"):
+        command = [sys.executable, "-c", code.replace("Kind", kind)]
+        done = subprocess.run(command, capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": SCRIPTS})  # fmt: skip
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and r"a\nok" in done.stderr
+    words = f'. {SCRIPTS}/kit/common.sh; die "$1; remedy"'
+    done = subprocess.run(["bash", "-c", words, "x", name], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
 
 
 def test_no_control_sequence_reaches_the_terminal_from_checks_and_errors(capsys):

@@ -1,7 +1,7 @@
 """Ask a server everything that its OpenAPI document allows, and much that it does not.
 
-Every answer must be documented, in the documented form, and never a 500. (schemathesis does the
-same; hypothesis alone is in the lock.)
+Every answer must be documented, in the documented form, and never a 500. schemathesis_run.py asks
+the same server by other means; this one knows which names exist, and needs hypothesis alone.
 """
 
 from __future__ import annotations
