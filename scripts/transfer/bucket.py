@@ -26,11 +26,17 @@ from transfer import rclone
 from transfer.adapter_units import unit_of
 from transfer.address import Address
 from transfer.host import Host
-from transfer.listing import LISTING_BYTES, ListedFile, Listing, NameCheck, read_hashes
+from transfer.listing import (
+    LISTING_BYTES,
+    UNKNOWN_TIME,
+    ListedFile,
+    Listing,
+    NameCheck,
+    read_hashes,
+)
 
 MANIFESTS, STAGES, REPLACED = ".manifest", ".incoming", ".replaced"
 HASHES = ("sha256", "md5", "sha1")  # those of a store that hashlib has too, the best first
-UNKNOWN_TIME = -1  # a bucket's times are those of uploads: they say nothing of a file
 MANIFEST_BYTES = 64 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -116,6 +122,7 @@ class BucketHost(Host):
             if why := names.why_refused(path) or ("is there twice" if twice else ""):
                 listing.refused[path] = why
             else:
+                # its time is that of the upload, which says nothing of the file
                 listing.files[path] = ListedFile(size, UNKNOWN_TIME, False, f"{size} {tag}")
         self._read_manifests(manifests, listing)
         staged = any(path.startswith(f"{STAGES}/") for path in objects_by_path)

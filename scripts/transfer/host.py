@@ -15,8 +15,9 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from kit import console
 from transfer import address, kept_login, refusals, ssh_configuration
@@ -24,6 +25,7 @@ from transfer.address import Address
 from transfer.frame import AnswerFrame, AnswerLimits, BrokenAnswer, Framed
 from transfer.remote_script import RemoteScript
 
+T = TypeVar("T")
 TRIES = 5
 # Variables of a command here that would mislead one there; ssh does not carry them either.
 OURS = "HOST RAW DRY_RUN CONFIRM ARGS MAKEFLAGS MAKELEVEL MFLAGS VIRTUAL_ENV PYTHONPATH PYTHONHOME"
@@ -95,15 +97,10 @@ class Host:
         repeatable: bool = False,
     ) -> bytes:
         """Run `script` there and return its output; a Problem if it or the connection failed."""
-        tries = 0
-        while True:
-            try:
-                return self._run_once(script, data, limits or AnswerLimits())
-            except ConnectionLost as lost:
-                tries += 1
-                if not repeatable or tries > TRIES:
-                    raise
-                wait_to_retry(self.name, lost, tries)
+        tries = TRIES if repeatable else 0
+        return persist(
+            self.name, lambda: self._run_once(script, data, limits or AnswerLimits()), tries
+        )
 
     def _run_once(self, script: str, data: bytes, limits: AnswerLimits) -> bytes:
         remote = self.start(script, data=data)
@@ -312,6 +309,19 @@ def wait_before(attempt: int) -> float:
 
     first = float(os.environ.get("TANDEM_RETRY_WAIT") or 2)
     return min(first * 2 ** (attempt - 1), 16 * first) * random.uniform(0.75, 1.25)
+
+
+def persist(name: str, once: Callable[[], T], tries: int = TRIES) -> T:
+    """What `once` returns: again after a lost connection, so many times."""
+    attempt = 0
+    while True:
+        try:
+            return once()
+        except ConnectionLost as lost:
+            attempt += 1
+            if attempt > tries:
+                raise
+            wait_to_retry(name, lost, attempt)
 
 
 def wait_to_retry(name: str, lost: console.Problem, attempt: int) -> None:

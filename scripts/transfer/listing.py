@@ -38,9 +38,12 @@ _HARMLESS = (
 )
 
 
+UNKNOWN_TIME = -1
+
+
 class ListedFile(NamedTuple):
-    """A regular file on one side. `seconds`: mtime, whole, below 0 where no time is known;
-    `sig`: its signature."""
+    """A regular file on one side. `seconds`: mtime, whole, or UNKNOWN_TIME; `sig`: its
+    signature."""
 
     size: int
     seconds: int

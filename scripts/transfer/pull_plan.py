@@ -10,7 +10,7 @@ from kit import paths
 from transfer import adapter_units, exclusions, local_files, sync_lines
 from transfer.adapter_units import is_version, unit_of
 from transfer.host import Host
-from transfer.listing import HostState, ListedFile, hashes_on
+from transfer.listing import UNKNOWN_TIME, HostState, ListedFile, hashes_on
 from transfer.local_names import LocalNames
 from transfer.record import TransferRecord
 
@@ -108,7 +108,7 @@ class PullPlan:
         here, remote = self.here[path], self.there[path]
         if here and not verify and self.record.holds(path, here, remote):
             self.same.append(path)
-        elif here and here.size == remote.size and remote.seconds in (here.seconds, -1):
+        elif here and here.size == remote.size and remote.seconds in (here.seconds, UNKNOWN_TIME):
             return False
         elif here and here.size == remote.size and is_version(unit_of(path)):
             return False  # a version copied by other means: its times say nothing

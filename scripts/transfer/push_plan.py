@@ -5,7 +5,7 @@ from __future__ import annotations
 from kit import console
 from transfer import local_files, sync_lines
 from transfer.host import Host
-from transfer.listing import HostState, ListedFile, hashes_on
+from transfer.listing import UNKNOWN_TIME, HostState, ListedFile, hashes_on
 from transfer.local_files import LocalFiles
 from transfer.record import TransferRecord
 
@@ -38,7 +38,9 @@ class PushPlan:
                 self.new.append(path)
             elif record.holds(path, here, other) and not verify:
                 self.same.append(path)
-            elif here[:3] != other[:3] and (other.seconds >= 0 or here.size != other.size):
+            elif here[:3] != other[:3] and (
+                other.seconds != UNKNOWN_TIME or here.size != other.size
+            ):
                 self.changed.append(path)
             else:
                 self.unsure.append(path)

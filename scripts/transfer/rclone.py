@@ -21,6 +21,7 @@ from kit import console
 from transfer.child_process import ended_with_us
 from transfer.frame import patience
 from transfer.host import TRIES, ConnectionLost, wait_to_retry
+from transfer.received_files import MORE
 
 INSTALL = "apt-get install rclone, brew install rclone, or conda install -c conda-forge rclone"
 # No question is asked, no progress is drawn; every message is one JSON object on stderr.
@@ -35,14 +36,14 @@ _IN_URL = re.compile(r"(?<=://)[^/@\s]+@|(?<=[?&])(?i:[\w-]*(?:signature|credent
 
 
 class Meaning:
-    """What a pattern in rclone's messages means: `problem(remote, last line)`."""
+    """What a pattern in rclone's messages means; `again`: another try may help."""
 
     def __init__(self, pattern: str, text: str, remedy: str, misuse: bool = False, again=False):
         self.pattern = re.compile(pattern, re.IGNORECASE)
         self.text, self.remedy, self.misuse, self.again = text, remedy, misuse, again
 
 
-# The first that matches counts. REMOTE and PLACE are filled in.
+# The first that matches counts. REMOTE is filled in.
 MEANINGS = (
     Meaning(
         "didn't find section in config|config file .* not found",
@@ -73,7 +74,7 @@ MEANINGS = (
     Meaning("412 Precondition", "this rclone replaces no file there", f"a newer one: {INSTALL}"),
     Meaning("unknown flag", "this rclone is too old", f"1.60 or newer: {INSTALL}"),
     Meaning(
-        "max transfer limit reached", "it sent more bytes than it had listed; cut off",
+        "max transfer limit reached", MORE,
         "look at what writes there, then run it again",
     ),
     Meaning(

@@ -7,8 +7,7 @@ from pathlib import Path
 from transfer.bucket import BucketHost
 from transfer.progress_line import ProgressLine
 from transfer.rclone import RcloneFailed
-from transfer.received_files import cut_to_size
-from transfer.rsync_carrier import MORE
+from transfer.received_files import MORE, cut_to_size
 
 SLACK = 1 << 16  # bytes: an object that grew is cut to its listed size afterwards
 TOO_MUCH = 8  # exit code of rclone: --max-transfer was reached

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 BLOCK = 1 << 20
+MORE = "it sent more bytes than it had listed; cut off"
 GROWTH = 16 << 20  # bytes that running jobs may write to their logs during one transfer
 
 

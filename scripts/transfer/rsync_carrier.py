@@ -20,12 +20,11 @@ from transfer import refusals
 from transfer.child_process import ended_with_us
 from transfer.host import TRIES, Host, wait_to_retry
 from transfer.progress_line import ProgressLine
-from transfer.received_files import cut_to_size, use_of
+from transfer.received_files import MORE, cut_to_size, use_of
 from transfer.refusals import NETWORK
 
 SOME_FILES = {23, 24}
 NO_RSYNC = "install rsync there (apt-get install rsync, conda install rsync, brew install rsync)"
-MORE = "it sent more bytes than it had listed; cut off"
 # The kernel lets no file that rsync writes pass $1 blocks of 512 bytes; a signal would end rsync
 # before it says so.
 LIMITED = 'trap "" XFSZ; ulimit -S -f "$1" 2>/dev/null; shift; exec "$@"'

@@ -7,17 +7,16 @@ import math
 import os
 import tarfile
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from kit import console
 from transfer import host_shell, local_files
 from transfer.frame import AnswerLimits, BrokenAnswer, TooLong
-from transfer.host import TRIES, ConnectionLost, Host, quote, wait_to_retry
+from transfer.host import Host, persist, quote
 from transfer.listing import LISTING_BYTES, ListedFile, read_listing
 from transfer.progress_line import ProgressLine
-from transfer.received_files import settle, write_at_most
+from transfer.received_files import MORE, settle, write_at_most
 
 LISTING_LIMITS = AnswerLimits(stdout=LISTING_BYTES)
 TAR_SILENCE = 600  # seconds: while files are sent, the host says nothing
@@ -38,7 +37,7 @@ class TarCarrier:
     def send(self, names: list[str], source: Path, below: str, total: int) -> None:
         """Copy `names` from the folder `source` here into the folder `below` in the kit there."""
         where = f"{quote(self.host.root)}/{quote(below)}" if below else quote(self.host.root)
-        self._persist(lambda: self._send_once(where, names, source, total))
+        persist(self.host.name, lambda: self._send_once(where, names, source, total))
 
     def _send_once(self, where: str, names: list[str], source: Path, total: int) -> None:
         """Send what is not there yet: tar gives a file its time when it is whole."""
@@ -76,7 +75,7 @@ class TarCarrier:
     def fetch(self, sizes: dict[str, int], below: str, target: Path, growth: int) -> set[str]:
         """Copy the files {name: bytes} from the folder `below` in the kit there into `target`."""
         larger: set[str] = set()
-        self._persist(lambda: self._fetch_once(sizes, below, target, growth, larger))
+        persist(self.host.name, lambda: self._fetch_once(sizes, below, target, growth, larger))
         return larger
 
     def _fetch_once(
@@ -97,18 +96,7 @@ class TarCarrier:
             larger |= unpack(stream, sizes, target)
         answer.check()
         if answer.too_long:
-            self.cause = " (it sent more bytes than it had listed; cut off)"
-
-    def _persist(self, once: Callable[[], None]) -> None:
-        tries = 0
-        while True:
-            try:
-                return once()
-            except ConnectionLost as lost:
-                tries += 1
-                if tries > TRIES:
-                    raise
-                wait_to_retry(self.host.name, lost, tries)
+            self.cause = f" ({MORE})"
 
 
 def _is_same(remote: ListedFile | None, here: ListedFile | None) -> bool:
