@@ -98,7 +98,6 @@ def _spare(out: Path, confirm: bool) -> None:
 
 
 def _shown(given: str | None) -> str | None:
-
     return given and console.printable_name(Path(given).name)
 
 

@@ -205,6 +205,7 @@ class Grammar:
 
     def __init__(self, automaton: Automaton, table: TokenTable):
         self.automaton, self.table = automaton, table
+        self.states: dict[frozenset[Thread], GrammarState] = {}
         self.start = self.state([(automaton.start, None)])
 
     def state(self, threads: list[Thread]) -> GrammarState:
@@ -229,13 +230,11 @@ class Grammar:
         return self._interned(frozenset(kept))
 
     def _interned(self, threads: frozenset[Thread]) -> GrammarState:
-        states = self.__dict__.setdefault("states", {})
-        if len(states) > MOST_KEPT:
-            states.clear()
-        state = states.get(threads)
-        if state is None:
-            state = states[threads] = GrammarState(self, threads)
-        return state
+        if len(self.states) > MOST_KEPT:
+            self.states.clear()
+        if threads not in self.states:
+            self.states[threads] = GrammarState(self, threads)
+        return self.states[threads]
 
     def mask(self, state: GrammarState) -> Any:
         """The tokens that may follow `state`: booleans [vocabulary], on the CPU."""

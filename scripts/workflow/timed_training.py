@@ -31,7 +31,7 @@ def command(config: str, overrides: list[str], settings: Mapping[str, Any]) -> l
 def train_stop_resume(
     words: list[str], run_id: str, env: Mapping[str, str], seconds: float
 ) -> dict[str, Any]:
-    """Train, stop at the first checkpoint, resume: {"resumed", "evaluated", "began_again"}.
+    """Train, stop at the first checkpoint, resume: {"resumed", "evaluated"}.
 
     resumed: False where the training was done before it could be stopped. Problem with the
     trainer's last line where it fails or takes longer than `seconds`.

@@ -58,7 +58,7 @@ total, articles = float(array.astype("f8").sum()), len(found["articles"])
 print(np.__version__, array.dtype, array.shape, total, articles)
 """
 
-FIRST, SECOND = "cluster1_gpu0.pkl (items 0-128)", "cluster1_gpu1.pkl (items 128-255)"
+FIRST = "cluster1_gpu0.pkl (items 0-128)"
 
 
 @pytest.mark.slow
