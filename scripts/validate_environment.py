@@ -126,7 +126,7 @@ def _run(command: list[str], fix: str) -> list[Check]:
     try:
         return [Check(**check) for check in json.loads(done.stdout)["checks"]]
     except (ValueError, KeyError, TypeError):
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        last = console.last_line(done.stderr, "no message")
         script = next(word for word in command if word.endswith(".py"))
         text = f"{script} ended with {done.returncode}: {last[:120]}"
         return [Check("deep", "fail", text, fix)]

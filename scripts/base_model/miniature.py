@@ -121,7 +121,7 @@ def _untrained(like: Likeness, texts: list[str], tools: list[str]) -> tuple[Any,
     except Exception as error:  # any architecture's own complaint about its numbers
         if like.model_type == likeness.FALLBACK and not like.values.get("hidden_size"):
             raise
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = console.first_line(error)
         plain = likeness.named(likeness.FALLBACK, f"no miniature of {like.model_type} ({why})")
         return _untrained(plain, texts, tools)
 

@@ -55,7 +55,7 @@ def checks(answer: ProgramAnswer, setup: str) -> tuple[list[Check], dict[str, An
     try:
         outcome = json.loads(answer.text)
     except ValueError:
-        last = (answer.text.strip().splitlines() or ["no answer in time"])[-1]
+        last = console.last_line(answer.text, "no answer in time")
         fix = "python scripts/config_loader.py says more"
         return [Check("configs", "fail", f"could not be read ({last[:120]})", fix)], {}
     if "missing" in outcome:

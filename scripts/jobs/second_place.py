@@ -120,5 +120,5 @@ def sync_down(*words: str) -> None:
         command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=env
     )
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["sync_from_remote.sh failed"]
-        raise console.Problem(lines[-1].removeprefix("sync_from_remote.sh: "))
+        cause = console.last_line(done.stderr, "sync_from_remote.sh failed")
+        raise console.Problem(cause.removeprefix("sync_from_remote.sh: "))

@@ -83,6 +83,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+def last_line(text: str, default: str) -> str:
+    """The last line of a program's output that is not blank; `default` where it wrote nothing."""
+    return (text.strip().splitlines() or [default])[-1]
+
+
 def result(text: str) -> None:
     """A line of the command's result, on stdout."""
     print(printable(text), flush=True)

@@ -218,8 +218,8 @@ class Service:
             text.encode()
             return served.tokenizer(text, add_special_tokens=False)["input_ids"]
         except Exception as error:  # the template's own refusal, or a lone surrogate
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            text = f"the chat template of {served.id} refuses the messages: {line}"
+            why = console.first_line(error)
+            text = f"the chat template of {served.id} refuses the messages: {why}"
             raise ApiError(400, "invalid_messages", text, param="messages") from None
 
 

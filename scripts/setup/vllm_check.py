@@ -92,8 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         checks = look(args.gpu)
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        checks = [Check("vllm", "fail", line[:300], FIX)]
+        checks = [Check("vllm", "fail", console.first_line(error)[:300], FIX)]
     return report(checks, args.json)
 
 

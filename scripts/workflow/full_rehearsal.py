@@ -60,7 +60,7 @@ def stand_in(gigabytes: float) -> dict[str, str]:
         lines = (line.partition("=") for line in done.stdout.splitlines())
         if done.returncode == 0:
             return {name: value for name, _, value in lines}
-        why = (done.stderr.strip().splitlines() or ["it cannot be built"])[-1]
+        why = console.last_line(done.stderr, "it cannot be built")
         why = why.partition(": no stand-in GPU here: ")[2] or why
     raise console.Problem(
         f"there is no NVIDIA GPU here, and no stand-in for one: {why}",

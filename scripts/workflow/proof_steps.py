@@ -66,7 +66,7 @@ def kit(script: str, *words: object, seconds: float = 300) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     print(done.stderr, file=sys.stderr)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        last = console.last_line(done.stderr, "no message")
         raise console.Problem(f"{script} ended with {done.returncode}: {last}")
     return done.stdout
 
@@ -268,7 +268,7 @@ def full_card(sizes: Sizes) -> dict[str, Any]:
         done = subprocess.run([*words, "--run-id", run], capture_output=True, text=True)
         with contextlib.suppress(OSError):
             holder.stdin.close()
-    last = (done.stderr.strip().splitlines() or [""])[-1]
+    last = console.last_line(done.stderr, "")
     state = run_folder.read_status(paths.folder("runs") / run)["state"]
     if done.returncode != 1 or "out of GPU memory" not in last or state != "failed":
         raise console.Problem(f"it ended with {done.returncode}, {state}: {last[:300]}")

@@ -174,8 +174,8 @@ def refuse_early(args) -> None:
                 probe, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
             )
         if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["host_probe.sh: it failed"]
-            cause = lines[-1].partition(": ")[2] or lines[-1]
+            last = console.last_line(done.stderr, "host_probe.sh: it failed")
+            cause = last.partition(": ")[2] or last
             code = done.returncode if done.returncode in (1, 2, 130, 143) else 1
             raise console.Problem(cause, code=code)
 
