@@ -57,12 +57,17 @@ def write(source: Path, out: Path) -> dict[str, Any]:
     shutil.rmtree(out, ignore_errors=True)
     with publish.folder(out) as stage:
         publish.json_file(stage / "config.json", values)
-        for name in TOKENIZER_FILES:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, stage / name)
+        copy_tokenizer(source, stage)
         _write_shards(stage, tensors)
         publish.json_file(stage / MARK, facts)
     return facts
+
+
+def copy_tokenizer(source: Path, out: Path) -> None:
+    """Copy those of a tokenizer's files that `source` has."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
 
 
 def _tensors(values: dict[str, Any], source: Path) -> Iterator[tuple[str, tuple[str, Any]]]:

@@ -44,9 +44,8 @@ def bring_model(trip: Trip, stage: Stage) -> None:
         return
     out = trip.laptop / SOURCE
     out.mkdir(parents=True)
-    for name in ("config.json", *random_weights.TOKENIZER_FILES):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, out / name)
+    shutil.copyfile(folder / "config.json", out / "config.json")
+    random_weights.copy_tokenizer(folder, out)
     note = ""
     if not any((out / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         _train_tokenizer(trip, stage, out)
@@ -60,17 +59,14 @@ def _train_tokenizer(trip: Trip, stage: Stage, out: Path) -> None:
     made = trip.laptop / "data" / "synthetic" / "miniature"
     words = ["--data", rows, "--out", made, "--like", out, "--steps", 1, "--json"]
     stage.run(trip.local("remote", "build_miniature.py", *words), env=trip.env)
-    for name in random_weights.TOKENIZER_FILES:
-        if (made / name).is_file():
-            shutil.copyfile(made / name, out / name)
+    random_weights.copy_tokenizer(made, out)
     shutil.rmtree(made)
 
 
 def rehearse(trip: Trip, stage: Stage) -> None:
     """Ten steps at full size on the host; the facts go to trip.result."""
-    words = ["--json", "--source", SOURCE]
-    words += [] if trip.local_folder else ["--home", f"../{trip.home_dir}"]
-    words += ["--home", str(paths.workdir())] if trip.local_folder else []
+    home = paths.workdir() if trip.local_folder else f"../{trip.home_dir}"
+    words = ["--json", "--source", SOURCE, "--home", home]
     words += ["--gpu", trip.gpu] if trip.gpu else []
     words += [word for value in trip.overrides for word in ("--set", value)]
     find_rate(trip, stage)
