@@ -173,23 +173,22 @@ if [ "$mode" != lint ]; then
   fi
   # shellcheck disable=SC2207
   python_files=($(wanted 'tests/*/test_*.py'))
-  if [ "$mode" = fast ]; then # three at once: the shell tests mostly wait
+  # three at once: the shell tests, and many others, mostly wait
+  if [ "$mode" = fast ]; then
     half=$((${#python_files[@]} / 2))
     later=(${python_files[@]+"${python_files[@]:half}"})
     python_files=(${python_files[@]+"${python_files[@]:0:half}"})
     beside "lint and shell tests" lint_and_shell
     beside "the other half of the Python tests" python_tests ${later[@]+"${later[@]}"}
+    python_tests ${python_files[@]+"${python_files[@]}"}
   else
     beside "the shell tests" shell_tests ${shell_files[@]+"${shell_files[@]}"}
+    beside "the data environment's tests" python_tests ${python_files[@]+"${python_files[@]}"}
+    [ ${#python_files[@]} = 0 ] || step "Python tests, training environment" \
+      run_pytest remote remote_env ${python_files[@]+"${python_files[@]}"}
   fi
-  python_tests ${python_files[@]+"${python_files[@]}"}
   join
-  if [ "$mode" = fast ]; then
-    skip "slow tests and the training stack's: make test runs them"
-  elif [ ${#python_files[@]} != 0 ]; then
-    step "Python tests, training environment" run_pytest remote remote_env \
-      ${python_files[@]+"${python_files[@]}"}
-  fi
+  [ "$mode" != fast ] || skip "slow tests and the training stack's: make test runs them"
 fi
 
 for line in ${skipped[@]+"${skipped[@]}"}; do note "skipped: $line"; done

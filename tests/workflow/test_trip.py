@@ -57,6 +57,7 @@ def bad_raw(tmp_path, kind):
     return raw
 
 
+@pytest.mark.remote_env  # with the other rehearsals: there is one at a time in a checkout
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["empty folder", "empty file", "binary", "wrong encoding"])
 def test_raw_text_that_cannot_be_read_stops_the_rehearsal_with_one_line(tmp_path, kind):
