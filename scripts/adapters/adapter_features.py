@@ -18,8 +18,8 @@ CONVERT = (
     "path_initial_model_for_weight_conversion=START) writes a plain LoRA for the untouched base"
 )
 QUANTISED = (
-    "save the base that LoftQ quantised as a model, name it in base_model_name_or_path, and set "
-    "init_lora_weights to true"
+    "where it was trained model.unload().save_pretrained(DIR) saves the base that LoftQ quantised; "
+    "in adapter_config.json name DIR as base_model_name_or_path and set init_lora_weights to true"
 )
 PLAIN = "train it again as a plain LoRA"
 _DATA = "it is right only on the base that its training changed, by data that it does not hold"

@@ -17,6 +17,9 @@ from kit import console, paths, publish
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+# Files that turn text into ids; settings and templates beside them are recorded apart.
+TOKENIZER = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt",
+             "merges.txt", "added_tokens.json")  # fmt: skip
 SAMPLES, BLOCK = 16, 4096  # blocks a file, bytes a block
 
 
@@ -71,6 +74,12 @@ def identity(folder: str | os.PathLike) -> dict[str, Any]:
     values["weights_bytes"] = sum(f.stat().st_size for f in files)
     values["weights_sample_sha256"] = digest.hexdigest()
     return values
+
+
+def tokenizer(folder: Path) -> str | None:
+    """One hash of the files that turn text into ids; None where there are none."""
+    hashes = {n: publish.sha256(folder / n) for n in TOKENIZER if (folder / n).is_file()}
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest() if hashes else None
 
 
 def as_hash(folder: str | os.PathLike) -> str:

@@ -16,6 +16,7 @@ INPUTS = {
     "train_sha256": "the rows of data.train_file",
     "val_sha256": "the rows of data.val_file",
     "chat_template_sha256": "the chat template",
+    "tokenizer_sha256": "the tokenizer",
     "base_identity": "the base model",
     "start": "the start adapter",
     "reward_model": "the reward model",

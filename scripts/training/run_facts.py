@@ -25,6 +25,7 @@ def collect(recipe, world_size: int) -> dict[str, Any]:
         "val_sha256": hash_if_there(plan.data_file(settings.data.val_file)),
         "data_manifest_sha256": hash_if_there(manifest),
         "environment_lock_sha256": hash_if_there(paths.ROOT / "requirements-remote.txt"),
+        "tokenizer_sha256": base and identity.tokenizer(base),
         "chat_template_sha256": chat_template.sha256(recipe.tokenizer.chat_template),
         "seed": settings.training.seed,
         "world_size": world_size,

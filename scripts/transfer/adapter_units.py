@@ -58,6 +58,8 @@ def missing_part(unit: str, names: Iterable[str]) -> str:
     """What a run's final/ or checkpoint with the files `names` lacks to be whole, or ''."""
     names = {name.rpartition("/")[2] for name in names}
     if is_checkpoint(unit):
+        if unit.rpartition("/")[2].startswith("tmp-"):  # transformers renames it when it is whole
+            return "its final name"
         return "" if TRAINER_STATE in names else TRAINER_STATE
     if is_version(unit):
         return ""

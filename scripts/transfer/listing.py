@@ -192,17 +192,24 @@ class NameCheck:
             if folder in self._files:
                 return "is below a file there"
             if first != folder:
-                return f"is the same name as {first} where case is ignored, as on a Mac"
+                return _same_name(first, folder)
             above.append(folder)  # known only when all above it are: a refused path proves none
             at = path.rfind("/", 0, at)
         self._folders.update(above)
         first = self._spelled.setdefault(folded(path), path)
         if first != path:
-            return f"is the same name as {first} where case is ignored, as on a Mac"
+            return _same_name(first, path)
         if path in self._folders:
             return "is a file and a folder there"
         self._files.add(path)
         return ""
+
+
+def _same_name(first: str, path: str) -> str:
+    """Which difference of two names a Mac ignores."""
+    if unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", path):
+        return f"is the same name as {first} where composed and single letters are one, as on a Mac"
+    return f"is the same name as {first} where case is ignored, as on a Mac"
 
 
 def folded(path: str) -> str:

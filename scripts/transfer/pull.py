@@ -95,13 +95,21 @@ def _refusals(host: Host, plan: PullPlan) -> list[console.Problem]:
     for path, why in sorted(plan.refused.items()):
         by_reason.setdefault(why, []).append(path)
     return [
-        console.Problem(
-            f"{host.place}/{sync_lines.names(names)} {why}; not taken",
-            "if it is still being written there, run this again later; else repair it there "
-            "(checkpoint_manager.py verify), or rename it",
-        )
+        console.Problem(f"{host.place}/{sync_lines.names(names)} {why}; not taken", _remedy(why))
         for why, names in by_reason.items()
     ]
+
+
+def _remedy(why: str) -> str:
+    """The way out for a path that was refused for this reason."""
+    if "permission denied" in why.lower():
+        return "give this account the right to read it there (chmod, chown), then run this again"
+    if "is the same name as" in why:
+        return "rename one of the two"
+    return (
+        "if it is still being written there, run this again later; else repair it there "
+        "(checkpoint_manager.py verify), or rename it"
+    )
 
 
 def _lacking(host: Host, plan: PullPlan) -> list[console.Problem]:

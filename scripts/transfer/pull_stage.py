@@ -11,9 +11,10 @@ import os
 import shutil
 from pathlib import Path
 
+from base_model import safetensors_header
 from kit import card_files, console, json_files, paths, publish
 from transfer import adapter_units, host_shell, local_files, open_files, record
-from transfer.adapter_units import is_version, unit_of
+from transfer.adapter_units import is_checkpoint, is_version, unit_of
 from transfer.carriers import Carrier
 from transfer.frame import AnswerLimits
 from transfer.host import Host
@@ -138,9 +139,27 @@ class PullStage:
                 continue
             if missing := adapter_units.missing_part(unit, names):
                 wrong[unit] = f"is not whole ({missing} is missing)"
+            elif is_checkpoint(unit) and (reason := self._cut_off(unit, names)):
+                wrong[unit] = f"is not whole ({reason})"
             elif is_version(unit) and (reason := self._against_card(unit, names)):
                 wrong[unit] = reason
         return wrong
+
+    def _cut_off(self, unit: str, names: list[str]) -> str:
+        """What is wrong with the first file of a checkpoint that ends too early by its own form."""
+        for name in sorted(names):
+            file = self.staged(f"{unit}/{name}")
+            if name == adapter_units.TRAINER_STATE:
+                if not file.read_bytes().rstrip().endswith(b"}"):
+                    return f"{name} is cut off"
+            elif name.endswith(".safetensors"):
+                try:
+                    safetensors_header.read(file)
+                except safetensors_header.Broken as broken:
+                    return f"{name}: {broken}"
+            elif name.endswith((".pt", ".pth", ".bin")) and not file.stat().st_size:
+                return f"{name} is empty"
+        return ""
 
     def _against_card(self, unit: str, names: list[str]) -> str:
         card = self.staged(f"{unit}/{card_files.CARD}")

@@ -51,6 +51,13 @@ WANTS_MORE = (
 # The first that matches counts. NAME, TIMEOUT and \1 are filled in.
 REFUSALS = (
     _refusal(
+        r"^Offending \S+ key in (.+):\d+\s*$[\s\S]*?^Host key for (\S+) has changed",
+        "its host key is not the one this machine knows",
+        "if the host was rebuilt, compare the new fingerprint and remove the old key "
+        r"(ssh-keygen -R '\2' -f '\1'); if not, somebody may stand between: do not go on",
+        final=True,
+    ),
+    _refusal(
         r"Host key for (\S+) has changed",
         "its host key is not the one this machine knows",
         "if the host was rebuilt, compare the new fingerprint and remove the old key "

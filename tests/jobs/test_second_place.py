@@ -8,9 +8,12 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from jobs.contract import Job
+from support import adapter_runs
 from support.bucket_server import SECRET, BucketServer, find_rclone
 from support.checkout import ROOT
 from support.processes import wait_until
@@ -56,8 +59,7 @@ class Keeping:
 
     def checkpoint(self, step):
         folder = self.run / "checkpoints" / f"checkpoint-{step}"
-        folder.mkdir(parents=True)
-        (folder / "adapter_model.safetensors").write_text(f"weights of {step}")
+        adapter_runs.peft_folder(folder, {"lora_A": np.full((1, 2), step, np.float32)})
         (folder / "optimizer.pt").write_text(f"moments of {step}")
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
 
@@ -106,7 +108,7 @@ def test_laptop_and_host_are_lost_and_the_run_goes_on_from_the_bucket(keeping):
     assert (job / "exit").read_text() == "0\n"
     run = other / "tandem" / "adapters" / "runs" / RUN
     weights = run / "checkpoints" / "checkpoint-150" / "adapter_model.safetensors"
-    assert weights.read_text() == "weights of 150"
+    assert np.all(load_file(weights)["lora_A"] == 150)
 
 
 def test_a_checkpoint_that_is_half_in_the_bucket_does_not_come(keeping):

@@ -35,7 +35,7 @@ transfer_setup() {
   export TANDEM_SSH_CONFIG="$SSHD/ssh_config"
   [ -f "$TANDEM_SSH_CONFIG" ] || unset TANDEM_SSH_CONFIG
   mkdir -p "$KIT/scripts" "$KIT/docs" "$WORK/data/processed" "$WORK/data/synthetic"
-  for room in kit checks transfer jobs; do cp -R "$REPOSITORY/scripts/$room" "$KIT/scripts/"; done
+  for room in kit checks base_model transfer jobs; do cp -R "$REPOSITORY/scripts/$room" "$KIT/scripts/"; done
   cp "$REPOSITORY/scripts/paths.py" \
     "$REPOSITORY"/scripts/sync_*.sh "$REPOSITORY"/scripts/host_*.sh "$KIT/scripts/"
   find "$KIT" -name __pycache__ -prune -exec rm -rf {} +

@@ -170,6 +170,32 @@ load ../support/transfer
   diff -r "$THERE/adapters/runs" "$WORK/adapters/runs"
 }
 
+@test "a checkpoint of which a file is cut off, or that has not got its name yet, stays there" {
+  use folder
+  results
+  half="$THERE/adapters/runs/r1/checkpoints/checkpoint-4"
+  cut() { # FILE CONTENT WORDS
+    rm -rf "$half"
+    mkdir "$half"
+    printf '{"global_step": 4}\n' >"$half/trainer_state.json"
+    printf '%s' "$2" >"$half/$1"
+    down --with-checkpoints
+    expect 1
+    says "checkpoint-4 is not whole ($1$3)"
+    [ ! -e "$WORK/adapters/runs/r1/checkpoints/checkpoint-4" ]
+  }
+  cut trainer_state.json '{"global_step": 4, "log_his' ' is cut off'
+  cut adapter_model.safetensors 'xx' ': 2 bytes are no safetensors file'
+  cut optimizer.pt '' ' is empty'
+  rm -rf "$half"
+  mkdir "${half%/*}/tmp-checkpoint-4"
+  printf '{"global_step": 4}\n' >"${half%/*}/tmp-checkpoint-4/trainer_state.json"
+  down --with-checkpoints
+  expect 0
+  says "tmp-checkpoint-4: not whole there"
+  [ ! -e "$WORK/adapters/runs/r1/checkpoints/tmp-checkpoint-4" ]
+}
+
 @test "a file here that is edited while the sync runs is kept" {
   use folder
   results
@@ -200,6 +226,15 @@ load ../support/transfer
   [ ! -e "$WORK/adapters/runs/r1/final" ]
   [ -e "$WORK/adapters/runs/r1/status.json" ]
   [ "$(find "$WORK/adapters" -maxdepth 1 -iname mapper | wc -l)" -eq 1 ]
+  says "rename one of the two"
+  mkdir -p "$THERE/adapters/accents/v1.0.0"
+  printf 'x\n' >"$THERE/adapters/accents/v1.0.0/$(printf 'caf\303\251')"
+  [ ! -e "$THERE/adapters/accents/v1.0.0/$(printf 'cafe\314\201')" ] || skip "one name here"
+  printf 'y\n' >"$THERE/adapters/accents/v1.0.0/$(printf 'cafe\314\201')"
+  down
+  expect 1
+  says "where composed and single letters are one"
+  [ ! -e "$WORK/adapters/accents" ]
 }
 
 # bats test_tags=slow

@@ -104,6 +104,7 @@ load ../support/transfer
   sed "s|ssh-ed25519 .*|$(cut -d' ' -f1,2 "$BATS_TEST_TMPDIR/other.pub")|" "$SSHD/known_hosts" \
     >"$BATS_TEST_TMPDIR/known"
   trouble "s|UserKnownHostsFile.*|UserKnownHostsFile $BATS_TEST_TMPDIR/known|" "ssh-keygen -R"
+  says "-f '$BATS_TEST_TMPDIR/known'"
   trouble "s|Port .*|Port 1|" "nothing listens on its ssh port"
   trouble "s|HostName .*|HostName no-such-name.invalid|" "no such name"
   trouble "s|Port .*|Prot 1|" "the ssh configuration has an error"
