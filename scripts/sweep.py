@@ -22,6 +22,7 @@ import json
 import os
 import sys
 
+from config import options
 from kit import console, paths
 
 
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
     chosen = candidates.draw(candidates.parse_values(args.values), args.random, args.seed)
     common = ["--config", f"lora:{args.config}", "--processes", str(args.processes)]
-    common += [word for text in args.sets for word in ("--set", text)]
+    common += options.set_words(args.sets)
     compared = sweep_runs.Sweep(args.name, args.metric, chosen, common)
     lora_sets = [text.removeprefix("lora:") for text in args.sets]
     lora_sets = [text for text in lora_sets if ":" not in text.partition("=")[0]]

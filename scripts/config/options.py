@@ -1,8 +1,9 @@
-"""--config and --set, as every command that reads a configuration has them."""
+"""--config and --set: as a command that reads a configuration has them, and for a call of it."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
 
 
 def add_config(parser: argparse.ArgumentParser, default: str) -> None:
@@ -10,3 +11,9 @@ def add_config(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--config", default=default, help="a file, or a name in configs/")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides",
                         help="replace one value of the configuration; may be repeated")  # fmt: skip
+
+
+def set_words(values: Iterable[str] | Mapping[str, object]) -> list[str]:
+    """The words of a call that sets these "a.b=c" texts, or {"a.b": c}."""
+    texts = [f"{k}={v}" for k, v in values.items()] if isinstance(values, Mapping) else values
+    return [word for text in texts for word in ("--set", text)]

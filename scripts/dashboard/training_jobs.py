@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from config import options
 from dashboard import training_runs as runs
 from kit import console, lock, paths, publish
 from serving import web
@@ -45,7 +46,7 @@ def command(config: str, overrides: Sequence[str], *more: str) -> list[str]:
     words = ["scripts/lora_trainer.py"]
     if config != "training_config.yaml":
         words += ["--config", config]
-    return words + [word for text in overrides for word in ("--set", text)] + list(more)
+    return [*words, *options.set_words(overrides), *more]
 
 
 def environment() -> dict[str, str]:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from config import options
 from jobs import budget, contract, engines, files
 from jobs.contract import Job
 from kit import clock, console, paths, publish
@@ -122,7 +123,7 @@ def trainer_words(request: Request) -> tuple[str, ...]:
     """The trainer's command, without its run id."""
     words = [*TRAINER, "--confirm-run"]
     words += ["--config", request.config] if request.config else []
-    words += [word for text in request.overrides for word in ("--set", text)]
+    words += options.set_words(request.overrides)
     if request.nodes == 1 and request.gpus != 1:
         words += ["--gpus", str(request.gpus) if request.gpus else "auto"]
     return tuple(words)

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from base_model import locate, random_weights
+from config import options
 from kit import console, json_files, paths
 from workflow import full_report, trip_stages
 from workflow.stages import Stage
@@ -34,7 +35,7 @@ def bring_model(trip: Trip, stage: Stage) -> None:
 
     Where the model is not on this machine, the host looks among its own.
     """
-    sets = [word for value in trip.overrides for word in ("--set", value)]
+    sets = options.set_words(trip.overrides)
     # In an environment: this process may be any Python, without the packages that read YAML.
     words = trip.local("local", "config_loader.py", "--json", *sets)
     model = stage.json(words, env=trip.env)["model"]
@@ -68,7 +69,7 @@ def rehearse(trip: Trip, stage: Stage) -> None:
     home = paths.workdir() if trip.local_folder else f"../{trip.home_dir}"
     words = ["--json", "--source", SOURCE, "--home", home]
     words += ["--gpu", trip.gpu] if trip.gpu else []
-    words += [word for value in trip.overrides for word in ("--set", value)]
+    words += options.set_words(trip.overrides)
     find_rate(trip, stage)
     facts = stage.json(trip.remote("rehearse_full.py", *words), env=trip.host_env)
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import metrics
-from config import loader
+from config import loader, options
 from kit import console, paths, publish
 from workflow.candidates import Candidate, candidate_id
 from workflow.stages import Stage, StageFailed, StageSeries
@@ -56,7 +56,7 @@ def manager_command(sweep: Sweep, candidate: Candidate, stage: str, confirm: boo
     state = sweep.file(f".{candidate_id(candidate)}")
     words = [sys.executable, str(MANAGER), "--stage", stage, "--state", str(state), "--json"]
     words += ["--confirm"] if confirm else []
-    return [*words, *sweep.common, *(word for text in candidate for word in ("--set", text))]
+    return [*words, *sweep.common, *options.set_words(candidate)]
 
 
 def plan(sweep: Sweep, log: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from config import loader
+from config import loader, options
 from kit import console, paths, publish
 from kit.report import Check, failed
 from training import run_folder
@@ -131,7 +131,7 @@ class Task:
         many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         words = [str(self.python()), *(many if processes > 1 else [])]
         words += [str(paths.ROOT / "scripts" / script), "--config", self.config]
-        words += [word for text in self.overrides for word in ("--set", text)]
+        words += options.set_words(self.overrides)
         return [*words, *map(str, arguments)]
 
     def config_hash(self) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from config import options
 from kit import console, paths
 from training import run_folder
 
@@ -23,8 +24,7 @@ LOOK_SECONDS = 0.05
 
 def command(config: str, overrides: list[str], settings: Mapping[str, Any]) -> list[str]:
     """The words of a confirmed training with these settings over the configuration."""
-    values = [*overrides, *(f"{key}={value}" for key, value in settings.items())]
-    sets = [word for value in values for word in ("--set", value)]
+    sets = [*options.set_words(overrides), *options.set_words(settings)]
     return [sys.executable, str(TRAINER), "--config", config, "--confirm-run", *sets]
 
 

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from config import options
 from kit import console, lock, paths
 from training.run_folder import RUN_ID
 from workflow.stages import StageSeries, pulse
@@ -93,7 +94,7 @@ class Trip:
         values = dict(REHEARSAL_SETTINGS) if self.rehearsal else {}
         if confirmed and self.rehearsal:
             values["safety.dry_run"] = "false"
-        return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+        return options.set_words(values)
 
     def shown_host(self) -> str:
         """The host as messages name it."""

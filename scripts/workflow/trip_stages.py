@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from config import options
 from kit import paths
 from workflow.stages import Stage, StageFailed
 from workflow.trip import (
@@ -140,8 +141,8 @@ def as_job(trip: Trip, stage: Stage, name: str, words: list[str]) -> None:
 
 def evaluate(trip: Trip, stage: Stage) -> None:
     """Base and adapter side by side on the validation rows."""
-    few = {"data.max_samples": 64, "generation.max_new_tokens": 48} if trip.rehearsal else {}
-    sets = [word for key, value in few.items() for word in ("--set", f"eval:{key}={value}")]
+    few = {"eval:data.max_samples": 64, "eval:generation.max_new_tokens": 48}
+    sets = options.set_words(few if trip.rehearsal else {})
     words = trip.manager("eval", "--confirm", *sets, *trip.settings(True))
     if trip.engine == "slurm":
         as_job(trip, stage, "evaluate", words)

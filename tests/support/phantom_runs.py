@@ -15,6 +15,7 @@ from typing import Any
 from base_model import random_weights
 from kit import jsonl
 from phantom_gpu import phantom
+from support import tiny
 from support.checkout import ROOT
 from support.model_files import write_tokenizer
 
@@ -50,8 +51,7 @@ def make_work(folder: Path, config: dict[str, Any] = QWEN, tokens: int = 600) ->
 
 def options(**changes: object) -> list[str]:
     """--set options: SETTINGS with `changes` ('training__max_steps'=40)."""
-    values = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
-    return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    return tiny.set_words(SETTINGS, changes)
 
 
 def start(

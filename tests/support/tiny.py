@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from config import options as config_options
 from kit import jsonl
 
 CITIES = ("Berlin", "Paris", "Oslo", "Rome", "Lima", "Cairo", "Quito", "Tokyo")
@@ -96,4 +97,4 @@ def options(**changes: object) -> list[str]:
 def set_words(settings: dict[str, Any], changes: dict[str, Any]) -> list[str]:
     """`--set key=value` of each setting; in a key of `changes`, '__' stands for the dot."""
     values = settings | {key.replace("__", "."): value for key, value in changes.items()}
-    return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    return config_options.set_words(values)
