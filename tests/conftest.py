@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,16 +21,21 @@ def samples() -> Path:
     return SAMPLES
 
 
-@pytest.fixture(autouse=True)
-def clean_variables(monkeypatch):
-    """No variable of the caller's shell changes what a test sees."""
-    for name in list(os.environ):
-        if name.startswith("TANDEM_") and name not in ("TANDEM_TEST_FAST", "TANDEM_PYTHON"):
-            monkeypatch.delenv(name)
-    for name in ("HOST", "RAW", "DRY_RUN", "CONFIRM"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+@pytest.fixture(scope="session", autouse=True)
+def without_callers_shell():
+    """No variable of the caller's shell changes what a test or its fixtures see, and programs that
+    they start can be interrupted: after a shell's `&` they would ignore SIGINT."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("TANDEM_") and name not in ("TANDEM_TEST_FAST", "TANDEM_PYTHON"):
+                patch.delenv(name)
+        for name in ("HOST", "HOSTS", "BUCKET", "ENGINE", "RAW", "DRY_RUN", "CONFIRM"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture

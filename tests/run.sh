@@ -165,7 +165,7 @@ if [ "$mode" != lint ]; then
   [ "$mode" = fast ] || ./setup_remote.sh --here --allow-cpu
   export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TANDEM_TEST_FAST=''
   [ "$mode" = fast ] && export TANDEM_TEST_FAST=1
-  unset HOST RAW DRY_RUN CONFIRM TANDEM_HOST TANDEM_WORKDIR TANDEM_ENV MAKEFLAGS MAKELEVEL
+  unset HOST HOSTS BUCKET ENGINE RAW DRY_RUN CONFIRM TANDEM_HOST TANDEM_WORKDIR TANDEM_ENV MAKEFLAGS MAKELEVEL
   shell_files=() python_files=() later=()
   if install_bats; then
     # shellcheck disable=SC2207  # names without spaces
