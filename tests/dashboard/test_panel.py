@@ -13,7 +13,7 @@ import pytest
 from support import browser as chromium
 from support import panel_runs
 from support.panel_runs import HOSTILE
-from support.processes import wait_until
+from support.processes import is_alive, wait_until
 
 pytestmark = pytest.mark.remote_env
 
@@ -239,9 +239,3 @@ def test_base_and_adapter_answer_side_by_side(browser, tmp_path, monkeypatch):
         if record.exists():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(json.loads(record.read_text())["pid"], signal.SIGKILL)
-
-
-def is_alive(pid):
-    import psutil
-
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -4,12 +4,12 @@ import json
 import subprocess
 import sys
 
-import psutil
 import pytest
 
 import prove_gpu
 from kit import console
 from support.checkout import ROOT
+from support.processes import is_alive, wait_until
 from training import cards
 from workflow import gpu_proof
 
@@ -81,7 +81,7 @@ def test_a_step_that_hangs_is_ended_with_all_its_processes(child, tmp_path):
     record = gpu_proof.run_step(step(), tmp_path, small=True, seconds=4.0)
     assert record["state"] == "failed" and record["why"] == "over 4 s"
     pid = int((tmp_path / "pid").read_text())
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    wait_until(lambda: not is_alive(pid), seconds=30)
 
 
 def test_what_cannot_run_is_named_with_its_reason(child, tmp_path):
