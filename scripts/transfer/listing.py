@@ -29,6 +29,8 @@ HASH_SPEED = 20 << 20  # bytes a second of the slowest disk that a hash waits fo
 _ORDINARY = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+=@ -]*/)*[A-Za-z0-9_][A-Za-z0-9._+=@-]*")
 _TIME = re.compile(rb"-?\d{1,20}(?:\.\d{0,12})?")
 _ERROR = re.compile(r"\w+: (?:cannot \w+ )?[‘'`]?(?:\./)?(.+?)[’']?: ([A-Za-z][^:]*)")
+# Letters that HFS+ passes over when it compares names (Apple's TN1150).
+_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 _UNUSABLE = ("Cc", "Cs", "Zl", "Zp")  # control, not UTF-8, line and paragraph separators
 _HARMLESS = (
     "No such file",
@@ -213,9 +215,11 @@ def _same_name(first: str, path: str) -> str:
 
 
 def folded(path: str) -> str:
-    """`path` as a file system compares it that ignores case and Unicode's ways of writing."""
+    """`path` as a file system compares it that ignores case, Unicode's ways of writing and marks
+    without a width."""
     if path.isascii():
         return path.lower()
+    path = _IGNORED.sub("", path)
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
 
 

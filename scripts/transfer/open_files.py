@@ -2,9 +2,10 @@
 
     python3 -I -S -c SOURCE <LINES     `mode inode size mtime ctime path`, one file a line
 
-A program that has a replaced file open goes on writing to it, not to the new one: what it writes
-is found in .replaced/. Linux tells by /proc which files are open, other systems by lsof; of
-processes of other users only root is told. Prints `held-N path` for each file that stays.
+A program that has a replaced file open, or mapped into its memory, goes on writing to it, not to
+the new one: what it writes is found in .replaced/. Linux tells by /proc which files are open or
+mapped, other systems by lsof which are open; of processes of other users only root is told. Prints
+`held-N path` for each file that stays.
 Used here, and sent as it is to a host: standard library only, Python 3.6.
 """
 
@@ -48,9 +49,20 @@ def _from_proc():
         try:
             for number in os.listdir(folder + "/fd"):
                 _add_if_written(folder, number, inodes)
+            _add_if_mapped(folder, inodes)
         except OSError:  # it ended, or it is another user's
             continue
     return inodes
+
+
+def _add_if_mapped(folder, inodes):
+    """The files that a process writes to through its memory; it may have closed them."""
+    with open(folder + "/maps", "rb") as f:
+        for line in f:  # addresses, rights, offset, device, inode, path
+            fields = line.split(None, 5)
+            shared = len(fields) == 6 and fields[1][1:2] + fields[1][3:] == b"ws"
+            if shared and not fields[5].startswith((b"/dev/", b"/memfd:", b"[", b"anon_")):
+                inodes.add(int(fields[4]))
 
 
 def _add_if_written(folder, number, inodes):

@@ -66,6 +66,8 @@ def test_ordinary_paths_of_any_language_are_taken(path):
         ("adapters/Foo/v1.0.0/w", "adapters/foo/v2.0.0/x"),
         ("reports/é", "reports/e\u0301"),
         ("reports/straße", "reports/STRASSE"),
+        ("reports/a\u200db/x", "reports/ab/y"),
+        ("reports/\ufeffREADME.md", "reports/readme.md"),
         ("reports/a", "reports/a/b"),
         ("reports/a/b", "reports/a"),
     ],

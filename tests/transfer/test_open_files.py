@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,33 @@ def check_open_and_closed(path: Path) -> None:
 
 def test_a_file_that_is_open_for_writing_is_seen_also_after_a_rename(tmp_path):
     check_open_and_closed(tmp_path / "f")
+
+
+# ctypes, since Python's own mmap keeps a descriptor
+MAPS = """
+import ctypes, os, sys
+c = ctypes.CDLL(None)
+c.mmap.restype, size = ctypes.c_void_p, ctypes.c_size_t
+c.mmap.argtypes = [ctypes.c_void_p, size, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+fd = os.open(sys.argv[1], os.O_RDWR)
+assert c.mmap(None, 1, 3, int(sys.argv[2]), fd, 0) not in (None, ctypes.c_void_p(-1).value)
+os.close(fd)
+print("mapped", flush=True)
+sys.stdin.read()
+"""
+SHARED, PRIVATE = "1", "2"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="lsof names no such files")
+@pytest.mark.parametrize(("kind", "written"), [(SHARED, True), (PRIVATE, False)])
+def test_a_file_in_a_programs_memory_is_seen_also_when_it_was_closed(tmp_path, kind, written):
+    (path := tmp_path / "f").write_text("x")
+    program = subprocess.Popen([sys.executable, "-I", "-S", "-c", MAPS, str(path), kind],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    assert program.stdout.readline() == b"mapped\n"
+    assert is_written(path) is written
+    program.communicate()
+    assert not is_written(path)
 
 
 @pytest.mark.slow
