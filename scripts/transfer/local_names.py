@@ -1,7 +1,8 @@
-"""Names here that mean the same file as a host's name where case and Unicode forms are ignored.
+"""Names here that stand in the way of a host's: the same in another spelling, a folder, a file.
 
 The host's `Readme.md` would overwrite the laptop's `README.md` on a Mac's disk; on a Linux disk the
-two would stand side by side and become one on the next Mac that they reach.
+two would stand side by side and become one on the next Mac that they reach. A file there never
+takes the place of a folder here, nor the reverse.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from kit import paths
 from transfer.listing import folded
 
 
@@ -40,3 +42,19 @@ class LocalNames:
                 names = []
             self._read[folder] = set(names), {folded(name): name for name in names}
         return self._read[folder]
+
+
+class LocalKinds:
+    """What lies where a host's new file is to go, each folder looked at once."""
+
+    def __init__(self):
+        self._folders: set[Path] = set()
+
+    def why_blocked(self, final: Path, top: Path) -> str:
+        """Why no file can get the name `final` below the folder `top`, or ''."""
+        for folder in [p for p in reversed(final.parents) if top in p.parents]:
+            if folder not in self._folders and os.path.lexists(folder):
+                if not folder.is_dir():
+                    return f"is below what is a folder there and a file here: {paths.show(folder)}"
+                self._folders.add(folder)
+        return f"is a file there and a folder here: {paths.show(final)}" if final.is_dir() else ""

@@ -106,6 +106,8 @@ def _remedy(why: str) -> str:
         return "give this account the right to read it there (chmod, chown), then run this again"
     if "is the same name as" in why:
         return "rename one of the two"
+    if "a folder there and a file here" in why or "a file there and a folder here" in why:
+        return "move one of the two away, then run this again"
     return (
         "if it is still being written there, run this again later; else repair it there "
         "(checkpoint_manager.py verify), or rename it"

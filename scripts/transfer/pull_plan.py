@@ -11,7 +11,7 @@ from transfer import adapter_units, exclusions, local_files, sync_lines
 from transfer.adapter_units import is_version, unit_of
 from transfer.host import Host
 from transfer.listing import UNKNOWN_TIME, HostState, ListedFile, hashes_on
-from transfer.local_names import LocalNames
+from transfer.local_names import LocalKinds, LocalNames
 from transfer.record import TransferRecord
 
 folder = functools.lru_cache(paths.folder)  # asked once for each file
@@ -50,6 +50,7 @@ class PullPlan:
         self.same: list[str] = []
         unsure = [path for path in self.there if not self._decide(path, args.verify)]
         self._refuse_other_spellings([*self.fetch, *unsure])
+        self._refuse_other_kinds()
         self._settle([path for path in unsure if path in self.there])
         self._whole_units()
 
@@ -100,7 +101,8 @@ class PullPlan:
                 self.unfinished[unit] = f"not whole there ({missing} missing)"
 
     def _without(self, unit: str) -> None:
-        for path in [p for p in self.there if p.startswith(unit + "/")]:
+        """Take nothing of a unit; '' is none."""
+        for path in [p for p in self.there if unit and p.startswith(unit + "/")]:
             del self.there[path]
 
     def _decide(self, path: str, verify: bool) -> bool:
@@ -131,6 +133,17 @@ class PullPlan:
                 f"is the same name as {paths.show(folder(top) / other)} here where case is "
                 "ignored, as on a Mac"
             )
+        self.fetch = {path: what for path, what in self.fetch.items() if path in self.there}
+
+    def _refuse_other_kinds(self) -> None:
+        """Refuse a file where a folder is here, and what is below a file here."""
+        kinds = LocalKinds()
+        for path in [path for path in self.fetch if not self.here[path]]:
+            why = kinds.why_blocked(local_path(path), folder(path.partition("/")[0]))
+            if why and path in self.there:
+                del self.there[path]
+                self.refused[unit_of(path) or path] = why
+                self._without(unit_of(path))
         self.fetch = {path: what for path, what in self.fetch.items() if path in self.there}
 
     def _is_ours(self, path: str) -> bool:

@@ -130,7 +130,7 @@ class Drill:
 
     def _build(self) -> None:
         """A small kit, data here, results there."""
-        for room in ("kit", "checks", "transfer", "jobs"):
+        for room in ("kit", "checks", "base_model", "transfer", "jobs"):
             ignore = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / "scripts" / room, self.kit / "scripts" / room, ignore=ignore)
         for name in ("paths.py", "sync_to_remote.sh", "sync_from_remote.sh"):

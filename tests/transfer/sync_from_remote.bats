@@ -155,3 +155,33 @@ mends() {
   down
   says "nothing to fetch"
 }
+
+# bats test_tags=slow
+@test "a file there never takes the place of a folder here, nor the reverse; the rest comes" {
+  use folder
+  results
+  cp -pR "$THERE/adapters" "$BATS_TEST_TMPDIR/whole"
+  down
+  expect 0
+  for path in adapters/runs adapters/runs/r1 adapters/runs/r1/final adapters/mapper/v1.0.0; do
+    rm -rf "$THERE/adapters" && cp -pR "$BATS_TEST_TMPDIR/whole" "$THERE/adapters"
+    rm -r "${THERE:?}/$path" && printf 'x\n' >"$THERE/$path"
+    printf 'news %s\n' "$path" >"$THERE/reports/report.html"
+    picture "$WORK/adapters" >"$WORK/before"
+    down
+    expect 1
+    says "$path is a file there and a folder here: " "not taken; move one of the two away"
+    picture "$WORK/adapters" | diff "$WORK/before" -
+    diff "$THERE/reports/report.html" "$WORK/reports/report.html"
+  done
+  for path in adapters/runs/r1 adapters/runs/r1/final adapters/mapper; do
+    rm -rf "$THERE/adapters" "$WORK/adapters"
+    cp -pR "$BATS_TEST_TMPDIR/whole" "$THERE/adapters"
+    mkdir -p "$WORK/${path%/*}" && printf 'mine\n' >"$WORK/$path"
+    down
+    expect 1
+    says "is below what is a folder there and a file here: $WORK/$path; not taken"
+    [ "$(cat "$WORK/$path")" = mine ]
+    [ ! -e "$WORK/adapters/.incoming" ]
+  done
+}
