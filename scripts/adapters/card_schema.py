@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from adapters import names, peft_config, weights
-from kit import card_files
+from transfer import card_files
 
 FORMAT = 1
 MOST_FILES = 1000

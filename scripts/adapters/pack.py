@@ -19,7 +19,8 @@ from typing import Any
 from adapters import card as cards
 from adapters import card_schema, names, verification, version_store
 from adapters.weights import Difference
-from kit import card_files, console, json_files, paths, publish
+from kit import console, json_files, paths, publish
+from transfer import card_files
 
 DATE = (1980, 1, 1, 0, 0, 0)
 RATIO = 200  # unpacked bytes a packed byte may become; more is a bomb

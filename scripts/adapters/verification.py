@@ -10,7 +10,8 @@ from adapters import card, peft_config, weights
 from adapters.version_store import RESTORE, Version
 from adapters.weights import Difference
 from base_model import chat_template, identity, locate
-from kit import card_files, console, publish
+from kit import console, publish
+from transfer import card_files
 
 
 def verify(version: Version, base_folder: Path | None = None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def checks(model: ModelFolder, revision: str | None = None) -> list[Check]:
         return [Check("folder", "fail", text, model.again)]
     if not any(model.folder.iterdir()):
         return [Check("folder", "fail", f"{paths.show(model.folder)} is empty", model.again)]
-    if (model.folder / "adapter_config.json").is_file():
+    if (model.folder / locate.ADAPTER_CONFIG).is_file():
         text = "an adapter, not a base model (adapter_config.json)"
         fix = "name the base model's folder"
         return [Check("folder", "fail", text, fix)]

@@ -17,8 +17,6 @@ from base_model import architectures, base_checks, description, locate, random_w
 from base_model.gpu_errors import gpu_is_lost, lost_gpu, memory_is_full
 from kit import console, paths
 
-ADAPTER = "adapter_model.safetensors"
-
 
 def quiet() -> None:
     """Hide the libraries' progress bars and the warnings that are known to mean nothing."""
@@ -183,8 +181,9 @@ def attach(
     from peft import PeftModel
 
     adapter = Path(adapter)
-    if not (adapter / ADAPTER).is_file():
-        raise console.Problem(f"{paths.show(adapter)}: no {ADAPTER}", "restore that file")
+    if not (adapter / locate.ADAPTER_WEIGHTS).is_file():
+        text = f"{paths.show(adapter)}: no {locate.ADAPTER_WEIGHTS}"
+        raise console.Problem(text, "restore that file")
     try:
         if hasattr(model, "peft_config"):
             model.load_adapter(str(adapter), adapter_name=name, is_trainable=trainable)

@@ -16,6 +16,8 @@ from typing import Any
 from checks import storage
 from kit import console, paths
 
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's
+
 Known = Mapping[str, Mapping[str, Any]]
 
 

@@ -19,6 +19,7 @@ from base_model.likeness import Likeness
 from kit import console, publish
 
 VOCABULARY = 4096
+LENGTH = 192  # tokens of a row at most
 Conversation = tuple[list[dict[str, Any]], list[dict[str, Any]] | None]  # messages, tools
 ANSWERED = 0.3  # share of the base's rows that keep an (other row's) answer
 
@@ -156,7 +157,6 @@ def build(
     out: Path,
     steps: int,
     seed: int,
-    length: int = 192,
 ) -> dict:
     """Build the miniature at `out` (replaced whole) from (messages, tools) pairs; its facts."""
     import shutil
@@ -173,7 +173,7 @@ def build(
     like = likeness.named(like) if isinstance(like, str) else like
     common = [text for text, _ in tools.most_common(50)]
     tokenizer, model, like = _untrained(like, texts, common)
-    coded = _encode(tokenizer, with_shuffled_answers(conversations, seed), length, seed)
+    coded = _encode(tokenizer, with_shuffled_answers(conversations, seed), LENGTH, seed)
     batches = [coded[i : i + 8] for i in range(0, len(coded), 8)]
     before, after = train_base(model, batches, steps, tokenizer.pad_token_id)
     model.generation_config.pad_token_id = tokenizer.pad_token_id

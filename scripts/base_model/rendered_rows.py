@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-REASONING = ("reasoning_content", "reasoning", "thinking")
+REASONING = ("reasoning_content", "reasoning", "thinking")  # as templates name it
 LONG = 16  # characters from which a text that occurs twice was not meant twice
 _OPENED = re.compile(r"[<\[]\|?(?:think\w*|thought|reason\w*)\|?[>\]]\s*$", re.I)
 

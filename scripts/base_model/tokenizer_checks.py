@@ -89,13 +89,13 @@ _FEWER = (
 )
 
 
-def ids(largest: int, words, model: Description, what: str = "the rows") -> list[Check]:
+def ids(largest: int, words, model: Description) -> list[Check]:
     """The largest token id of encoded rows against the rows of the embedding."""
     count = model.rows
     if not count or largest < count:
         return []
     text = (
-        f"{what} use token {largest} ({words.convert_ids_to_tokens(largest)}), "
+        f"the rows use token {largest} ({words.convert_ids_to_tokens(largest)}), "
         f"the embedding (vocabulary) has {count:,} rows"
     )
     return [Check("token ids", "fail", text, _FEWER)]

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from checks.probe import ProgramAnswer
+from kit import console
 from kit.report import Check
 from kit.secret_names import is_secret
 
@@ -47,14 +48,14 @@ def check(
     for answer, what in ((tracked, "tracked"), (not_ignored, "not ignored")):
         names = [n for n in answer.text.split("\0") if n and is_secret(n)]
         if names:
-            text = f"{what} by git: {_few(names)}"
+            text = f"{what} by git: {console.few(names)}"
             checks.append(Check(f"secrets {what}", "fail", text, _remedy(names, what)))
     if values.code not in (0, 1):  # 1: no file holds one
         text = f"git could not search the files: {_reason(values)}"
         checks.append(Check("secrets in files", "warn", text, "run git grep here and look"))
     elif holding := [n for n in values.text.split("\0") if n and values.code == 0]:
         fix = "take it out of the file, and make the token or key invalid where it was issued"
-        text = f"a key or token is in {_few(holding)}"
+        text = f"a key or token is in {console.few(holding)}"
         checks.append(Check("secrets in files", "fail", text, fix))
     return checks or [Check("secrets", "ok", "none tracked, all ignored")]
 
@@ -96,13 +97,9 @@ def _open_files(root: Path) -> list[Check]:
     if not wrong:
         return []
     names = [p.relative_to(root).as_posix() for p in wrong]
-    text = f"others can read {_few(names)}"
+    text = f"others can read {console.few(names)}"
     return [Check("secrets readable", "warn", text, f"chmod 600 {' '.join(names)}")]
 
 
 def _open_to_others(path: Path) -> bool:
     return bool(os.stat(path).st_mode & (stat.S_IRWXG | stat.S_IRWXO))
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

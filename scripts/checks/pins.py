@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kit import console
 from kit.report import Check
 from setup.installed_packages import compare_with_lock, site_packages
 from setup.lock_file import Facts, wanted
@@ -22,15 +23,10 @@ def check(env: Path, lock: Path, facts: Facts, fix: str) -> Check:
     if not difference.pins:
         return Check("pins", "fail", f"{lock.name} holds no pins", f"git restore {lock.name}")
     if wrong := list(difference.wrong.values()):
-        text = f"{len(wrong)} of {difference.pins} differ: {_few(wrong)}"
+        text = f"{len(wrong)} of {difference.pins} differ: {console.few(wrong)}"
         return Check("pins", "fail", text, fix)
-    more = f"; beside them {_few(difference.extra)}" if difference.extra else ""
+    more = f"; beside them {console.few(difference.extra)}" if difference.extra else ""
     return Check("pins", "ok", f"all {difference.pins} of {lock.name}{more}")
-
-
-def _few(items: list[str], count: int = 4) -> str:
-    more = f" and {len(items) - count} more" if len(items) > count else ""
-    return ", ".join(items[:count]) + more
 
 
 def check_shared(locks: list[Path], facts: Facts) -> Check:
@@ -43,5 +39,7 @@ def check_shared(locks: list[Path], facts: Facts) -> Check:
     both = sorted(first.keys() & second.keys())
     wrong = [f"{n} {first[n]} and {second[n]}" for n in both if first[n] != second[n]]
     if wrong:
-        return Check("shared pins", "fail", f"the two locks differ: {_few(wrong)}", "make lock")
+        return Check(
+            "shared pins", "fail", f"the two locks differ: {console.few(wrong)}", "make lock"
+        )
     return Check("shared pins", "ok", f"{len(both)} packages have one version in both locks")

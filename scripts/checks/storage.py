@@ -173,7 +173,7 @@ def _mount_points() -> list[str]:
     return [home, *(p for p in points if os.path.isdir(p) and not system.match(p))]
 
 
-def _in_time(question: Callable[[], Mount], seconds: float = 2.0) -> Mount | None:
+def _in_time(question: Callable[[], Mount]) -> Mount | None:
     """The answer, or None: a dead network mount must not hold the report up."""
     answers: list[Mount] = []
 
@@ -185,7 +185,7 @@ def _in_time(question: Callable[[], Mount], seconds: float = 2.0) -> Mount | Non
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(2.0)
     return answers[0] if answers else None
 
 
@@ -210,7 +210,7 @@ def checks(
     for mount, names in mounts.values():
         here = int(_model_bytes(folders)) if "models" in names else 0
         limits = _limits(names, folders, here / GB, warn_below, fail_below)
-        answered += [_space(mount, names, limits, places, tuple(mounts)), *_inodes(mount)]
+        answered += [_space(mount, names, limits, places), *_inodes(mount)]
     return silent + sorted(answered, key=lambda c: not c.name.startswith("disk"))
 
 
@@ -232,7 +232,7 @@ def _limits(names, folders, model_here, warn_below, fail_below) -> tuple[float, 
     return max(warn, *(p[0] for p in passing)), max(fail, *(p[1] for p in passing))
 
 
-def _space(mount: Mount, names, limits, places, known) -> Check:
+def _space(mount: Mount, names, limits, places) -> Check:
     shown = [n for n in names if n in CACHES or n in ("checkout", "models", "data_raw")]
     holds = ", ".join(shown or names)
     text = f"{console.size(mount.free)} free of {console.size(mount.total)} ({holds})"

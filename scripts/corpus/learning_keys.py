@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from base_model.rendered_rows import REASONING
 from corpus.fields import Fields
 from corpus.rows import BadRow, Unwanted
 
@@ -17,7 +18,6 @@ MARKS = ("weight", "train", "loss", "trainable", "training", "calculate_loss", "
 # true: not to be learned
 MASKS = ("mask", "masked", "masked_loss", "no_train", "no_loss", "ignore", "ignore_loss",
          "is_masked")  # fmt: skip
-REASONING = ("reasoning_content", "reasoning", "thinking")  # as templates name it
 _WEIGHTS = ("loss_mask", "loss_scale", "loss_weight", "loss_weights", "weights", "sample_weight",
             "token_weights", "turn_weights", "train_detail", "training_detail", "mask_history",
             "label_mask", "labels_mask", "completion_mask", "assistant_mask", "assistant_masks",

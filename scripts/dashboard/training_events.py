@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboard import training_runs as runs
+from transfer.adapter_units import RUN_ID
 
 Event = tuple[str, str, str]  # (event, id, data)
 CHUNK = 1 << 20  # bytes of a file that one poll reads
@@ -40,7 +41,7 @@ class Follower:
     def _go_on_from(self, last_id: str) -> bool:
         """Whether `last_id` is one of ours; any other counts as none."""
         name, *numbers = last_id.split("/")
-        if not runs.RUN_ID.fullmatch(name) or len(numbers) != 3:
+        if not RUN_ID.fullmatch(name) or len(numbers) != 3:
             return False
         if not all(n.isascii() and n.isdigit() and len(n) < 19 for n in numbers):
             return False

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from adapters import gate, version_store
+from adapters.card_schema import BOUNDS
 from adapters.exports import vllm
 from dashboard import training_runs as runs
 from kit import console, paths
 from training import run_schema
-
-BOUNDS = ("value", "low", "high")
+from transfer.adapter_units import RUN_ID
 
 
 def everything() -> list[dict[str, Any]]:
@@ -92,5 +92,5 @@ def _canary(file: Path) -> dict[str, Any] | None:
 
 def _report(run_id: str) -> bool:
     """Whether the run's report.html is still here."""
-    named = runs.RUN_ID.fullmatch(run_id) is not None
+    named = RUN_ID.fullmatch(run_id) is not None
     return named and runs.has(Path(paths.folder("runs"), run_id), "report.html")

@@ -24,8 +24,8 @@ from typing import Any
 from kit import console, paths
 from serving.api_errors import ApiError
 from training import run_folder, run_lock, run_schema
+from transfer.adapter_units import RUN_ID
 
-RUN_ID = run_folder.RUN_ID
 TRAINER = "lora_trainer.py"
 ACTIVE = ("starting", "running", "stopping")
 UNFINISHED = ("stopped", "failed", "interrupted")

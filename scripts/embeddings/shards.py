@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from embeddings.pickles import reader, values
-from kit import console
+from kit import console, publish
 
 PATTERN = "cluster*_gpu*.pkl"
 MANIFEST = "shards.manifest.json"
 FLOATS = ("f2", "f4", "f8")
 NAMES = re.compile(r"[A-Za-z0-9_*?\[][A-Za-z0-9._+=@*?\[\]-]*")
-SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,7 @@ def missing(shards: list[Shard], items: int) -> list[tuple[int, int]]:
 
 def ranges(gaps: list[tuple[int, int]]) -> str:
     """'items 0-100, 300-400', ten of them at most."""
-    shown = ", ".join(f"{a}-{b}" for a, b in gaps[:10])
-    return f"items {shown}" + (f" and {len(gaps) - 10} more" if len(gaps) > 10 else "")
+    return "items " + console.few([f"{a}-{b}" for a, b in gaps], 10)
 
 
 def check(shards: list[Shard], items: int, where: Path) -> None:
@@ -183,7 +181,7 @@ def parse_manifest(raw: bytes, where: str) -> dict[str, dict[str, Any]]:
         files = json.loads(raw)["files"]
         for entry in files.values():
             entry["sha256"] = entry["sha256"].lower()
-            if type(entry["size"]) is not int or not SHA256.fullmatch(entry["sha256"]):
+            if type(entry["size"]) is not int or not publish.SHA256.fullmatch(entry["sha256"]):
                 raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise console.Problem(f"{where}: not a manifest of shards", "write it again with "

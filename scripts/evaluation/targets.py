@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from base_model import locate
 from config import yaml_reader
 from kit import console, json_files, paths
 
@@ -34,10 +35,10 @@ def resolve(named: str, base: str | None, settings) -> Target:
     folder = run_folder(named)
     if not folder.exists() and _is_version(named):
         return _adapter(*_version(named), base, settings)
-    if (folder / "adapter_config.json").is_file():
+    if (folder / locate.ADAPTER_CONFIG).is_file():
         return _adapter(_short(folder), folder, base, settings)
     if is_run(folder):
-        if not (folder / "final" / "adapter_config.json").is_file():
+        if not (folder / "final" / locate.ADAPTER_CONFIG).is_file():
             raise console.Problem(
                 f"{paths.show(folder)}: the run has no final adapter yet",
                 f"finish it: lora_trainer.py --confirm-run --resume {folder.name}",
@@ -81,8 +82,6 @@ def _version(reference: str) -> tuple[str, Path]:
 
 def _base_folder(name: str) -> Path:
     """A base model's folder: a path, a name of configs/models.yaml, a hub name in the cache."""
-    from base_model import locate
-
     known = locate.known()
     folder = locate.find(name, known=known)
     if folder:
@@ -99,10 +98,8 @@ def _base_folder(name: str) -> Path:
 
 
 def _adapter(name: str, folder: Path, base: str | None, settings) -> Target:
-    from base_model import locate
-
     folder = folder.resolve()
-    config = _json(folder / "adapter_config.json")
+    config = _json(folder / locate.ADAPTER_CONFIG)
     run = next((p for p in (folder.parent, folder.parent.parent) if is_run(p)), None)
     began = _training_config(folder, run)
     model = began.model if began else _section(_base_name(folder, config), settings)
@@ -158,7 +155,7 @@ def _training_config(folder: Path, run: Path | None):
 
 def _identity(folder: Path, run: Path | None, config: dict[str, Any]) -> dict[str, Any]:
     """{"name", hashes} of the base that the adapter was trained on, {} where it is not recorded."""
-    from base_model import identity, locate
+    from base_model import identity
 
     if run and (run / "run.json").is_file():
         facts = _json(run / "run.json")
@@ -210,7 +207,7 @@ def _base_name(folder: Path, config: dict[str, Any]) -> str:
     """The base that a PEFT configuration names; Problem where it names none."""
     name = config.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
-        raise _damaged(folder / "adapter_config.json", "names no base model")
+        raise _damaged(folder / locate.ADAPTER_CONFIG, "names no base model")
     return name
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import console, publish
+from transfer.adapter_units import RUN_ID
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 SEVERAL = ("meeting", "address", "interface")
@@ -111,7 +112,7 @@ def parse(text: str, where: str) -> Job:
             raise ValueError("name, engine or words are none")
         if job.nodes < 1:
             raise ValueError("nodes is none")
-        if job.run_id and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", job.run_id):
+        if job.run_id and not RUN_ID.fullmatch(job.run_id):
             raise ValueError("run_id is none")
     except (ValueError, TypeError, RecursionError) as error:
         raise console.Problem(

@@ -19,6 +19,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 GOOD, FAILED, MISUSED = 0, 1, 2
@@ -76,6 +77,12 @@ def printable_line(text: str) -> str:
 def printable_name(name: str) -> str:
     """A file name on one line: every character that cannot be printed as its escape."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def few(items: Sequence[str], most: int = 3, separator: str = ", ") -> str:
+    """'a, b, c and 2 more': the first `most` of them, and how many there are beside."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return separator.join(items[:most]) + more
 
 
 def first_line(error: BaseException) -> str:

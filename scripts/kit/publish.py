@@ -12,11 +12,14 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def fsync_folder(folder: str | os.PathLike) -> None:
@@ -85,11 +88,3 @@ def sha256(path: str | os.PathLike) -> str:
         while block := f.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def sha256_tree(root: str | os.PathLike, without: frozenset[str] = frozenset()) -> dict[str, str]:
-    """{path relative to `root`, with '/': SHA-256} of every file below it, sorted."""
-    root = Path(root)
-    files = sorted(p for p in root.rglob("*") if p.is_file())
-    named = {p.relative_to(root).as_posix(): p for p in files}
-    return {name: sha256(p) for name, p in named.items() if name not in without}

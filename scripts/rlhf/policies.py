@@ -12,8 +12,6 @@ from config import loader, yaml_reader
 from kit import console, paths, publish
 from training import run_folder
 
-ADAPTER = "adapter_model.safetensors"
-
 
 def start_of(settings):
     """The evaluation.targets.Target of sft_model_path, None where it is null.
@@ -167,8 +165,8 @@ def check_same_tokens(policy, run: Path) -> None:
 
 def weights_hash(folder: Path | None) -> dict[str, str]:
     """{"sha256"} of an adapter's weights, {} without one."""
-    return {"sha256": publish.sha256(folder / ADAPTER)} if folder else {}
+    return {"sha256": publish.sha256(folder / locate.ADAPTER_WEIGHTS)} if folder else {}
 
 
 def _peft(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    return json.loads((folder / locate.ADAPTER_CONFIG).read_text(encoding="utf-8"))

@@ -133,13 +133,13 @@ def check_lock(env: Path, site: Path, fresh: bool) -> tuple[list[Check], list[st
         return [Check("lock", "fail", f"{lock}: not readable ({error})", _remedy(env))], []
     wrong, extra = difference.wrong, difference.extra
     if wrong:
-        text = f"{len(wrong)} of {difference.pins} pins differ: {_few(list(wrong.values()))}"
+        text = f"{len(wrong)} of {difference.pins} pins differ: {console.few(list(wrong.values()))}"
         return [Check("lock", "fail", text, _remedy(env))], sorted(wrong)
     if extra and fresh:
-        text = f"{_few(extra)} installed, and not in the lock"
+        text = f"{console.few(extra)} installed, and not in the lock"
         fix = "conda's configuration may add them (create_default_packages); --backend venv"
         return [Check("lock", "fail", text, fix)], []
-    more = f"; beside them {_few(extra)}" if extra else ""
+    more = f"; beside them {console.few(extra)}" if extra else ""
     return [Check("lock", "ok", f"all {difference.pins} pins are installed{more}")], []
 
 
@@ -150,7 +150,10 @@ def file_checks(env: Path, site: Path, findings: Findings) -> tuple[list[Check],
         wrong.setdefault(name, []).append(complaint)
     for name, complaints in findings.files.items():
         wrong.setdefault(name, []).extend(complaints)
-    checks = [Check(name, "fail", _few(lines), _remedy(env)) for name, lines in wrong.items()]
+    checks = [
+        Check(name, "fail", console.few(lines, separator="; "), _remedy(env))
+        for name, lines in wrong.items()
+    ]
     text = f"{findings.file_count} files of {findings.packages} packages match"
     return checks or [Check("files", "ok", text)], sorted(wrong)
 
@@ -160,11 +163,6 @@ def import_checks(env: Path, findings: Findings) -> list[Check]:
     failed = findings.imports.items()
     checks = [Check(f"import {m}", "fail", text, _remedy(env)) for m, text in failed]
     return checks or [Check("imports", "ok", f"{findings.module_count} modules import")]
-
-
-def _few(items: list[str]) -> str:
-    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
-    return "; ".join(items[:3]) + more
 
 
 def _remedy(env: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kit import console, paths
 from training import run_folder, run_lock
+from transfer.adapter_units import RUN_ID
 
 # Keys that may differ on resume: opt-ins, and settings that do not change what is computed.
 FREE_KEYS = ("safety.", "enabled", "training.dataloader_num_workers", "training.report_to")
@@ -55,7 +56,7 @@ def choose_run(
 
 def folder(run_id: str) -> Path:
     """The folder of the run with this id. Misuse for an id that is not a plain name."""
-    if not run_folder.RUN_ID.fullmatch(run_id):
+    if not RUN_ID.fullmatch(run_id):
         raise console.Misuse(
             f"{run_id!r} is no run id",
             "use letters, digits, '.', '_' and '-', a letter or a digit first, 128 at most",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import secrets
 import socket
 import threading
@@ -22,7 +21,6 @@ from kit import clock, console, jsonl, paths, publish
 from training import run_lock, run_schema
 
 UNFINISHED = ("running", "stopped", "failed")
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def new_id() -> str:

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from base_model.locate import ADAPTER_WEIGHTS
 from kit import console, paths, publish
 
-WEIGHTS = "adapter_model.safetensors"
 WRAPPER = "_checkpoint_wrapped_module"
 ADAPTER_PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
 
@@ -76,7 +76,7 @@ def check_names(folder: Path, layers: int) -> list[str]:
     """The tensor names of a saved adapter. Problem unless there are two for each adapted layer."""
     from safetensors import SafetensorError, safe_open
 
-    file = folder / WEIGHTS
+    file = folder / ADAPTER_WEIGHTS
     try:
         with safe_open(file, framework="pt") as tensors:
             names = list(tensors.keys())
@@ -98,18 +98,18 @@ def check_adapter(folder: Path, layers: int) -> None:
 
     names = check_names(folder, layers)
     learned = False
-    with safe_open(folder / WEIGHTS, framework="pt") as tensors:
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as tensors:
         for name in names:
             tensor = tensors.get_tensor(name)
             if not torch.isfinite(tensor.float()).all():
                 raise _bad(
-                    folder / WEIGHTS, f"{name} holds NaN or Inf",
+                    folder / ADAPTER_WEIGHTS, f"{name} holds NaN or Inf",
                     "the training diverged: look at metrics.jsonl, halve learning_rate",
                 )  # fmt: skip
             learned = learned or (_is_output(name) and bool(tensor.any()))
     if not learned:
         raise _bad(
-            folder / WEIGHTS, "lora_B is zero in every layer: the training changed nothing",
+            folder / ADAPTER_WEIGHTS, "lora_B is zero in every layer: the training changed nothing",
             "look at metrics.jsonl: the loss, and a learning rate that is not 0",
         )  # fmt: skip
 

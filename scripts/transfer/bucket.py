@@ -17,11 +17,10 @@ import functools
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable
 from typing import Any
 
-from kit import console
+from kit import console, publish
 from transfer import rclone
 from transfer.adapter_units import unit_of
 from transfer.address import Address
@@ -38,7 +37,6 @@ from transfer.listing import (
 MANIFESTS, STAGES, REPLACED = ".manifest", ".incoming", ".replaced"
 HASHES = ("sha256", "md5", "sha1")  # those of a store that hashlib has too, the best first
 MANIFEST_BYTES = 64 << 20
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class BucketState:
@@ -169,7 +167,7 @@ class BucketHost(Host):
                 )
                 for name, (digest, sig) in json.loads(text)["files"].items():
                     file = listing.files.get(name)
-                    if not file or not _SHA256.fullmatch(digest):
+                    if not file or not publish.SHA256.fullmatch(digest):
                         continue
                     if file.sig == sig:
                         self.vouched[name] = digest

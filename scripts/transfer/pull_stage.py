@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 
 from base_model import safetensors_header
-from kit import card_files, console, json_files, paths, publish
-from transfer import adapter_units, host_shell, local_files, open_files, record
+from kit import console, json_files, paths, publish
+from transfer import adapter_units, card_files, host_shell, local_files, open_files, record
 from transfer.adapter_units import is_checkpoint, is_version, unit_of
 from transfer.carriers import Carrier
 from transfer.frame import AnswerLimits

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from base_model import random_weights, tokenizer
+from base_model import locate, random_weights, tokenizer
 from kit import console, jsonl, paths, publish
 from training import run_folder
 from training.memory import CUDA_CONTEXT
@@ -60,10 +60,10 @@ SMALL = Sizes(
 )  # fmt: skip
 
 
-def kit(script: str, *words: object, seconds: float = 300) -> str:
+def kit(script: str, *words: object) -> str:
     """Run a command of the kit; its stdout. Problem with its last line where it fails."""
     command = [sys.executable, str(paths.ROOT / "scripts" / script), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     print(done.stderr, file=sys.stderr)
     if done.returncode:
         last = console.last_line(done.stderr, "no message")
@@ -214,7 +214,7 @@ def _three_at_once(words: list[str], runs: list[str]) -> None:
 
 
 def _adapter_hash(run: str) -> str:
-    return publish.sha256(paths.folder("runs") / run / "final" / "adapter_model.safetensors")
+    return publish.sha256(paths.folder("runs") / run / "final" / locate.ADAPTER_WEIGHTS)
 
 
 def train_4bit(sizes: Sizes) -> dict[str, Any]:

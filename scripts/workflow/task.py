@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from base_model import locate
 from config import loader, options
 from kit import console, paths, publish
 from kit.report import Check, failed
@@ -179,7 +180,7 @@ def check_file(task: str, what: str, path: Path, fix: str) -> Check:
 
 def adapter_file(run: str) -> Path:
     """The weights that a completed run has."""
-    return paths.folder("runs") / run / "final" / "adapter_model.safetensors"
+    return paths.folder("runs") / run / "final" / locate.ADAPTER_WEIGHTS
 
 
 def run_is_complete(run: str | None) -> bool:

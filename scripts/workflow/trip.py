@@ -12,7 +12,7 @@ from typing import Any
 
 from config import options
 from kit import console, lock, paths
-from training.run_folder import RUN_ID
+from transfer.adapter_units import RUN_ID
 from workflow.stages import StageSeries, pulse
 
 REHEARSAL = paths.ROOT / ".rehearsal"

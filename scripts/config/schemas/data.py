@@ -7,11 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from config.schemas import Section
+from config.schemas import Positive, Section, Share
 
 FIELD = re.compile(r"\{(\w[\w .-]*)\}")  # a column in a recipe's template
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Language = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]{2})?$")]
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from config.schemas import Section
-from config.schemas.training import Dtype, Positive, QuantizationSection
+from config.schemas import Positive, Section
+from config.schemas.training import Dtype, QuantizationSection
 
 
 class EvalDataSection(Section):

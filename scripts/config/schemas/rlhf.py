@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from config.schemas import Section
+from config.schemas import Positive, Section, Share
 from config.schemas import training as sft
-from config.schemas.training import Optimizer, Positive, QuantizationSection, Seed, Share
+from config.schemas.training import Optimizer, QuantizationSection, Seed
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Above = Annotated[float, Field(gt=0)]

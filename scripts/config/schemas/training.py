@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from config.schemas import Section
+from config.schemas import Positive, Section, Share
 
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Dtype = Literal["bfloat16", "float16", "float32"]
 # transformers' optimizers that need torch and bitsandbytes alone

@@ -5,12 +5,12 @@ card.json's `files` is {name: {"sha256": …, "bytes": …}} for every file but 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from kit import publish
+
 CARD = "card.json"
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def listed_files(card: Any) -> dict[str, tuple[str, int | None]] | None:
@@ -21,7 +21,11 @@ def listed_files(card: Any) -> dict[str, tuple[str, int | None]] | None:
     listed: dict[str, tuple[str, int | None]] = {}
     for name, entry in files.items():
         digest = entry.get("sha256") if isinstance(entry, dict) else None
-        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest) or not is_plain(name):
+        if (
+            not isinstance(digest, str)
+            or not publish.SHA256.fullmatch(digest)
+            or not is_plain(name)
+        ):
             return None
         size = entry.get("bytes")
         if size is not None and (type(size) is not int or size < 0):
