@@ -92,7 +92,7 @@ pipeline: ## all of it with the configured model on HOST: data, sync, train, eva
 # --- the kit itself
 test: ## every test; installs what it needs, says what it skips
 	@tests/run.sh $(ARGS)
-test-fast: ## the fast tests: about a minute and a quarter on two cores
+test-fast: ## the fast tests: about a minute on two cores
 	@tests/run.sh --fast $(ARGS)
 lint: ## shellcheck, shfmt, ruff
 	@tests/run.sh --lint $(ARGS)
