@@ -95,7 +95,7 @@ class Preparation:
         self.result = PreparedRows()
         self._cleaner = Cleaner(config.cleaning)
         self._language = ForeignLanguageFilter(config.language)
-        self._seen: dict[bytes, str] = {}
+        self._seen: dict[bytes, Row] = {}
         self._rows: list[Row] = []
 
     def add(self, name: str | None, recipe: str, items: Iterable[Row | Reject]) -> None:
@@ -141,10 +141,10 @@ class Preparation:
         return reject
 
     def _repeated(self, row: Row) -> Reject | None:
-        first = self._seen.setdefault(_fingerprint(row), row.where)
-        if first == row.where:
+        first = self._seen.setdefault(_fingerprint(row), row)
+        if first is row:
             return None
-        return Reject(row.source, row.number, "exact duplicate", f"of {first}", bad=False)
+        return Reject(row.source, row.number, "exact duplicate", f"of {first.where}", bad=False)
 
     def _without_near_duplicates(self, rows: list[Row]) -> list[Row]:
         """The rows of which no earlier one says nearly the same."""

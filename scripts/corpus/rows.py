@@ -8,6 +8,7 @@ carry `tool_calls`, one call each, with `arguments` as an object, as chat templa
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class BadRow(Exception):
         super().__init__(f"{reason}: {detail}" if detail else reason)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Row:
     """One conversation. `rejected` holds the worse answer of a preference row."""
 
@@ -42,7 +43,7 @@ class Row:
     shingles: Any = None  # of text(), once they have been taken
     passage: str = ""  # the text that the question is about, where the record names it
     references: list[str] | None = None  # all answers that count as right; the first is learned
-    unused: list[str] = dataclasses.field(default_factory=list)  # keys of the record
+    unused: Sequence[str] = ()  # keys of the record
 
     @property
     def where(self) -> str:

@@ -48,8 +48,9 @@ def test_every_measured_number_has_the_commit_that_it_was_measured_at():
 
 @pytest.mark.slow
 def test_the_data_benchmark_runs():
-    result = json.loads(smallest("data").splitlines()[-1])
+    result, many = map(json.loads, smallest("data").splitlines()[-2:])
     assert result["headlines"]["rows"] == 40 and result["html_f1"] == 1
+    assert [run["rows"] for run in many["runs"]] == [10, 100] and 0 < many["peak_gb"] < 1
     assert result["retrieval"]["questions"] > 0
 
 

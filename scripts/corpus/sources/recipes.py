@@ -225,7 +225,7 @@ def _fill_row(record: dict[str, Any], recipe) -> Row:
     messages.append({"role": "user", "content": fill(recipe.user)})
     messages.append({"role": "assistant", "content": fill(recipe.assistant)})
     row = Row(messages, topic=fill(recipe.topic) if recipe.topic else None)
-    row.unused = [key for key in fields.unused() if key not in recipe.columns]
+    row.unused = tuple(key for key in fields.unused() if key not in recipe.columns)
     return row
 
 
