@@ -7,7 +7,7 @@ from typing import Any
 
 from base_model import loading, lora_modules, readiness
 from base_model import tokenizer as base_tokenizer
-from training import plan, session
+from training import plan, session, speed, speed_choices, step_sampler
 from training.memory import plain_loss_is_cheaper
 from training.memory_advice import MemoryCase
 
@@ -16,12 +16,13 @@ OWN_KEYS = ("early_stopping_patience", "assistant_only_loss", "completion_only_l
 
 
 def sft_config(
-    settings, run: Path, validated: bool = True, hidden: int = 0, tied: bool = False
-) -> Any:
+    settings, run: Path, validated: bool = True, hidden: int = 0, tied: bool = False,
+    chosen: frozenset[str] = frozenset(),
+) -> Any:  # fmt: skip
     """The SFTConfig for a run. Rows come encoded, so TRL masks and cuts nothing itself.
 
     validated: whether there are validation rows; hidden: the model's width, 0 where not known;
-    tied: whether embeddings and head are one matrix.
+    tied: whether embeddings and head are one matrix; chosen: options of training/speed.py.
     """
     from trl import SFTConfig
 
@@ -38,6 +39,9 @@ def sft_config(
         # TRL's chunked loss does not call the head. FSDP has it in one group with the embeddings,
         # waits for its forward pass, and leaves both sharded in the step after an evaluation.
         values["loss_type"] = "nll"
+    values |= speed.arguments(chosen)
+    if "liger_kernel" in chosen:
+        values.pop("loss_type", None)  # its own
     masks = {"completion_only_loss": False, "assistant_only_loss": False}
     return SFTConfig(**trainer_arguments(values, run), **masks)
 
@@ -84,8 +88,11 @@ def datasets(settings, tokenizer) -> dict[str, Any]:
     return made
 
 
-def build_trainer(settings, run: Path, model, tokenizer, data, recorders: list) -> Any:
-    """TRL's SFTTrainer as a session needs it."""
+def build_trainer(
+    settings, run: Path, model, tokenizer, data, recorders: list,
+    chosen: frozenset[str] = frozenset(),
+) -> Any:  # fmt: skip
+    """TRL's SFTTrainer as a session needs it. chosen: options of training/speed.py."""
     from transformers import EarlyStoppingCallback
     from trl import SFTTrainer
 
@@ -94,9 +101,12 @@ def build_trainer(settings, run: Path, model, tokenizer, data, recorders: list) 
         callbacks.append(EarlyStoppingCallback(settings.training.early_stopping_patience))
     text = model.config.get_text_config()
     hidden, tied = getattr(text, "hidden_size", 0), bool(getattr(text, "tie_word_embeddings", 0))
-    trainer = session.session_trainer(SFTTrainer)(
+    made = session.session_trainer(SFTTrainer)
+    if "group_by_length" in chosen:
+        made = step_sampler.sorting(made)
+    trainer = made(
         model,
-        args=sft_config(settings, run, data.get("validation") is not None, hidden, tied),
+        args=sft_config(settings, run, data.get("validation") is not None, hidden, tied, chosen),
         train_dataset=data["train"],
         eval_dataset=data.get("validation"),
         processing_class=tokenizer,
@@ -117,10 +127,26 @@ class SupervisedRecipe(session.TrainingRecipe):
         super().__init__(settings)
         self.fsdp = settings.training.fsdp
         self.data: dict[str, Any] = {}
+        self.choices: list[speed.SpeedChoice] = []
 
     def prepare(self) -> None:
         self.tokenizer = base_tokenizer.configured(self.settings.model)
         self.data = datasets(self.settings, self.tokenizer)
+        lengths = list(map(len, self.data["train"]["input_ids"]))
+        kind = readiness.describe(self.settings).model_type
+        self.choices = speed.choose(
+            speed_choices.here(), speed_choices.job(kind, self.settings, lengths)
+        )
+        readiness.refuse(speed_choices.checks(self.choices, self.settings))
+
+    def keep(self, began: dict[str, Any]) -> None:
+        self.choices = speed_choices.keep_order(self.choices, began.get("speed") or {})
+
+    def inputs(self) -> dict[str, Any]:
+        return {"speed": {choice.option: bool(choice.on) for choice in self.choices}}
+
+    def notes(self) -> list[str]:
+        return [f"speed: {choice.line}" for choice in self.choices if choice.on]
 
     def counts(self) -> dict[str, Any]:
         return self.data["facts"]
@@ -130,8 +156,12 @@ class SupervisedRecipe(session.TrainingRecipe):
 
     def build(self, run: Path, recorders: list, world_size: int) -> Any:
         s = self.settings
-        model = loading.load_base(s.model, s.quantization, sharded=self.fsdp)
-        return build_trainer(s, run, model, self.tokenizer, self.data, recorders)
+        chosen = frozenset(choice.option for choice in self.choices if choice.on)
+        base = s.model
+        if "flash_attention" in chosen:
+            base = base.model_copy(update={"attn_implementation": "flash_attention_2"})
+        model = loading.load_base(base, s.quantization, sharded=self.fsdp)
+        return build_trainer(s, run, model, self.tokenizer, self.data, recorders, chosen)
 
     def summary(self, trainer, before: dict, after: dict) -> str:
         losses = [row["train_loss"] for row in trainer.state.log_history if "train_loss" in row]

@@ -18,7 +18,7 @@ from base_model import tokenizer as base_tokenizer
 from base_model.description import Description
 from kit import console, paths
 from kit.report import Check, failed
-from training import encoding, model_shape, setting_checks, step_time
+from training import encoding, model_shape, setting_checks, speed, speed_choices, step_time
 from training.cards import Card
 from training.memory import Workload
 from training.memory_advice import MemoryCase
@@ -125,6 +125,7 @@ def make(
             if coded:
                 checks += _describe(coded, settings, facts, world_size)
                 checks += against_base(coded, tokenizer, model)
+                checks += _choose_speed(model, settings, coded["train"], facts, cards)
                 if case:
                     checks += setting_checks.after_data(case.model, settings, facts["steps"])
                     _add_times(case.model, settings, coded["train"], facts, cards)
@@ -228,6 +229,15 @@ def _data_check(name: str, coded: encoding.EncodedRows) -> Check:
     return Check(f"{name} data", "warn", f"{counted}; {listed}", fix)
 
 
+def _choose_speed(model: Description, settings, train, facts, cards) -> list[Check]:
+    """Note what is chosen for speed; a failed check for what cannot be had."""
+    lengths = [len(row["input_ids"]) for row in train.rows]
+    job = speed_choices.job(model.model_type, settings, lengths, facts["world_size"])
+    choices = speed.choose(speed_choices.planned(cards or ()), job)
+    facts["speed"] = speed_choices.facts(choices)
+    return speed_choices.checks(choices, settings)
+
+
 def _add_times(shape, settings, train, facts: dict[str, Any], cards) -> None:
     """Seconds of the whole run on each card, the padding, and what would make it faster."""
     t = settings.training
@@ -235,16 +245,17 @@ def _add_times(shape, settings, train, facts: dict[str, Any], cards) -> None:
     share = train.supervised / max(train.tokens, 1)
     epochs = facts["steps"] / facts["steps_per_epoch"] / facts["world_size"]
     estimate, bound = facts["estimate"], 0.0
+    step = facts["global_batch_size"] if facts["speed"]["group_by_length"]["on"] else 0
     estimate["time"] = {}
     estimate["assumed_cards"] = not cards  # no card is named or here: two usual ones are shown
     for card in cards_or_usual(cards):
         if card.tflops:
             rate = card.tflops
-            one, bound = step_time.epoch_seconds(shape, settings, lengths, share, rate)
+            one, bound = step_time.epoch_seconds(shape, settings, lengths, share, rate, step)
             estimate["time"][card.name] = one * epochs
     waste = 0.0
-    if not t.packing:
-        waste = step_time.padding_share(lengths, t.per_device_train_batch_size, t.seed)
+    if not t.packing and not facts["speed"]["padding_free"]["on"]:
+        waste = step_time.padding_share(lengths, t.per_device_train_batch_size, t.seed, step)
     estimate["padding"] = waste
     estimate["faster"] = step_time.advice(waste, bound, settings)
 
@@ -259,4 +270,5 @@ def lines(plan: TrainingPlan) -> list[str]:
             f"{f['world_size']} process(es), {f['steps_per_epoch']:,} an epoch, "
             f"{f['tokens']:,} tokens"
         )
-    return out + (estimate_lines(f["estimate"]) if "estimate" in f else [])
+    out += estimate_lines(f["estimate"]) if "estimate" in f else []
+    return out + (speed_choices.lines(f["speed"]) if "speed" in f else [])

@@ -109,7 +109,7 @@ FACTS: dict[str, Callable[[Any], bool]] = {
     "environment_lock_sha256": is_text, "chat_template_sha256": is_text,
     "tokenizer_sha256": is_text, "seed": is_count, "world_size": is_count, "device": is_text,
     "data": is_object, "kind": is_text, "start": is_object, "reward_model": is_object,
-    "memory": is_object,
+    "memory": is_object, "speed": is_object,
 }  # fmt: skip
 
 

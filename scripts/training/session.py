@@ -59,6 +59,13 @@ class TrainingRecipe:
         """Facts for run.json that this kind adds."""
         return {}
 
+    def keep(self, began: dict[str, Any]) -> None:
+        """Go on as a resumed run began: `began` are the facts of its run.json."""
+
+    def notes(self) -> list[str]:
+        """Lines for the log at the start."""
+        return []
+
     def title(self) -> str:
         """The first words of the log: method and model."""
         raise NotImplementedError
@@ -113,6 +120,10 @@ def train(recipe: TrainingRecipe, run: Path | None, checkpoint: Path | None) -> 
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS is loaded
     set_seed(recipe.settings.training.seed)  # before model and adapter: resume is bit-identical
     recipe.prepare()
+    began = [run_folder.read_facts(run) if state.is_main_process else None]
+    broadcast_object_list(began)
+    if began[0]:
+        recipe.keep(began[0])
     writer = before = None
     if state.is_main_process:
         before = _recorded_objective(run) if checkpoint else None
@@ -143,6 +154,8 @@ def open_run(
     saving.tidy_checkpoints(run, checkpoint)
     writer.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     writer.log(f"{recipe.title()} on {facts['device']}, {world_size} process(es)")
+    for note in recipe.notes():
+        writer.log(note)
     return writer
 
 

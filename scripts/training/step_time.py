@@ -16,17 +16,37 @@ LAUNCH_4BIT, LAUNCH_BF16 = 0.35 / 32, 0.20 / 32
 MUCH_WASTE = 0.2  # share of padding above which grouping by length or packing is recommended
 
 
-def micro_batches(lengths: Sequence[int], rows: int, seed: int) -> list[tuple[int, int]]:
-    """[(rows, longest)] of one epoch in a random order, as the trainer pads them."""
+def micro_batches(
+    lengths: Sequence[int], rows: int, seed: int, step: int = 0
+) -> list[tuple[int, int]]:
+    """[(rows, longest)] of one epoch in a random order, as the trainer pads them.
+
+    step: the rows of one optimizer step where they are sorted by length within it; 0: they are not.
+    """
     order = list(lengths)
     random.Random(seed).shuffle(order)
+    if step:
+        order = sorted_steps(order, order, step)
     parts = [order[i : i + rows] for i in range(0, len(order), rows)]
     return [(len(part), max(part)) for part in parts]
 
 
-def padding_share(lengths: Sequence[int], rows: int, seed: int) -> float:
-    """The share of computed tokens that is padding, 0 to 1."""
-    padded = sum(count * longest for count, longest in micro_batches(lengths, rows, seed))
+def sorted_steps(order: Sequence[int], lengths: Sequence[int], step: int) -> list[int]:
+    """`order`, every `step` of it sorted by `lengths`, which has one for each; the longest first.
+
+    >>> sorted_steps([7, 8, 9, 5], [1, 3, 2, 9], 3)
+    [8, 9, 7, 5]
+    """
+    made: list[int] = []
+    for begin in range(0, len(order), step):
+        part = range(begin, min(begin + step, len(order)))
+        made += [order[i] for i in sorted(part, key=lambda i: -lengths[i])]
+    return made
+
+
+def padding_share(lengths: Sequence[int], rows: int, seed: int, step: int = 0) -> float:
+    """The share of computed tokens that is padding, 0 to 1. step: as for micro_batches."""
+    padded = sum(count * longest for count, longest in micro_batches(lengths, rows, seed, step))
     return 1 - sum(lengths) / padded if padded else 0.0
 
 
@@ -51,9 +71,13 @@ def token_flops(shape: ModelShape, supervised: float, checkpointing: bool) -> fl
 
 
 def epoch_seconds(
-    shape: ModelShape, settings, lengths: Sequence[int], supervised: float, tflops: float
-) -> tuple[float, float]:
-    """(seconds of an epoch on one GPU, share of micro-batches whose pace the CPU sets)."""
+    shape: ModelShape, settings, lengths: Sequence[int], supervised: float, tflops: float,
+    step: int = 0,
+) -> tuple[float, float]:  # fmt: skip
+    """(seconds of an epoch on one GPU, share of micro-batches whose pace the CPU sets).
+
+    step: as for micro_batches.
+    """
     training = settings.training
     quantised = settings.quantization.load_in_4bit or settings.quantization.load_in_8bit
     floor = (LAUNCH_4BIT if quantised else LAUNCH_BF16) * shape.layers
@@ -64,7 +88,7 @@ def epoch_seconds(
         count = -(-sum(lengths) // training.max_length)
         batches = [(rows, training.max_length)] * -(-count // rows)
     else:
-        batches = micro_batches(lengths, rows, training.seed)
+        batches = micro_batches(lengths, rows, training.seed, step)
     for count, longest in batches:
         padded = not training.packing and rows > 1
         attention = attention_flops(shape, longest, padded, checkpointing)

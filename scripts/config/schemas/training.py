@@ -10,6 +10,7 @@ from config.schemas import Positive, Section, Share
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Dtype = Literal["bfloat16", "float16", "float32"]
+Switch = Literal["auto", "on", "off"]
 # transformers' optimizers that need torch and bitsandbytes alone
 Optimizer = Literal[
     "adamw_torch", "adamw_torch_fused", "adafactor", "adagrad", "rmsprop", "sgd",
@@ -138,6 +139,16 @@ class TrainingSection(Section):
         return self
 
 
+class SpeedSection(Section):
+    """Switches of scripts/training/speed.py."""
+
+    flash_attention: Switch = "auto"
+    padding_free: Switch = "auto"
+    group_by_length: Switch = "auto"
+    liger_kernel: Switch = "auto"
+    fused_optimizer: Switch = "auto"
+
+
 class DataSection(Section):
     train_file: str = "data/processed/train_sft.jsonl"
     val_file: str | None = "data/processed/val_sft.jsonl"
@@ -154,5 +165,6 @@ class TrainingConfig(Section):
     lora: LoraSection = LoraSection()
     quantization: QuantizationSection = QuantizationSection()
     training: TrainingSection = TrainingSection()
+    speed: SpeedSection = SpeedSection()
     data: DataSection = DataSection()
     safety: SafetySection = SafetySection()
