@@ -25,9 +25,7 @@ def render(tokenizer, messages, tools=None, prompt: bool = False) -> str:
     """
     try:
         with time_limit(SECONDS):
-            text = tokenizer.apply_chat_template(
-                messages, tools=tools or None, tokenize=False, add_generation_prompt=prompt
-            )
+            text = _applied(tokenizer, messages, tools, prompt)
     except TookTooLong:
         raise console.Problem(
             f"the chat template does not come to an end within {SECONDS} s", REMEDY
@@ -37,6 +35,41 @@ def render(tokenizer, messages, tools=None, prompt: bool = False) -> str:
     if len(text) > MOST_LETTERS:
         raise console.Problem(f"the chat template writes {len(text):,} letters", REMEDY)
     return text
+
+
+def _applied(tokenizer, messages, tools, prompt: bool) -> str:
+    """The template's text. A template that joins a call's arguments to its own text, as DeepSeek's
+    does, gets them as JSON.
+    """
+
+    def apply(turns) -> str:
+        return tokenizer.apply_chat_template(
+            turns, tools=tools or None, tokenize=False, add_generation_prompt=prompt
+        )
+
+    try:
+        return apply(messages)
+    except TypeError:
+        written = [_with_written_arguments(message) for message in messages]
+        if written == messages:
+            raise
+        return apply(written)
+
+
+def _with_written_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with the arguments of its tool calls as JSON text."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    return message | {"tool_calls": [_written(call) for call in calls]}
+
+
+def _written(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
+        return call
+    text = json.dumps(function["arguments"], ensure_ascii=False)
+    return call | {"function": function | {"arguments": text}}
 
 
 def of_folder(folder: Path) -> str | dict[str, str] | None:

@@ -76,10 +76,22 @@ def of_rows(largest: int, lengths: list[int], words, model: Description) -> list
     return made
 
 
+# Without these a row teaches nothing.
+ESSENTIAL = ("leaves out text of the user", "leaves out text of the assistant")
+
+
 def of_faults(faults: dict[str, int], rows: int) -> list[Check]:
-    """What the chat template left out of rows or wrote twice."""
+    """What the chat template left out of rows or wrote twice; a failure where no row has its text.
+
+    rows: how many were encoded.
+    """
     fix = "use a template that writes it (model.chat_template), or leave it out of the rows"
     return [
-        Check("chat template", "warn", f"{fault}: {count} of {rows} rows", fix)
+        Check(
+            "chat template",
+            "fail" if fault in ESSENTIAL and count >= rows else "warn",
+            f"{fault}: {count} of {rows} rows",
+            fix,
+        )
         for fault, count in sorted(faults.items())
     ]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from base_model import chat_template
+
 REASONING = ("reasoning_content", "reasoning", "thinking")  # as templates name it
 LONG = 16  # characters from which a text that occurs twice was not meant twice
 _OPENED = re.compile(r"[<\[]\|?(?:think\w*|thought|reason\w*)\|?[>\]]\s*$", re.I)
+_CLOSED = re.compile(r"[<\[]\|?(think\w*|thought|reason\w*)\|?[>\]]\s*[<\[]/\1\|?[>\]]\s*$", re.I)
+_INDENTED = re.compile(r"\n*(?:\t| {2,})\s*\S")
 
 
 class Mismatch(ValueError):
@@ -21,20 +26,48 @@ class Mismatch(ValueError):
         self.remedy = remedy
 
 
-def mismatch(prompt: str) -> Mismatch:
+def mismatch(prompt: str, answer: dict[str, Any]) -> Mismatch:
     """Why an answer's text does not begin with its prompt, and the way out."""
     if _OPENED.search(prompt):
+        closed = (
+            "train with a template that opens none: python scripts/verify_model.py --closed-think "
+            "FILE writes it, model.chat_template names it"
+        )
+        reasoned = "</think>" in str(answer.get("content")) or any(map(answer.get, REASONING))
+        text = "the chat template opens a <think> in the generation prompt, and "
+        if reasoned:
+            return Mismatch(f"{text}leaves out the reasoning that this answer has", closed)
         return Mismatch(
-            "the chat template opens a <think> in the generation prompt, and this answer does not "
-            "begin with it: in use the model would have to think first",
-            "give the answers their reasoning (reasoning_content), or train with a template that "
-            "opens none: python scripts/verify_model.py --closed-think FILE writes it, "
-            "model.chat_template names it",
+            f"{text}this answer does not begin with it: in use the model would have to think first",
+            f"give the answers their reasoning (reasoning_content), or {closed}",
+        )
+    if _CLOSED.search(prompt):
+        return Mismatch(
+            "the chat template closes the thinking in the generation prompt, and this answer has "
+            "its own: in use the model would not think",
+            "leave reasoning out of the rows, or use a template that lets the model think "
+            "(model.chat_template)",
         )
     return Mismatch(
         "the chat template rewrites earlier turns",
         "correct or delete that row, or use a template that only appends (model.chat_template)",
     )
+
+
+def way_out(tokenizer, messages, tools, error: Exception) -> str:
+    """What helps where a template refuses a row: another row, or another template."""
+    from jinja2 import TemplateRuntimeError
+
+    if isinstance(error, (TemplateRuntimeError, TypeError)):  # not its raise_exception
+        return "the template cannot write such a row: use another one (model.chat_template)"
+    if messages[0].get("role") == "system":
+        with contextlib.suppress(Exception):  # refused for another reason
+            chat_template.render(tokenizer, messages[1:], tools)
+            return (
+                "put the system text at the head of the first question, or use a template that "
+                "takes it (model.chat_template)"
+            )
+    return "correct or delete that row; python scripts/data_prep.py checks rows"
 
 
 def closed_think(template: str) -> str | None:
@@ -68,6 +101,8 @@ def _faults_of(text: str, message: dict[str, Any]) -> Iterator[str]:
     role = str(message.get("role"))
     for content in _texts(message.get("content")):
         if _has(text, content):
+            if role == "assistant" and _loses_indentation(text, content):
+                yield "leaves out the indentation that answers begin with"
             continue
         kept = content.rpartition("</think>")[2]
         if role == "assistant" and kept != content and _has(text, kept):
@@ -84,6 +119,12 @@ def _faults_of(text: str, message: dict[str, Any]) -> Iterator[str]:
             yield "leaves out tool calls"
         elif not _has_values(text, _parsed(function.get("arguments"))):
             yield "leaves out arguments of tool calls"
+
+
+def _loses_indentation(text: str, content: str) -> bool:
+    """Whether code that goes on from the question begins at the margin in the text."""
+    lines = content.strip("\r\n").rstrip()
+    return _INDENTED.match(content) is not None and lines not in text
 
 
 def _faults_of_tool(text: str, tool: Any) -> Iterator[str]:

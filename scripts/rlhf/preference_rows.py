@@ -89,10 +89,10 @@ def _texts(tokenizer, row: Row) -> tuple[str, list[str]]:
     except Exception as error:  # a template's own refusal: order of roles, tool calls
         raise console.Problem(
             f"{row.where}: the chat template refuses the row ({str(error).strip()})",
-            "correct or delete that row; python scripts/data_prep.py checks rows",
+            rendered_rows.way_out(tokenizer, prompt + answers[0], row.tools, error),
         ) from None
-    if not all(text.startswith(before) for text in whole):
-        error = rendered_rows.mismatch(before)
+    if unlike := [a for a, text in zip(answers, whole, strict=True) if not text.startswith(before)]:
+        error = rendered_rows.mismatch(before, unlike[0][0])
         raise console.Problem(f"{row.where}: {error}", error.remedy)
     return before, [text[len(before) :] for text in whole]
 

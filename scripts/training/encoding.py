@@ -72,7 +72,7 @@ def spans(tokenizer, messages, tools=None) -> tuple[str, list[tuple[int, int]]]:
         before = render(tokenizer, messages[:i], tools, prompt=True)
         after = text if i == len(messages) - 1 else render(tokenizer, messages[: i + 1], tools)
         if not (text.startswith(after) and after.startswith(before)):
-            raise rendered_rows.mismatch(before)
+            raise rendered_rows.mismatch(before, message)
         turns.append((len(before), len(after)))
     return text, turns
 
@@ -127,7 +127,7 @@ def encode_last(
     before = render(tokenizer, messages[:-1], tools, prompt=True)
     text = render(tokenizer, messages, tools)
     if not text.startswith(before):
-        raise rendered_rows.mismatch(before)
+        raise rendered_rows.mismatch(before, messages[-1])
     if faults is not None:
         faults.update(rendered_rows.faults(text, messages, tools, trained=len(messages) - 1))
     coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -159,10 +159,10 @@ def encode_file(
         except ImportError:
             raise
         except Exception as error:  # a template's own refusal: order of roles, tool calls
-            raise console.Problem(
-                f"{row.where}: the chat template refuses the row ({str(error).strip()})",
-                "correct or delete that row; python scripts/data_prep.py checks rows",
-            ) from None
+            text = f"{row.where}: the chat template refuses the row ({str(error).strip()})"
+            messages, tools = conversation(row)
+            remedy = rendered_rows.way_out(tokenizer, unmarked(messages), tools, error)
+            raise console.Problem(text, remedy) from None
         result.split += len(samples) > 1
         result.faults.update(faults)
         for coded in samples:

@@ -138,7 +138,7 @@ def against_base(coded, tokenizer, model) -> list[Check]:
     rows = [row["input_ids"] for e in coded.values() for row in e.rows]
     largest = max(map(max, rows), default=0)
     faults = sum((e.faults for e in coded.values()), collections.Counter())
-    read = sum(e.read for e in coded.values())
+    read = sum(e.read - e.left_out.total() for e in coded.values())
     checks = readiness.of_rows(largest, [len(ids) for ids in rows], tokenizer, model)
     return checks + readiness.of_faults(faults, read)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import verify_model
-from base_model import chat_template, rendered_rows, tokenizer
+from base_model import chat_template, readiness, rendered_rows, tokenizer
 from support.model_files import CHAT, LLAMA, write_model, write_tokenizer
 
 QUESTION = {"role": "user", "content": "Which city is the capital of Norway, please?"}
@@ -17,6 +17,7 @@ FUNCTION = {"name": "get_weather", "arguments": {}}
 CALL = {"role": "assistant", "content": "",
         "tool_calls": [{"id": "c1", "type": "function", "function": FUNCTION}]}  # fmt: skip
 REASONED = ANSWER | {"reasoning_content": "Oslo, I know."}
+CODE = {"role": "assistant", "content": "    return x + 1"}
 THINKING = {"role": "assistant", "content": "<think>Norway: Oslo.</think>It is Oslo."}
 
 
@@ -42,6 +43,10 @@ def write(messages, **changes):
         ([QUESTION, ANSWER, QUESTION, ANSWER], None, []),
         ([{"role": "tool", "content": 'a "b"\nc'}, ANSWER],
          "tool: " + json.dumps('a "b"\nc') + write([ANSWER]), []),
+        ([QUESTION, CODE], None, []),
+        ([QUESTION, CODE], write([QUESTION]) + "return x + 1",
+         ["leaves out the indentation that answers begin with"]),
+        ([QUESTION, ANSWER | {"content": " It is Oslo.\n"}], write([QUESTION, ANSWER]), []),
     ],
 )  # fmt: skip
 def test_a_text_is_held_against_its_row(messages, text, faults):
@@ -107,10 +112,67 @@ def test_earlier_answers_that_are_not_trained_may_be_shortened():
 
 
 def test_an_opened_think_is_the_reason_that_is_given():
-    error = rendered_rows.mismatch("Q<assistant><think>\n")
+    error = rendered_rows.mismatch("Q<assistant><think>\n", ANSWER)
     assert "opens a <think>" in str(error) and "--closed-think" in error.remedy
-    error = rendered_rows.mismatch("Q1 <think>x</think> A1 Q2<assistant>")
+    error = rendered_rows.mismatch("Q1 <think>x</think> A1 Q2<assistant>", ANSWER)
     assert "rewrites earlier turns" in str(error)
+
+
+@pytest.mark.parametrize("answer", [REASONED, THINKING])
+def test_an_answer_that_reasons_is_not_asked_for_reasoning(answer):
+    error = rendered_rows.mismatch("Q<assistant><think>\n", answer)
+    assert "leaves out the reasoning that this answer has" in str(error)
+    assert "give the answers" not in error.remedy and "--closed-think" in error.remedy
+
+
+@pytest.mark.parametrize("closed", ["<think>\n\n</think>\n\n", "[THINK][/THINK]"])
+def test_a_prompt_that_closes_the_thinking_is_the_reason_that_is_given(closed):
+    error = rendered_rows.mismatch(f"Q<assistant>{closed}", THINKING)
+    assert "closes the thinking" in str(error) and "leave reasoning out" in error.remedy
+
+
+def test_text_that_no_row_keeps_fails_the_plan():
+    def statuses(counts):
+        return [check.status for check in readiness.of_faults(counts, 20)]
+
+    assert statuses({"leaves out text of the assistant": 20}) == ["fail"]
+    assert statuses({"leaves out text of the user": 19, "leaves out reasoning": 20}) == ["warn"] * 2
+
+
+# --- rows that a template refuses ----------------------------------------------------------------
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+JOINED = "{% if m.tool_calls %}{{ 'call ' + m.tool_calls[0].function.arguments }}{% endif %}"
+LOOP = "{%% for m in messages %%}%s{%% endfor %%}"
+
+
+@pytest.fixture
+def words(tmp_path):
+    return tokenizer.load(write_tokenizer(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "remedy"),
+    [
+        (NO_SYSTEM, [SYSTEM, QUESTION, ANSWER], "at the head of the first question"),
+        ("{{ raise_exception('no') }}", [SYSTEM, QUESTION, ANSWER], "correct or delete that row"),
+        ("{{ raise_exception('no') }}", [QUESTION, ANSWER], "correct or delete that row"),
+        (LOOP % "{{ m.content[0].text.x }}", [QUESTION, ANSWER], "use another one"),
+        (LOOP % "{{ m.content + 1 }}", [SYSTEM, QUESTION, ANSWER], "use another one"),
+    ],
+)
+def test_the_way_out_is_another_row_or_another_template(template, messages, remedy, words):
+    words.chat_template = template
+    with pytest.raises(Exception) as refusal:  # noqa: PT011  jinja's own, and Python's
+        chat_template.render(words, messages)
+    assert remedy in rendered_rows.way_out(words, messages, None, refusal.value)
+
+
+def test_a_template_that_joins_arguments_to_its_text_gets_them_as_json(words):
+    words.chat_template = LOOP % JOINED
+    call = {"type": "function", "function": {"name": "f", "arguments": {"city": "Zoë", "n": 1}}}
+    messages = [QUESTION, ANSWER | {"tool_calls": [call]}]
+    assert chat_template.render(words, messages) == 'call {"city": "Zoë", "n": 1}'
+    assert call["function"]["arguments"] == {"city": "Zoë", "n": 1}
 
 
 @pytest.fixture
@@ -166,7 +228,7 @@ def test_every_template_that_trl_ships_trains_or_has_a_way_out(tmp_path):
             whole = chat_template.render(words, [QUESTION, ANSWER])
             if whole.startswith(prompt):
                 break
-            assert "opens a <think>" in str(rendered_rows.mismatch(prompt)), file.name
+            assert "opens a <think>" in str(rendered_rows.mismatch(prompt, ANSWER)), file.name
             closed.append(file.name)
         assert whole.startswith(prompt), file.name
     assert len(closed) == 12
