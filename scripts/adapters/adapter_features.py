@@ -116,15 +116,15 @@ def _expert_layers(adapter: Adapter) -> bool:
 class Feature:
     """Something that an adapter has, and what follows.
 
-    `there(adapter)`: whether it has it; a text names what. `changes_base`: PEFT changes weights of
-    the base on loading, and switching the adapter off does not bring them back. `company`: whether
-    rows of other adapters (and of the base) may share a batch with it. `full_precision`: it does
-    not load on a base in 4 or 8 bits. `load`, `serve`, `merge`: why that cannot be done at all.
-    `vllm`: whether vLLM serves it.
+    `presence(adapter)`: whether it has it; a text names what. `changes_base`: PEFT changes
+    weights of the base on loading, and switching the adapter off does not bring them back.
+    `company`: whether rows of other adapters (and of the base) may share a batch with it.
+    `full_precision`: it does not load on a base in 4 or 8 bits. `load`, `serve`, `merge`: why
+    that cannot be done at all. `vllm`: whether vLLM serves it.
     """
 
     name: str
-    there: Callable[[Adapter], bool | str]
+    presence: Callable[[Adapter], bool | str]
     changes_base: bool = False
     company: str = TOGETHER
     full_precision: bool = False

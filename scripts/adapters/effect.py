@@ -130,7 +130,7 @@ def of(adapter: Path | Adapter) -> Effect:
     adapter = adapter if isinstance(adapter, Adapter) else weights.describe(adapter)
     features = []
     for feature in FEATURES:
-        presence = feature.there(adapter)
+        presence = feature.presence(adapter)
         if presence:
             words = f"{feature.name}: {presence}" if isinstance(presence, str) else feature.name
             features.append((feature, words))

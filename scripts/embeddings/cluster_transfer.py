@@ -26,10 +26,10 @@ PARALLEL = 4  # more gains nothing: one connection's window is full
 
 
 class FramedFile:
-    """Takes one file's bytes out of an answer: what follows our token, and no more than `left`."""
+    """Takes one file's bytes out of an answer: at most `remaining` after our token."""
 
     def __init__(self, out: Any, token: str, remaining: int):
-        self.out, self.mark, self.left = out, f"{token}\n".encode(), remaining
+        self.out, self.mark, self.remaining = out, f"{token}\n".encode(), remaining
         self.banner, self.begun, self.too_long = b"", False, False
 
     def take(self, chunk: bytes) -> bool:
@@ -39,9 +39,9 @@ class FramedFile:
             before, self.begun, chunk = self._split()
             if not self.begun:
                 return len(before) <= BANNER_BYTES
-        self.too_long = len(chunk) > self.left
-        self.out.write(chunk[: self.left])
-        self.left -= len(chunk[: self.left])
+        self.too_long = len(chunk) > self.remaining
+        self.out.write(chunk[: self.remaining])
+        self.remaining -= len(chunk[: self.remaining])
         return not self.too_long
 
     def _split(self) -> tuple[bytes, bool, bytes]:

@@ -16,7 +16,7 @@ class Forecast:
     def __init__(self, job: Job):
         self.job = job
         self.first: tuple[int, float] | None = None
-        self.said = False
+        self.is_shown = False
 
     def line(self, status: dict[str, Any], spent: float, elapsed: float) -> str:
         """The forecast, '' before it is known and ever after.
@@ -24,14 +24,14 @@ class Forecast:
         status: the run's; spent: seconds of the job's earlier lives; elapsed: of this one.
         """
         step, most = status.get("step"), status.get("max_steps")
-        if self.said or not _is_count(step) or not _is_count(most):
+        if self.is_shown or not _is_count(step) or not _is_count(most):
             return ""
         if self.first is None or step < self.first[0]:
             self.first = (step, elapsed)
         done = step - self.first[0]
         if done < MEASURED_STEPS:
             return ""
-        self.said = True
+        self.is_shown = True
         each = (elapsed - self.first[1]) / done
         return self._words(each, step, most, spent + elapsed)
 

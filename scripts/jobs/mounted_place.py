@@ -65,12 +65,12 @@ class MountedPlace:
         shutil.rmtree(stage, ignore_errors=True)
         good = {p for p in self.listed if self._is_known(p) and self._fetch(p, stage / p)}
         bad = {unit_of(p) for p in self.listed if p not in good} - {""}
-        came = sorted(p for p in good if unit_of(p) not in bad)
-        for path in came:
+        restored = sorted(p for p in good if unit_of(p) not in bad)
+        for path in restored:
             self.here(path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(stage / path, self.here(path))
         shutil.rmtree(stage, ignore_errors=True)
-        return len(came)
+        return len(restored)
 
     def _is_known(self, path: str) -> bool:
         parts = path.split("/")
@@ -95,12 +95,12 @@ class MountedPlace:
         for path in sorted(changed, key=lambda p: (p.endswith(VOUCHING), p)):
             self._send(path)
         passing = (f"{self.prefix}checkpoints/", f".jobs/{self.job.name}/")
-        gone = [p for p in self.listed if p.startswith(passing) and p not in files]
-        if changed or gone:
-            for path in gone:
+        removed = [p for p in self.listed if p.startswith(passing) and p not in files]
+        if changed or removed:
+            for path in removed:
                 del self.listed[path]
             publish_mounted(self.manifest, json.dumps({"files": self.listed}).encode())
-        for path in sorted(gone, key=lambda p: not p.endswith(adapter_units.TRAINER_STATE)):
+        for path in sorted(removed, key=lambda p: not p.endswith(adapter_units.TRAINER_STATE)):
             (self.root / path).unlink(missing_ok=True)
         self.seen = {path: file.sig for path, file in files.items()}
 

@@ -65,22 +65,22 @@ def look(host: Host) -> dict[str, str]:
 def refuse_unlike(facts: Mapping[str, Mapping[str, str]]) -> None:
     """Problem where a host has no torch, or where torch or driver differ; both values are named."""
     (first, wanted), *others = facts.items()
-    for name, has in facts.items():
-        if not has.get("torch"):
+    for name, own in facts.items():
+        if not own.get("torch"):
             raise console.Problem(
                 f"{name} has no training environment", f"make setup-remote HOST={name}"
             )
-    for name, has in others:
+    for name, own in others:
         for what in ("torch", "driver", "gpus"):
-            if has.get(what) != wanted.get(what):
-                values = [value.get(what) or "none" for value in (wanted, has)]
+            if own.get(what) != wanted.get(what):
+                values = [value.get(what) or "none" for value in (wanted, own)]
                 raise console.Problem(
                     f"{first} has {what} {values[0]} and {name} has {what} {values[1]}: "
                     "the ranks of one run must be alike",
                     "leave one out of HOSTS, or make them the same"
                     + (f" (make setup-remote HOST={name})" if what == "torch" else ""),
                 )
-    addresses = [has.get("address", "") for has in facts.values()]
+    addresses = [own.get("address", "") for own in facts.values()]
     if len(set(addresses)) < len(addresses) and set(addresses) != {"127.0.0.1"}:
         raise console.Misuse(
             f"{' and '.join(facts)} are one machine ({addresses[0]})", "name each host once"

@@ -20,7 +20,7 @@ TRAINER = (".venv-remote/bin/python", "scripts/lora_trainer.py")
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the call asked for; 0 and '' are "not said"."""
+    """The options of the call; 0 and '' mean: not given."""
 
     name: str
     engine: str = ""
@@ -37,12 +37,12 @@ class Request:
 
 
 def natural_engine(host: Host) -> str:
-    """The engine of a host without a scheduler, by what HOST is."""
+    """The engine of a host without a scheduler, by the kind of HOST."""
     return "folder" if host.is_folder else "ssh"
 
 
 def choose_engine(request: Request, host: Host, section: Any) -> str:
-    """The engine: as said, as configs/jobs.yaml says, else by what HOST is."""
+    """The engine: as given, else as configs/jobs.yaml says, else by the kind of HOST."""
     named = request.engine or (section.engine if section else None)
     natural = natural_engine(host)
     if named in ("folder", "ssh") and named != natural:

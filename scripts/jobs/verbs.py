@@ -74,7 +74,7 @@ def _request(args: Any) -> submission.Request:
 
 
 def _planned(args: Any, host: Host, job: Job, seconds: float | None) -> int:
-    """Say what a submission would do, and that nothing was started."""
+    """Print what a submission would do, and that nothing was started."""
     money = job.rate * seconds / 3600 if job.rate and seconds else None
     cause = "" if job.rate else " (RATE=1.90 says what an hour costs)"
     facts = {

@@ -31,11 +31,11 @@ class ChatForm:
                 "finish_reason": "tool_calls" if calls else finish}  # fmt: skip
 
     def opening(self, index: int) -> list[dict[str, Any]]:
-        """What a stream begins with."""
+        """The choices that a stream begins with."""
         return [self._delta(index, {"role": "assistant", "content": ""})]
 
     def stream(self) -> ChatStream:
-        """What turns one answer's text into chunks."""
+        """The object that turns one answer's text into chunks."""
         return ChatStream(self)
 
     def chances(self, answer: AnswerRow, begin: int, end: int | None) -> dict[str, Any] | None:
@@ -56,7 +56,7 @@ class ChatForm:
 
 
 class ChatStream:
-    """What of one answer was sent; with tools, what may become a call is kept back."""
+    """Streams one chat answer; with tools, text that may become a tool call is held back."""
 
     def __init__(self, form: ChatForm):
         self._form, self._text, self._sent, self._tokens = form, "", 0, 0
@@ -111,11 +111,11 @@ class TextForm:
                 "finish_reason": finish}  # fmt: skip
 
     def opening(self, index: int) -> list[dict[str, Any]]:
-        """What a stream begins with: nothing."""
+        """The choices that a stream begins with: none."""
         return []
 
     def stream(self) -> TextStream:
-        """What turns one answer's text into chunks."""
+        """The object that turns one answer's text into chunks."""
         return TextStream(self)
 
     def chances(self, answer: AnswerRow, begin: int, end: int | None) -> dict[str, Any] | None:
@@ -136,7 +136,7 @@ class TextForm:
 
 
 class TextStream:
-    """What of one answer was sent."""
+    """Streams one answer of /v1/completions."""
 
     def __init__(self, form: TextForm):
         self._form, self._tokens = form, 0

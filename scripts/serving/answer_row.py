@@ -68,12 +68,12 @@ class AnswerRow:
 
     @property
     def length(self) -> int:
-        """Tokens of it in the cache once its last token is read."""
+        """Tokens that the row takes in the cache once its last token is read."""
         return len(self.prompt) + len(self.tokens)
 
     @property
     def most(self) -> int:
-        """What its length may grow to."""
+        """The tokens that the row can have at most."""
         return len(self.prompt) + self.max_tokens
 
     def allowed(self) -> Any:

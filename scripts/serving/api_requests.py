@@ -77,7 +77,7 @@ class StreamOptions(BaseModel):
 
 
 class JsonSchema(BaseModel):
-    """What answers are held to; strict: false is held to it as well."""
+    """The schema that answers must satisfy, with `strict: false` too."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
@@ -101,7 +101,7 @@ class ResponseFormat(BaseModel):
 
 
 class GenerationRequest(BaseModel):
-    """What both APIs take."""
+    """The fields that both APIs accept."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
     model: str

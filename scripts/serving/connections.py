@@ -94,7 +94,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def waits(self) -> bool:
-        """Whether the client owes us bytes."""
+        """Whether the server waits for bytes of the client."""
         return self.idle or self.cycle.more_body
 
     def _make_room(self) -> None:
@@ -176,7 +176,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     # --- refusal
     def send_400_response(self, msg: str) -> None:
-        """What uvicorn answers to bytes that are no HTTP."""
+        """Answer bytes that are no HTTP (a method of uvicorn's protocol)."""
         self._refuse(400, "not_http", "this is no HTTP request")
 
     def _refuse(self, status: int, code: str, text: str) -> None:

@@ -107,7 +107,7 @@ class Engine:
         return (len(batch.answers) if batch else 0) + len(self._again)
 
     def submit(self, answers: list[AnswerRow]) -> None:
-        """Let the answers in, all or none; EngineFull for a full queue or a stopped engine."""
+        """Queue the answers, all or none; EngineFull for a full queue or a stopped engine."""
         with self._wake:
             if self._closed:
                 raise EngineFull("the server is stopping", full=False)
@@ -160,7 +160,7 @@ class Engine:
         return [answer.end("timeout") for answer in late]
 
     def _admit(self) -> list[AnswerRow]:
-        """Who joins now: first come, first served, as long as rows and memory last."""
+        """The waiting answers that may join now, the oldest first, as rows and memory allow."""
         rows = [] if self._batch is None else list(self._batch.answers)
         new: list[AnswerRow] = []
         if self._again:  # alone, so that who fails is who failed
@@ -187,14 +187,14 @@ class Engine:
     def _step(self, new: list[AnswerRow]) -> None:
         """One token for every row, and the first one for those who joined."""
         if self._batch:
-            self._tried(self._go_on, list(self._batch.answers))
+            self._tried(self._decode, list(self._batch.answers))
         if new:
-            self._tried(self._let_in, list(new))
+            self._tried(self._join, list(new))
         if self._crowded and not self._again:  # each fits alone: together they were too many
             self._lower_limit()
 
     def _tried(self, do: Callable[[list[AnswerRow]], None], rows: list[AnswerRow]) -> None:
-        """Run a step of `rows`. One that fails is dealt with when its tensors are gone."""
+        """Run a step of `rows`; handle its failure once its tensors are freed."""
         failure: Exception | None = None
         try:
             do(rows)
@@ -204,15 +204,15 @@ class Engine:
         if failure:
             self._failed(failure, rows)
 
-    def _go_on(self, rows: list[AnswerRow]) -> None:
-        """The next token of the batch."""
+    def _decode(self, _rows: list[AnswerRow]) -> None:
+        """Generate the next token of every row of the batch."""
         self._drop_unwanted()
         if self._batch:
             ids = self._batch.append([answer.tokens[-1] for answer in self._batch.answers])
             self._batch = self._advance(self._batch, ids)
 
-    def _let_in(self, rows: list[AnswerRow]) -> None:
-        """The first token of new rows, which join the batch; `rows` becomes all that join."""
+    def _join(self, rows: list[AnswerRow]) -> None:
+        """Add new rows, with their first token, to the batch; `rows` becomes the whole batch."""
         batch, ids = self._read(rows)
         joined = self._advance(batch, ids, first=True)
         if self._batch and joined:
@@ -225,10 +225,10 @@ class Engine:
         if self._batch is None:
             return
         now, rows = time.monotonic(), self._batch.answers
-        gone = [a for a in rows if a.cancelled or now > a.deadline]
-        if gone:
-            self.post([a.end("timeout") for a in gone if not a.cancelled])
-            self._batch = _without(self._batch, set(gone))
+        dropped = [a for a in rows if a.cancelled or now > a.deadline]
+        if dropped:
+            self.post([a.end("timeout") for a in dropped if not a.cancelled])
+            self._batch = _without(self._batch, set(dropped))
 
     def _read(self, answers: list[AnswerRow]) -> tuple[Batch, Any]:
         """A new batch and its ids [rows, longest], padded on the left: prompts, tokens so far."""
@@ -309,10 +309,10 @@ def _cells(rows: list[AnswerRow]) -> int:
     return len(rows) * max((answer.most for answer in rows), default=0)
 
 
-def _without(batch: Batch, gone: set[AnswerRow]) -> Batch | None:
+def _without(batch: Batch, dropped: set[AnswerRow]) -> Batch | None:
     """The batch without these answers, None when nobody is left."""
-    if gone:
-        rows = [i for i, answer in enumerate(batch.answers) if answer not in gone]
+    if dropped:
+        rows = [i for i, answer in enumerate(batch.answers) if answer not in dropped]
         if not rows:
             return None
         batch.keep(rows)

@@ -76,7 +76,7 @@ class AnyOf:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """The shape of that name."""
+    """A reference to the shape of that name."""
 
     name: str
 
@@ -88,7 +88,7 @@ CHARACTER = "character"
 
 
 def heights(named: Mapping[str, Any]) -> dict[str, float]:
-    """How many calls in one another the smallest value of each named shape needs; inf: endless."""
+    """How deeply calls nest in the smallest value of each named shape; inf: no finite value."""
     known: dict[str, float] = dict.fromkeys(named, math.inf)
     while True:
         better = {name: height(shape, known) for name, shape in named.items()}
@@ -98,7 +98,7 @@ def heights(named: Mapping[str, Any]) -> dict[str, float]:
 
 
 def height(shape: Any, known: Mapping[str, float]) -> float:
-    """How many calls in one another the smallest value of a shape needs."""
+    """How deeply calls nest in the smallest value of a shape."""
     if isinstance(shape, Call):
         return 1 + known[shape.name]
     if isinstance(shape, Text):

@@ -75,7 +75,7 @@ class Catalog:
     def quantization(self) -> dict[str, Any]:
         """The keys of a `quantization` section that the base is loaded with.
 
-        As the first version was trained, 4-bit say: eval.py measured it like that.
+        As the first version was trained (in 4 bits, for example): eval.py measured it so.
         """
         wanted = self.options.load_in_4bit
         cards = [s.version.card["config"] for s in self.served if s.version]

@@ -29,7 +29,7 @@ router = APIRouter()
 
 
 class State(BaseModel):
-    """What probes get."""
+    """The answer to a probe."""
 
     status: str
 
@@ -87,7 +87,7 @@ async def list_models(request: Request) -> dict[str, Any]:
 
 @router.get("/v1/models/{name:path}", responses=responses({200: "It", 404: "No such model"}))
 async def one_model(request: Request, name: str) -> dict[str, Any]:
-    """One of them."""
+    """One of the models."""
     service = service_of(request)
     return _model(service, service.find(name))
 
@@ -108,7 +108,7 @@ async def chat(request: Request) -> Response:
 @router.post("/v1/completions", responses=responses(ANSWERED, streams=True),
              openapi_extra=_takes(CompletionRequest), response_model=None)  # fmt: skip
 async def complete(request: Request) -> Response:
-    """How a text goes on: whole, or as a stream of events."""
+    """The continuation of a text: whole, or as a stream of events."""
     return await _answer(request, CompletionRequest)
 
 
@@ -129,7 +129,7 @@ async def _answer(request: Request, kind: type[ChatRequest] | type[CompletionReq
 
 
 async def _begin(request: Request, service: Service, kind: type) -> Exchange:
-    """Read the request and let it in; ApiError for one that is not answered."""
+    """Read the request and submit it; ApiError for one that is refused."""
     body = await request.body()
     asked = api_requests.read(body, kind)
     served = service.find(asked.model)

@@ -125,7 +125,7 @@ class Service:
     # --- one request ----------------------------------------------------------------------
     def begin(self, asked: ChatRequest | CompletionRequest, served: Served,
               prompts: list[list[int]], grammar: Any = None) -> Exchange:  # fmt: skip
-        """Let a request in. ApiError 429 when too many wait, 503 while loading or draining."""
+        """Submit a request. ApiError 429 when too many wait, 503 while loading or draining."""
         self.check_open()
         form = ChatForm(asked.offered) if isinstance(asked, ChatRequest) else TextForm()
         exchange = Exchange(self, asked, served, form, sum(map(len, prompts)))

@@ -209,7 +209,7 @@ class Grammar:
         self.start = self.state([(automaton.start, None)])
 
     def state(self, threads: list[Thread]) -> GrammarState:
-        """The state of these threads, gone on as far as no byte is needed."""
+        """The state of these threads, advanced as far as no byte is needed."""
         automaton, kept, seen = self.automaton, [], set(threads)
         open_ = list(threads)
         while open_:
@@ -255,7 +255,7 @@ class Grammar:
 
 
 class Guide:
-    """One answer's way through a grammar."""
+    """The place of one answer in a grammar; `take` advances it by a token."""
 
     def __init__(self, grammar: Grammar):
         self._grammar, self._state = grammar, grammar.start
@@ -274,7 +274,7 @@ class Guide:
         return mask
 
     def take(self, token: int) -> None:
-        """Go on with a token that was allowed."""
+        """Advance by a token that was allowed."""
         state: GrammarState | None = self._state
         for byte in self._grammar.table.pieces[token]:
             state = state.step(byte) if state else None

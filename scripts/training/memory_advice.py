@@ -104,10 +104,10 @@ def _last_of_each(words: list[str]) -> list[str]:
 def card_check(case: MemoryCase, card: Card) -> Check:
     """Whether the case fits a card: ok, warn where it is tight, fail with the smallest change."""
     needed, name = case.estimate.total, f"memory, {card.name}"
-    has = f"{card.gigabytes:.0f} GB"
+    capacity = f"{card.gigabytes:.0f} GB"
     if card.used > (1 << 30):
-        has += f", of which {console.size(card.used)} in use by other programs"
-    fact = f"{console.size(needed)} of {has} (estimate)"
+        capacity += f", of which {console.size(card.used)} in use by other programs"
+    fact = f"{console.size(needed)} of {capacity} (estimate)"
     verdict = card.verdict(needed)
     if verdict == "fits":
         return Check(name, "ok", f"fits: {fact}")

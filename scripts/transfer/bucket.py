@@ -233,10 +233,10 @@ class BucketHost(Host):
                 raise console.Problem(f"{self.name}: {name} {why}", "rename one of the two")
 
 
-def is_incomparable(there: str, listed: str) -> bool:
+def is_incomparable(signature: str, listed: str) -> bool:
     """Whether two signatures have one size and checksums of two kinds: an object that came in
     parts has none."""
-    (size, _, tag), (other_size, _, other_tag) = there.partition(" "), listed.partition(" ")
+    (size, _, tag), (other_size, _, other_tag) = signature.partition(" "), listed.partition(" ")
     return size == other_size and tag.partition(":")[0] != other_tag.partition(":")[0]
 
 

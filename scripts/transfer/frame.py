@@ -80,7 +80,7 @@ class AnswerFrame:
         is its limit. BrokenAnswer where a limit is passed.
         """
         silence = patience() if limits.silence is None else limits.silence
-        framed, held, came = Framed(), bytearray(), 0
+        framed, held, received = Framed(), bytearray(), 0
         quiet_since = time.monotonic()
         while True:
             ready, _, _ = select.select([stream], [], [], 0.25)
@@ -94,7 +94,7 @@ class AnswerFrame:
             if not (chunk := os.read(stream, 1 << 18)):
                 return self._ended(framed, held, sink)
             held += chunk
-            came += len(chunk)
+            received += len(chunk)
             if not framed.begun and not self._begin(framed, held):
                 continue
             if (at := held.find(self.end, max(0, len(held) - len(chunk) - len(self.end) - 4))) >= 0:
@@ -104,7 +104,7 @@ class AnswerFrame:
                     return self._ended(framed, held, sink)
             elif sink:
                 self._pass_on(held, sink)
-            if len(held) > limits.stdout or (sink and came > limits.streamed + BANNER_BYTES):
+            if len(held) > limits.stdout or (sink and received > limits.streamed + BANNER_BYTES):
                 most = limits.streamed if len(held) <= limits.stdout else limits.stdout
                 raise TooLong(f"an answer longer than {most // 1024:.0f} KB")
 

@@ -312,7 +312,7 @@ def wait_before(attempt: int) -> float:
 
 
 def persist(name: str, once: Callable[[], T], tries: int = TRIES) -> T:
-    """What `once` returns: again after a lost connection, so many times."""
+    """Call `once`, and again after a lost connection up to `tries` times; returns its result."""
     attempt = 0
     while True:
         try:
@@ -325,7 +325,7 @@ def persist(name: str, once: Callable[[], T], tries: int = TRIES) -> T:
 
 
 def wait_to_retry(name: str, lost: console.Problem, attempt: int) -> None:
-    """Say why and wait before try `attempt`."""
+    """Warn why, and wait before try `attempt`."""
     pause = wait_before(attempt)
     console.warn(f"{lost.text}; again in {pause:.0f} s, try {attempt} of {TRIES}")
     time.sleep(pause)

@@ -45,7 +45,7 @@ class LocalNames:
 
 
 class LocalKinds:
-    """What lies where a host's new file is to go, each folder looked at once."""
+    """What has the place of a host's new file here (a folder, a file); each folder is read once."""
 
     def __init__(self):
         self._folders: set[Path] = set()

@@ -23,7 +23,7 @@ from transfer.record import TransferRecord, only_one
 
 
 def sync(host: Host, args: argparse.Namespace) -> int:
-    """The whole way down. Returns the exit code."""
+    """Fetch what is new or changed and put it in place; returns the exit code."""
     began = time.monotonic()
     record = TransferRecord(host, "down")
     unsettled: list[str] = []
@@ -62,13 +62,13 @@ def _must_be_there(host: Host, state) -> None:
 
 
 def _sum_up(host: Host, plan: PullPlan, unsettled: list[str], seconds: float) -> None:
-    came = [path for path in plan.fetch if path in plan.record.files and not _is_out(plan, path)]
+    fetched = [path for path in plan.fetch if path in plan.record.files and not _is_out(plan, path)]
     same = f"{plan.amount(plan.same)} unchanged"
     if not plan.fetch:
         console.result(f"{host.place}: nothing to fetch: {same}")
         return
-    size = sum(plan.there[path].size for path in came)
-    text = f"fetched {plan.amount(came)} in {console.duration(seconds)}"
+    size = sum(plan.remote_files[path].size for path in fetched)
+    text = f"fetched {plan.amount(fetched)} in {console.duration(seconds)}"
     text += f" ({sync_lines.rate(size, seconds)}); SHA-256 verified against {host.name}"
     if unsettled:
         console.warn(f"still being written on {host.name}: {sync_lines.names(unsettled)}")

@@ -39,19 +39,19 @@ class PullPlan:
         self.skipped: dict[str, str] = {}
         self.unfinished: dict[str, str] = {}
         self.refused = dict(listing.refused)
-        self.there: dict[str, ListedFile] = {}
+        self.remote_files: dict[str, ListedFile] = {}
         for path, listed in listing.files.items():
             if self._travels(path, args.with_checkpoints):
-                self.there[path] = listed
+                self.remote_files[path] = listed
         self._refuse_unread(listing.unread)
         self._refuse_incomplete()
-        self.here = {path: local_files.look(local_path(path)) for path in self.there}
+        self.here = {path: local_files.look(local_path(path)) for path in self.remote_files}
         self.fetch: dict[str, str] = {}
         self.same: list[str] = []
-        unsure = [path for path in self.there if not self._decide(path, args.verify)]
+        unsure = [path for path in self.remote_files if not self._decide(path, args.verify)]
         self._refuse_other_spellings([*self.fetch, *unsure])
         self._refuse_other_kinds()
-        self._settle([path for path in unsure if path in self.there])
+        self._settle([path for path in unsure if path in self.remote_files])
         self._whole_units()
 
     def _travels(self, path: str, checkpoints: bool) -> bool:
@@ -84,7 +84,7 @@ class PullPlan:
             if unit := unit_of(path):
                 self._without(unit)
         by_unit: dict[str, list[str]] = {}
-        for path in self.there:
+        for path in self.remote_files:
             if (unit := unit_of(path)) and not is_version(unit):
                 by_unit.setdefault(unit, []).append(path)
         for unit, names in by_unit.items():
@@ -102,12 +102,12 @@ class PullPlan:
 
     def _without(self, unit: str) -> None:
         """Take nothing of a unit; '' is none."""
-        for path in [p for p in self.there if unit and p.startswith(unit + "/")]:
-            del self.there[path]
+        for path in [p for p in self.remote_files if unit and p.startswith(unit + "/")]:
+            del self.remote_files[path]
 
     def _decide(self, path: str, verify: bool) -> bool:
         """Put `path` where it belongs; False where only the contents can tell."""
-        here, remote = self.here[path], self.there[path]
+        here, remote = self.here[path], self.remote_files[path]
         if here and not verify and self.record.holds(path, here, remote):
             self.same.append(path)
         elif here and here.size == remote.size and remote.seconds in (here.seconds, UNKNOWN_TIME):
@@ -126,25 +126,25 @@ class PullPlan:
             other = names.other_spelling(folder(top), rest)
             if not other or self._is_ours(path):
                 continue
-            self.there.pop(path, None)
+            self.remote_files.pop(path, None)
             if unit_of(path + "/x") == path:
                 self._without(path)
             self.refused[path] = (
                 f"is the same name as {paths.show(folder(top) / other)} here where case is "
                 "ignored, as on a Mac"
             )
-        self.fetch = {path: what for path, what in self.fetch.items() if path in self.there}
+        self.fetch = {path: what for path, what in self.fetch.items() if path in self.remote_files}
 
     def _refuse_other_kinds(self) -> None:
         """Refuse a file where a folder is here, and what is below a file here."""
         kinds = LocalKinds()
         for path in [path for path in self.fetch if not self.here[path]]:
             why = kinds.why_blocked(local_path(path), folder(path.partition("/")[0]))
-            if why and path in self.there:
-                del self.there[path]
+            if why and path in self.remote_files:
+                del self.remote_files[path]
                 self.refused[unit_of(path) or path] = why
                 self._without(unit_of(path))
-        self.fetch = {path: what for path, what in self.fetch.items() if path in self.there}
+        self.fetch = {path: what for path, what in self.fetch.items() if path in self.remote_files}
 
     def _is_ours(self, path: str) -> bool:
         """Whether an earlier sync made the file here: some disks show a name in another form."""
@@ -154,11 +154,11 @@ class PullPlan:
     def _settle(self, unsure: list[str]) -> None:
         """Compare the contents of `unsure`, on both sides at once."""
         hashing = local_files.Background(local_files.hash_all, {p: local_path(p) for p in unsure})
-        remote_hashes = hashes_on(self.host, {p: self.there[p].size for p in unsure})
+        remote_hashes = hashes_on(self.host, {p: self.remote_files[p].size for p in unsure})
         for path, digest in hashing.result().items():
             if digest and digest == remote_hashes.get(path):
                 self.same.append(path)
-                self.record.put(path, digest, self.here[path], self.there[path])
+                self.record.put(path, digest, self.here[path], self.remote_files[path])
             else:
                 self.fetch[path] = "changed"
 
@@ -172,7 +172,7 @@ class PullPlan:
                 self.lacking[unit] = lost
         out = set(self.conflicts) | self.lacking.keys()
         self.units = [u for u in touched if u not in out]
-        for path in self.there:
+        for path in self.remote_files:
             unit = unit_of(path)
             if unit in out:
                 self.fetch.pop(path, None)
@@ -188,7 +188,7 @@ class PullPlan:
         return sorted(
             name
             for name in (p.relative_to(root).as_posix() for p in root.rglob("*") if not p.is_dir())
-            if f"{unit}/{name}" not in self.there
+            if f"{unit}/{name}" not in self.remote_files
             and not exclusions.why_not(name.rpartition("/")[2])
         )
 
@@ -197,11 +197,11 @@ class PullPlan:
         lines = [f"plan      down: {self.host.place} -> this checkout"]
         for kind in ("new", "changed"):
             names = sorted(path for path, what in self.fetch.items() if what == kind)
-            lines += sync_lines.files_line(kind, names, self.there)
+            lines += sync_lines.files_line(kind, names, self.remote_files)
         if self.same:
-            lines.append(f"same      {sync_lines.amount(self.there[p] for p in self.same)}")
+            lines.append(f"same      {sync_lines.amount(self.remote_files[p] for p in self.same)}")
         return lines + sync_lines.skipped_lines(self.skipped | self.unfinished)
 
     def amount(self, names: list[str]) -> str:
         """How many files and bytes `names` are there."""
-        return sync_lines.amount(self.there[p] for p in names)
+        return sync_lines.amount(self.remote_files[p] for p in names)

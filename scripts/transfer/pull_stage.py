@@ -35,7 +35,7 @@ FIND = (
 
 
 def listing_of(host: Host) -> HostState:
-    """What the host has to give."""
+    """The files that the host offers."""
     if host.is_bucket:
         return host.listing(TOPS)
     probe, limits = host_shell.probe_script(host, FIND), AnswerLimits(stdout=LISTING_BYTES)
@@ -86,7 +86,7 @@ class PullStage:
 
     def _round(self, pending: list[str]) -> list[str]:
         """One transfer and comparison; the paths that do not agree."""
-        sizes = {p: self.plan.there[p].size for p in pending}
+        sizes = {p: self.plan.remote_files[p].size for p in pending}
         hashing = local_files.Background(hashes_on, self.host, sizes)
         self.larger.clear()
         for top, stage in self.stages.items():
@@ -118,9 +118,9 @@ class PullStage:
                 self.plan.fetch.pop(path, None)
                 if unit := unit_of(path):  # never a part of it
                     self._leave_out(unit)
-            elif listed[path].sig != self.plan.there[path].sig:
+            elif listed[path].sig != self.plan.remote_files[path].sig:
                 moved.add(path)
-                self.plan.there[path] = listed[path]
+                self.plan.remote_files[path] = listed[path]
         return moved
 
     def _leave_out(self, unit: str) -> None:
@@ -197,7 +197,7 @@ class PullStage:
         self._drop_replaced()
         for path in names:
             if path not in live and unit_of(path) not in failed:
-                here, remote = local_files.look(local_path(path)), self.plan.there[path]
+                here, remote = local_files.look(local_path(path)), self.plan.remote_files[path]
                 if here and _is_untouched(staged[path], here):  # else edited here since
                     self.plan.record.put(path, self.digests[path], here, remote)
         self.plan.record.save()
@@ -267,7 +267,7 @@ class PullStage:
     def _must_fit(self) -> None:
         for top in self.stages:
             names = [p for p in self.plan.fetch if p.startswith(top + "/")]
-            size = sum(self.plan.there[p].size for p in names)
+            size = sum(self.plan.remote_files[p].size for p in names)
             folder(top).mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(folder(top)).free
             if size + MARGIN > free:

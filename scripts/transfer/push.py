@@ -55,7 +55,7 @@ class Push:
         self.local = self.state = None
 
     def run(self) -> int:
-        """The whole way. Returns the exit code."""
+        """Send what is new or changed and put it in place; returns the exit code."""
         began, tries = time.monotonic(), 0
         with only_one(self.record, self.host):
             while True:

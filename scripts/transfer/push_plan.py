@@ -13,7 +13,7 @@ LAST = ("manifest.json", "card.json")  # they vouch for the files beside them
 
 
 class PushPlan:
-    """Each file here has one fate. `edited`: there is a version that we did not send."""
+    """Each file here is in one of the lists. `edited`: there is a version that we did not send."""
 
     def __init__(self):
         self.new: list[str] = []
@@ -31,7 +31,7 @@ class PushPlan:
         record: TransferRecord,
         verify: bool,
     ) -> None:
-        """Give every file its fate, by size, time and signature."""
+        """Put every file into its list, by size, time and signature."""
         for path, here in local.files.items():
             other = remote_files.get(path)
             if other is None:

@@ -150,12 +150,12 @@ class _Padded:
     """A file that gives exactly `size` bytes: one that shrinks while it is read ends in zeros."""
 
     def __init__(self, f, size: int):
-        self.f, self.left = f, size
+        self.f, self.remaining = f, size
 
     def read(self, n: int) -> bytes:
-        n = min(n, self.left)
+        n = min(n, self.remaining)
         block = self.f.read(n)
-        self.left -= n
+        self.remaining -= n
         return block + bytes(n - len(block))
 
 

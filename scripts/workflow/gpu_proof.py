@@ -92,19 +92,19 @@ def _record(
 ) -> dict[str, Any]:
     """What became of one step: good, failed or skipped, with the reason."""
     states = {record["step"]: record["state"] for record in before}
-    left = end - time.monotonic()
+    remaining = end - time.monotonic()
     why = ""
     if step.needs_gpu and small:
         why = "it needs a card"
     elif step.after and states.get(step.after) != "good":
         why = f"{step.after} gave nothing to work on"
-    elif left < LEAST_SECONDS:
+    elif remaining < LEAST_SECONDS:
         why = "no time left"
     if why:
         state = "skipped" if step.needs_gpu and small else "failed"
         return {"step": step.name, "state": state, "seconds": 0.0, "why": why}
     limit = step.seconds * (DRY_RUN_FACTOR if small else 1)
-    return run_step(step, out, small, min(limit, left))
+    return run_step(step, out, small, min(limit, remaining))
 
 
 def run_step(step: ProofStep, out: Path, small: bool, seconds: float) -> dict[str, Any]:

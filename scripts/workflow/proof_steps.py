@@ -103,7 +103,7 @@ def environment(sizes: Sizes) -> dict[str, Any]:
 
 
 def models(sizes: Sizes) -> dict[str, Any]:
-    """Rows, a miniature that has learned them, and the large model of holes."""
+    """Rows, a miniature trained on them, and the large model: random weights in a sparse file."""
     jsonl.write(paths.workdir() / SHORT_ROWS, [_short_row(number) for number in range(300)])
     kit("build_miniature.py", "--data", paths.workdir() / SHORT_ROWS,
         "--out", paths.workdir() / MINIATURE, "--steps", 60, "--json")  # fmt: skip

@@ -105,7 +105,7 @@ class BucketDesk:
 
     def __init__(self, server: BucketServer, place: Path):
         self.server, self.kit, self.work = server, place / "kit", place / "work"
-        for room in ("kit", "checks", "transfer", "jobs"):
+        for room in ("kit", "checks", "base_model", "transfer", "jobs"):
             shutil.copytree(ROOT / "scripts" / room, self.kit / "scripts" / room,
                             ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
         for name in ("sync_to_remote.sh", "sync_from_remote.sh", "paths.py"):
