@@ -18,6 +18,13 @@ _LINEAR = re.compile(
     r"(?:torch\.)?(?:nn\.)?(?:\w*Linear|Conv1D)\("
 )
 _READ = re.compile(r"self\.(\w+)\.weight(?!\.(?:dtype|device|shape|size|ndim)|\[|\w)")
+# calls that make the mask of attention, and layers that carry a state from token to token
+_MASK = re.compile(
+    r"(?:create_\w*mask|mask_function)\((?:[^()]|\([^()]*\))*\)|mask_kwargs = \{[^}]*\}"
+)
+_STATE = re.compile(
+    r"selective_scan|segment_sum|gated_delta|kda|[Ll]ightning|class \w*(?:Recurrent|Rwkv)"
+)
 # what PEFT takes for routed experts where transformers has fused them, by the layout they had
 _EXPERT_NAMES = {
     "qwen2_moe": frozenset({"gate", "gate_proj", "up_proj", "down_proj"}),
@@ -148,3 +155,14 @@ def attention(model_type: str, wanted: str) -> str | None:
     if flag and source and not re.search(rf"{flag}(?:_2)?\s*=\s*True", source):
         return None
     return wanted
+
+
+def keeps_packed_rows_apart(model_type: str) -> bool | None:
+    """Whether rows in one sequence do not see each other: its mask is made from the positions, and
+    no layer carries a state over from one row to the next. None where nothing is known.
+    """
+    source = _source(model_type)
+    if not source:
+        return None
+    masks = [call for call in _MASK.findall(source) if "attention_mask" in call]
+    return any("position_ids" in call for call in masks) and not _STATE.search(source)

@@ -24,6 +24,7 @@ def checks(model: Description, settings) -> list[Check]:
     made = base_checks.checks(model, settings.model.model_revision, settings.quantization)
     made += lora_modules.checks(model, settings.lora)
     made += attention(model, settings.model.attn_implementation)
+    made += packing(model, getattr(settings, "training", None))
     text = f"{settings.model.model_name_or_path} ({model.model_type}"
     text += f", {base_checks.amount(model)})" if model.tensors else ")"
     return [Check("base model", "ok", text), *(c for c in made if c.status in ("warn", "fail"))]
@@ -35,6 +36,15 @@ def attention(model: Description, wanted: str) -> list[Check]:
         return []
     text, fix = f"{model.model_type} has no {wanted}", "set model.attn_implementation: sdpa"
     return [Check("attention", "fail", text, fix)]
+
+
+def packing(model: Description, training) -> list[Check]:
+    """Packed rows in an architecture where those of one sequence see each other."""
+    packed = getattr(training, "packing", False)
+    if not packed or architectures.keeps_packed_rows_apart(model.model_type) is not False:
+        return []
+    text = f"the rows of one sequence see each other in a {model.model_type} model"
+    return [Check("packing", "fail", text, "set training.packing: false")]
 
 
 def require(settings) -> Description:

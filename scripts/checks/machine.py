@@ -89,9 +89,10 @@ def configured_folders() -> tuple[dict[str, Path], list[Check]]:
 def check_variables() -> list[Check]:
     """Variables that put other packages before the environment's, or name what is not there."""
     checks = []
+    forgotten = os.environ.get("TANDEM_FORGOTTEN", "").split()  # by kit/common.sh, for its commands
     for name in _SPOILERS:
-        if os.environ.get(name):
-            text = "set: other packages come before the environment's"
+        if os.environ.get(name) or name in forgotten:
+            text = "set: other packages come before the environment's in a Python that you start"
             checks.append(Check(name, "warn", text, f"unset {name}"))
     for name in _CERTIFICATES:
         value = os.environ.get(name)

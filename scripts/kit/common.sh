@@ -2,8 +2,11 @@
 # Exit codes: 0 good, 1 the work failed, 2 called or configured wrongly, 130/143 interrupted.
 # shellcheck shell=bash
 
-set +o posix                                             # POSIXLY_CORRECT switches it on
-unset CDPATH POSIXLY_CORRECT GREP_OPTIONS PYTHONSAFEPATH # they change what commands do or print
+set +o posix # POSIXLY_CORRECT switches it on
+# what the next line takes away, for make validate to say
+export TANDEM_FORGOTTEN=${PYTHONPATH:+PYTHONPATH}\ ${PYTHONHOME:+PYTHONHOME}
+# they change what commands do or print, or which modules a Python finds
+unset CDPATH POSIXLY_CORRECT GREP_OPTIONS PYTHONSAFEPATH PYTHONINSPECT PYTHONPATH PYTHONHOME
 PROGRAM=${0##*/}
 KIT_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 

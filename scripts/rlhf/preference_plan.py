@@ -5,7 +5,6 @@ Needs the tokenizer and config.json, not torch: a laptop can plan for its host.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from kit import console
 from kit.report import Check
 from rlhf import algorithms, policies, preference_memory, preference_recipe
 from rlhf.algorithms import PreferenceTask
-from training import memory_checks, setting_checks
+from training import memory_checks, processes, setting_checks
 from training import plan as sft
 from training.cards import Card
 
@@ -77,12 +76,12 @@ def resolve(kind: str, settings, checks: list[Check] | None = None) -> Preferenc
 def _data(task: PreferenceTask, facts: dict[str, Any], checks: list[Check]) -> None:
     def count() -> bool:
         preference_recipe.read_rows(task)
-        facts["steps"] = algorithms.steps(task, int(os.environ.get("WORLD_SIZE", "1")))
+        facts["steps"] = algorithms.steps(task, processes.promised())
         return True
 
     if not sft.attempt(checks, "data", count):
         return
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = processes.promised()
     checks += readiness.of_tokenizer(task.tokenizer, readiness.describe(task.settings))
     facts["data"] = {name: coded.facts for name, coded in task.coded.items()}
     facts["world_size"] = world_size

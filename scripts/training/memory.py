@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from training.model_shape import ModelShape, of_config
+from training.model_shape import VOCABULARY_LAYERS, ModelShape, of_config
 
 GB = 1 << 30
 CUDA_CONTEXT = GB // 2
@@ -71,11 +71,13 @@ class MemoryEstimate:
 
 
 def adapter_parameters(shape: ModelShape, lora) -> int:
-    """How many parameters LoRA trains: r x (inputs + outputs) for each adapted layer."""
+    """How many parameters are trained: r x (inputs + outputs) for each adapted layer, and whole
+    modules."""
     adapted = adapted_layers(shape, lora)
     count = sum(lora.r * (i + o) * n for i, o, n in adapted.values())
-    whole = {"embed_tokens", "lm_head", "embeddings"} & set(lora.modules_to_save or ())
-    return count + len(whole) * shape.vocabulary * shape.hidden
+    whole = set(lora.modules_to_save or ())
+    count += sum(i * o * n for name, (i, o, n) in shape.linear.items() if name in whole)
+    return count + len(VOCABULARY_LAYERS & whole) * shape.vocabulary * shape.hidden
 
 
 def adapted_layers(shape: ModelShape, lora) -> dict[str, tuple[int, int, int]]:

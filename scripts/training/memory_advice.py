@@ -61,7 +61,8 @@ def changes(case: MemoryCase) -> Iterator[tuple[str, MemoryCase]]:
         yield "lora.lora_dropout=0", case.with_section("lora", lora_dropout=0.0)
     if not q.load_in_4bit:
         four_bits = case.with_section("quantization", load_in_4bit=True, load_in_8bit=False)
-        yield "quantization.load_in_4bit=true (a third slower)", four_bits
+        first = "load_in_8bit=false and quantization." if q.load_in_8bit else ""
+        yield f"quantization.{first}load_in_4bit=true (a third slower)", four_bits
     if case.work.length >= 512:
         half = case.work.length // 2
         answer = min(case.work.answer, half // 2)

@@ -53,7 +53,7 @@ def memory_checks(case: MemoryCase, cards: Sequence[Card] | None) -> list[Check]
         checks.append(Check(
             "8-bit base", "warn",
             "bitsandbytes keeps its inputs, so gradient_checkpointing saves little here",
-            "quantization.load_in_4bit=true, or load_in_8bit=false where bfloat16 fits",
+            "quantization.load_in_8bit=false, and load_in_4bit=true unless bfloat16 fits",
         ))  # fmt: skip
     model = case.model if isinstance(case.model, ModelShape) else of_config(case.model)
     experts = model.expert_parameters

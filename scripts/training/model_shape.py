@@ -15,6 +15,11 @@ from kit import console
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 # Families whose feed-forward has no gate_proj.
 UNGATED = ("gpt2", "opt", "gpt_neox", "bloom", "falcon", "starcoder2", "phi", "gptj", "mpt")
+# Modules of one row for each token of the vocabulary, as the architectures call them.
+VOCABULARY_LAYERS = frozenset({
+    "lm_head", "embed_tokens", "wte", "embeddings", "embed_in", "embed_out", "word_embeddings",
+    "tok_embeddings",
+})  # fmt: skip
 STATE_SPACE = ("mamba",)
 
 

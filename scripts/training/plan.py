@@ -8,17 +8,24 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from base_model import readiness
+from base_model import architectures, readiness
 from base_model import tokenizer as base_tokenizer
 from base_model.description import Description
 from kit import console, paths
 from kit.report import Check, failed
-from training import encoding, model_shape, setting_checks, speed, speed_choices, step_time
+from training import (
+    encoding,
+    model_shape,
+    processes,
+    setting_checks,
+    speed,
+    speed_choices,
+    step_time,
+)
 from training.cards import Card
 from training.memory import Workload
 from training.memory_advice import MemoryCase
@@ -106,7 +113,7 @@ def make(
 
     cards: the GPUs to compare with; None: those of this machine, if it is one that trains.
     """
-    world_size = world_size or int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = world_size or processes.promised()
     checks: list[Check] = []
     facts: dict[str, Any] = {"method": method(settings), "model": settings.model.model_name_or_path}
     model = attempt(checks, "base model", lambda: readiness.describe(settings))
@@ -257,7 +264,8 @@ def _add_times(shape, settings, train, facts: dict[str, Any], cards) -> None:
     if not t.packing and not facts["speed"]["padding_free"]["on"]:
         waste = step_time.padding_share(lengths, t.per_device_train_batch_size, t.seed, step)
     estimate["padding"] = waste
-    estimate["faster"] = step_time.advice(waste, bound, settings)
+    packs = architectures.keeps_packed_rows_apart(shape.model_type) is not False
+    estimate["faster"] = step_time.advice(waste, bound, settings, packs)
 
 
 def lines(plan: TrainingPlan) -> list[str]:

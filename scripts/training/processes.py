@@ -73,13 +73,25 @@ def visible_gpus() -> int:
     return torch.cuda.device_count()
 
 
+def promised() -> int:
+    """How many processes the launcher promised (WORLD_SIZE), 1 without one. Misuse for a word."""
+    text = os.environ.get("WORLD_SIZE") or "1"
+    if not text.isdecimal() or int(text) < 1:
+        raise console.Misuse(
+            f"WORLD_SIZE={text} is not a number of processes",
+            "unset WORLD_SIZE and RANK; --gpus all starts one process a GPU",
+        )
+    return int(text)
+
+
 def refuse_other_world(processes: int, fsdp: bool = False) -> None:
     """Problem where a launcher promised more processes than there are, or FSDP has no GPUs."""
-    promised = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes != promised:
+    wanted = promised()
+    if processes != wanted:
         raise console.Problem(
-            f"{promised} processes were promised (WORLD_SIZE) and {processes} are connected",
-            f"start with torchrun --nproc_per_node N scripts/{console.program()}",
+            f"{wanted} processes were promised (WORLD_SIZE) and {processes} are connected",
+            "unset WORLD_SIZE and RANK and use --gpus N, or start with torchrun --nproc_per_node N "
+            f"scripts/{console.program()}",
         )
     if fsdp and (processes == 1 or loading.device() != "cuda"):
         raise console.Misuse(

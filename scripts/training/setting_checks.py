@@ -6,6 +6,7 @@ What would end or spoil a training later is named before it starts. Ordinary set
 from __future__ import annotations
 
 import importlib.util
+import math
 import shutil
 
 from adapters.exports.vllm import RANKS
@@ -13,10 +14,9 @@ from kit import console, paths
 from kit.report import Check
 from training import memory
 from training.cards import Card
-from training.model_shape import ModelShape
+from training.model_shape import VOCABULARY_LAYERS, ModelShape
 
 GB = 1 << 30
-HEADS = {"lm_head", "embed_tokens", "wte", "embeddings"}
 
 
 def before_data(shape: ModelShape, settings) -> list[Check]:
@@ -34,8 +34,19 @@ def after_data(shape: ModelShape, settings, steps: int) -> list[Check]:
 
 
 def on_card(settings, cards: list[Card] | None) -> list[Check]:
-    """bfloat16 on a card that has none."""
+    """What a card before Ampere cannot compute: bfloat16, flash attention."""
     without = [card for card in cards or () if not card.bf16]
+    return [*_bfloat16(settings, without), *_flash_attention(settings, without)]
+
+
+def _flash_attention(settings, without: list[Card]) -> list[Check]:
+    if not without or settings.model.attn_implementation != "flash_attention_2":
+        return []
+    fact = f"flash_attention_2 needs an Ampere card or newer, not {without[0].name}"
+    return [Check("attention", "fail", fact, "model.attn_implementation=sdpa")]
+
+
+def _bfloat16(settings, without: list[Card]) -> list[Check]:
     model, training, q = settings.model, settings.training, settings.quantization
     asked = [
         text
@@ -81,7 +92,8 @@ def sharding(settings) -> list[Check]:
         checks.append(Check("fsdp optimizer", "fail", fact, "training.optim=adamw_torch"))
     if q.load_in_8bit:
         fact = "FSDP cannot shard an 8-bit base"
-        checks.append(Check("fsdp base", "fail", fact, "quantization.load_in_4bit=true"))
+        fix = "quantization.load_in_8bit=false, and load_in_4bit=true where it must be small"
+        checks.append(Check("fsdp base", "fail", fact, fix))
     storage = q.bnb_4bit_quant_storage
     if q.load_in_4bit and storage != settings.model.dtype:
         fact = f"FSDP shards one dtype: 4-bit weights are stored as {storage}"
@@ -92,7 +104,7 @@ def sharding(settings) -> list[Check]:
 
 def tied_embeddings(shape: ModelShape, settings) -> list[Check]:
     """A base with one matrix for input and output, of which one use would be trained."""
-    whole = sorted(HEADS & set(settings.lora.modules_to_save or ()))
+    whole = sorted(VOCABULARY_LAYERS & set(settings.lora.modules_to_save or ()))
     if not whole or not shape.tied:
         return []
     fact = (
@@ -111,7 +123,9 @@ def served_elsewhere(settings) -> list[Check]:
     reasons += ["DoRA"] if lora.use_dora else []
     reasons += [f"bias: {lora.bias}"] if lora.bias != "none" else []
     if isinstance(lora.target_modules, list):
-        reasons += [f"LoRA on {name}" for name in sorted(HEADS & set(lora.target_modules))]
+        reasons += [
+            f"LoRA on {name}" for name in sorted(VOCABULARY_LAYERS & set(lora.target_modules))
+        ]
     if not reasons:
         return []
     fix = "merge the version to serve it with vLLM (docs/ADAPTERS.md), or leave these out"
@@ -144,7 +158,10 @@ def checkpoint_space(shape: ModelShape, settings, steps: int) -> list[Check]:
     width = 2 if memory.is_quantised(settings) and not training.fp16 else 4
     state = next((b for name, b in memory.OPTIMIZER.items() if name in training.optim), 8.0)
     one = trained * (width + state) + (20 << 20)  # tokenizer, template, trainer's state
+    by_epoch = getattr(training, "save_strategy", "steps") == "epoch"
     saves = steps // getattr(training, "save_steps", steps or 1) + 1
+    if by_epoch and training.max_steps < 1:
+        saves = math.ceil(training.num_train_epochs)
     kept = min(training.save_total_limit + 2, saves)  # the best one stays, a new one is written
     needed, free = one * kept + trained * width, free_space()
     if needed <= free:

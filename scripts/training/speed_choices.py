@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from kit import console
 from kit.report import Check
+from training.processes import promised
 from training.speed import ON_CPU, Machine, SpeedCase, SpeedChoice
 from training.step_time import padding_share
 
@@ -54,7 +54,7 @@ def job(model_type: str, settings: Any, lengths: Sequence[int], processes: int =
     """The SpeedCase of rows with these lengths. processes: 0 for those of the launcher."""
     t = settings.training
     rows = t.per_device_train_batch_size
-    processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
+    processes = processes or promised()
     parts = t.gradient_accumulation_steps * processes
     waste = padding_share(lengths, rows, t.seed)
     grouped = padding_share(lengths, rows, t.seed, rows * parts)

@@ -98,17 +98,22 @@ def epoch_seconds(
     return total, bound / len(batches) if batches else 0.0
 
 
-def advice(waste: float, bound: float, settings) -> list[str]:
-    """What makes a training faster, for padding `waste` and the share `bound` of slow launches."""
+def advice(waste: float, bound: float, settings, packs: bool = True) -> list[str]:
+    """What makes a training faster, for padding `waste` and the share `bound` of slow launches.
+
+    packs: whether the base keeps packed rows apart.
+    """
     training, lines = settings.training, []
     if waste > MUCH_WASTE and not training.packing:
+        packing = "training.packing=true, or " if packs else ""
         lines.append(
-            f"{waste:.0%} of the computed tokens are padding: training.packing=true, or a smaller "
+            f"{waste:.0%} of the computed tokens are padding: {packing}a smaller "
             "per_device_train_batch_size with more gradient_accumulation_steps"
         )
     if bound > 0.5:
         lines.append(
             "micro-batches are so small that the CPU sets the pace: a larger "
-            "per_device_train_batch_size with less gradient_accumulation_steps, or packing"
+            "per_device_train_batch_size with less gradient_accumulation_steps"
+            + (", or packing" if packs else "")
         )
     return lines

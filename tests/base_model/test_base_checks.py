@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from base_model import base_checks, description
+from base_model import base_checks, description, readiness
 from support.model_files import LLAMA, PHI3, shapes_of, write_model, write_shard
 
 LAYERS = {"self_attn.q_proj": [64, 64]}
@@ -33,6 +33,45 @@ def test_an_ordinary_model_gives_no_alarm(tmp_path, config):
     checks = base_checks.checks(description.read(write_model(tmp_path, config)), None, NF4)
     assert not worst(checks)
     assert any("B values, BF16" in c.found for c in checks)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "apart"),
+    [("llama", True), ("mistral", True), ("qwen3", True), ("gemma3_text", True), ("phi3", True),
+     ("gpt2", True), ("lfm2", True), ("mamba", False), ("mamba2", False), ("falcon", False),
+     ("bloom", False), ("jamba", False), ("qwen3_next", False), ("recurrent_gemma", False)],
+)  # fmt: skip
+def test_packing_is_refused_where_rows_would_see_each_other(model, model_type, apart):
+    described = model({"model_type": model_type})
+    packed = types.SimpleNamespace(packing=True)
+    statuses = [check.status for check in readiness.packing(described, packed)]
+    assert statuses == ([] if apart else ["fail"])
+    assert readiness.packing(described, types.SimpleNamespace(packing=False)) == []
+    assert readiness.packing(described, None) == []
+
+
+@pytest.mark.remote_env
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["llama", "phi3", "lfm2", "mamba", "opt", "falcon", "bamba"])
+def test_what_is_said_of_packed_rows_is_what_the_model_computes(model_type):
+    """The logits of a row after two others: they differ where it sees the one before it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from base_model import architectures, loading, miniature
+
+    loading.quiet()
+    torch.manual_seed(0)
+    config = miniature.build_config(model_type, miniature.build_tokenizer(["a b"], model_type))
+    tiny_model = AutoModelForCausalLM.from_config(config).float().eval()
+    row, positions = torch.randint(5, 200, (1, 15)), torch.cat([torch.arange(20), torch.arange(15)])
+    more = {} if model_type == "mamba" else {"position_ids": positions[None]}
+    answers = []
+    for _ in range(2):
+        both = torch.cat([torch.randint(5, 200, (1, 20)), row], 1)
+        answers.append(tiny_model(input_ids=both, use_cache=False, **more).logits[:, 20:])
+    apart = bool((answers[0] - answers[1]).abs().max() < 1e-5)
+    assert apart == architectures.keeps_packed_rows_apart(model_type)
 
 
 def test_an_architecture_of_a_later_transformers_names_the_version(model):

@@ -28,6 +28,8 @@ def test_every_warning_and_failure_has_a_remedy(validate, kit):
     _, checks = validate("remote", HF_HUB_ENABLE_HF_TRANSFER=1, PYTHONPATH="/nowhere")
     wrong = [c for c in checks.values() if c["status"] in ("warn", "fail")]
     assert len(wrong) >= 3 and all(c["fix"] for c in wrong)
+    _, checks = validate("local", TANDEM_FORGOTTEN=" PYTHONHOME")
+    assert checks["PYTHONHOME"]["status"] == "warn"
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,16 @@ def test_a_name_with_a_line_feed_begins_no_line_of_its_own(capsys):
     assert done.returncode == 1 and done.stderr.count("\n") == 1
 
 
+def test_shell_commands_forget_what_leads_a_python_astray_and_note_it():
+    astray = {"PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere", "PYTHONINSPECT": "1"}
+    words = f". {SCRIPTS}/kit/common.sh; {sys.executable} -c 'import json; print(1)'; env"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=True,
+                          env=os.environ | astray)  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert lines[0] == "1" and not any(line.partition("=")[0] in astray for line in lines)
+    assert "TANDEM_FORGOTTEN=PYTHONPATH PYTHONHOME" in lines
+
+
 def test_no_control_sequence_reaches_the_terminal_from_checks_and_errors(capsys):
     report([Check(HOSTILE, "fail", HOSTILE, HOSTILE)])
     assert not set(capsys.readouterr().out) & set("\x1b\x07\r\x9b\u202e")

@@ -148,6 +148,23 @@ def test_what_the_smallest_change_names_does_fit():
     assert card.verdict(after.estimate.total) == "fits"
 
 
+def test_modules_that_are_trained_whole_are_counted():
+    lora = settings("lora.modules_to_save=[down_proj, wte]").lora
+    shape = model_shape.of_config(LLAMA_8B)
+    more = memory.adapter_parameters(shape, lora) - memory.adapter_parameters(
+        shape, settings().lora
+    )
+    assert more == 32 * 14336 * 4096 + shape.vocabulary * 4096
+
+
+def test_four_bits_instead_of_eight_is_a_remedy_that_loads():
+    from config import loader
+
+    eight = ("quantization.load_in_4bit=false", "quantization.load_in_8bit=true")
+    (words,) = [w for w, _ in memory_advice.changes(case(*eight)) if "load_in_4bit" in w]
+    loader.load("training_config.yaml", [*eight, *words.split(" (")[0].split(" and ")])
+
+
 def test_remedies_come_in_the_order_of_what_they_save():
     order = memory_advice.remedies(case(BF16))
     assert order[0].startswith("quantization.load_in_4bit=true") and "saves" in order[0]

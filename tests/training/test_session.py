@@ -52,6 +52,13 @@ def test_data_parallel_is_refused_with_what_it_would_do():
         processes.refuse_data_parallel(types.SimpleNamespace(args=types.SimpleNamespace(n_gpu=2)))
 
 
+@pytest.mark.parametrize("text", ["x", "0", "-1", "2.0"])
+def test_a_world_size_that_is_no_number_is_one_line(text, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", text)
+    with pytest.raises(console.Misuse, match=f"WORLD_SIZE={text} is not a number"):
+        processes.promised()
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "", "1000"])
 def test_a_number_of_gpus_is_a_number(text):
     with pytest.raises(console.Misuse, match="not a number of GPUs"):
@@ -93,6 +100,10 @@ FSDP = ("training.fsdp=true", "training.gradient_checkpointing=false")
         ((*FSDP, "training.optim=adamw_torch"), {}, "fsdp base", ("fail",)),
         (("lora.modules_to_save=[lm_head]",), {"tie_word_embeddings": True}, "tied embeddings",
          ("warn",)),
+        (("lora.modules_to_save=[embed_out]",), {"tie_word_embeddings": True}, "tied embeddings",
+         ("warn",)),
+        ((*FSDP, "quantization.load_in_8bit=true", "quantization.load_in_4bit=false"), {},
+         "fsdp base", ("fail",)),
         (("lora.r=1024",), {}, "vLLM", ("warn",)),
         (("lora.use_dora=true",), {}, "vLLM", ("warn",)),
         (("training.dataloader_num_workers=2",), {}, "dataloader_num_workers", ("skip",)),
@@ -122,6 +133,17 @@ def test_checkpoints_that_the_disk_cannot_hold_are_named(monkeypatch):
     assert check.status == "fail" and "save_total_limit" in check.fix
 
 
+def test_checkpoints_of_each_epoch_are_counted(monkeypatch):
+    by_epoch = settings(
+        "training.save_strategy=epoch", "training.eval_strategy=epoch",
+        "training.save_total_limit=9", "training.num_train_epochs=6",
+        "lora.modules_to_save=[down_proj]",
+    )  # fmt: skip
+    monkeypatch.setattr(setting_checks, "free_space", lambda: 1 << 28)
+    (check,) = setting_checks.checkpoint_space(shape(), by_epoch, 12)
+    assert check.found.startswith("6 of ")
+
+
 def test_a_card_without_bfloat16_needs_float16_and_says_nothing_once_it_has_it():
     from training import cards
 
@@ -130,6 +152,10 @@ def test_a_card_without_bfloat16_needs_float16_and_says_nothing_once_it_has_it()
     assert check.status == "fail" and "model.dtype=float16" in check.fix
     words = [word for word in check.fix.split() if word != "--set"]
     assert setting_checks.on_card(settings(*words), t4) == []
+    flash = settings(*words, "model.attn_implementation=flash_attention_2")
+    (check,) = setting_checks.on_card(flash, t4)
+    assert check.status == "fail" and "T4" in check.found
+    assert setting_checks.on_card(flash, [cards.named("A100")]) == []
 
 
 def test_a_quantised_base_that_fsdp_cannot_load_on_one_card_is_named():

@@ -127,7 +127,8 @@ class TrainingSection(Section):
         if self.load_best_model_at_end:
             if self.eval_strategy != self.save_strategy:
                 raise ValueError(
-                    "load_best_model_at_end needs eval_strategy equal to save_strategy"
+                    "load_best_model_at_end needs eval_strategy equal to save_strategy; without "
+                    "evaluation set load_best_model_at_end: false, early_stopping_patience: null"
                 )
             if steps and self.save_steps % self.eval_steps:
                 raise ValueError(
@@ -135,7 +136,9 @@ class TrainingSection(Section):
                     f"a multiple of eval_steps ({self.eval_steps})"
                 )
         elif self.early_stopping_patience:
-            raise ValueError("early_stopping_patience needs load_best_model_at_end: true")
+            raise ValueError(
+                "early_stopping_patience needs load_best_model_at_end: true; else set it to null"
+            )
         return self
 
 
