@@ -81,14 +81,12 @@ def check_arguments(parser, args) -> None:
     file = args.dataset or args.predictions
     if not file.is_file():
         raise console.Misuse(f"{file}: no such file", "make data writes data/processed/*.jsonl")
-    args.run = args.run and targets.run_folder(args.run)
-    if args.run and not targets.is_run(args.run):
-        what = (
-            "no run (it has status.json, config.yaml)"
-            if args.run.is_dir()
-            else "no such run folder"
-        )
-        raise console.Misuse(f"{args.run}: {what}", "adapters/runs/ holds the runs")
+    if args.run:
+        args.run = targets.run_folder(args.run)
+        if not targets.is_run(args.run):
+            no_run = "no run (it has status.json, config.yaml)"
+            what = no_run if args.run.is_dir() else "no such run folder"
+            raise console.Misuse(f"{args.run}: {what}", "adapters/runs/ holds the runs")
 
 
 def main(argv: list[str] | None = None) -> int:

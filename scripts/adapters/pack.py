@@ -85,17 +85,9 @@ def _contents(opened: zipfile.ZipFile, path: Path):
         )
     owner, members = None, {}
     for entry in entries:
+        if danger := _danger(entry):
+            raise Difference(path.name, danger, "do not use it")
         parts = entry.filename.split("/")
-        unsafe = len(parts) < 3 or any(not names.PART.fullmatch(part) for part in parts)
-        if unsafe or entry.orig_filename != entry.filename:
-            raise Difference(path.name, f"an unsafe path: {entry.filename!r}", "do not use it")
-        kind = stat.S_IFMT(entry.external_attr >> 16)
-        method = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-        if kind not in (0, stat.S_IFREG) or entry.flag_bits & 1 or not method:
-            text = f"{entry.filename} is a link, a device, encrypted or oddly compressed"
-            raise Difference(path.name, text, "do not use it")
-        if entry.file_size > RATIO * max(entry.compress_size, 1) + (1 << 20):
-            raise Difference(path.name, f"{entry.filename} unpacks to a bomb", "do not use it")
         owner = owner or parts[:2]
         member = "/".join(parts[2:])
         if parts[:2] != owner or member.casefold() in (m.casefold() for m in members):
@@ -107,6 +99,21 @@ def _contents(opened: zipfile.ZipFile, path: Path):
     if sum(e.file_size for e in entries) > RATIO * path.stat().st_size + (1 << 20):
         raise Difference(path.name, "its entries overlap: a bomb", "do not use it")
     return names.check_name(owner[0]), number, members
+
+
+def _danger(entry: zipfile.ZipInfo) -> str:
+    """Why an entry must not be unpacked, or ''."""
+    parts = entry.filename.split("/")
+    unsafe = len(parts) < 3 or any(not names.PART.fullmatch(part) for part in parts)
+    if unsafe or entry.orig_filename != entry.filename:
+        return f"an unsafe path: {entry.filename!r}"
+    is_file = stat.S_IFMT(entry.external_attr >> 16) in (0, stat.S_IFREG)
+    known = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if not is_file or entry.flag_bits & 1 or not known:
+        return f"{entry.filename} is a link, a device, encrypted or oddly compressed"
+    if entry.file_size > RATIO * max(entry.compress_size, 1) + (1 << 20):
+        return f"{entry.filename} unpacks to a bomb"
+    return ""
 
 
 def _card(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> dict[str, Any]:

@@ -134,28 +134,48 @@ def _partly(model: Description) -> Check:
 
 def misfits(model: Description) -> str:
     """Where config.json and the headers of the weights disagree, '' where they do not."""
-    config, layers = model.config, model.layers
-    wanted = config.get("num_hidden_layers")
-    if layers and wanted:
-        more = config.get("num_nextn_predict_layers") or 0  # DeepSeek's extra layers at the end
-        if len(layers) not in (wanted, wanted + more) or layers != set(range(len(layers))):
-            return f"num_hidden_layers {wanted}, {len(layers)} in the weights"
-    embedding = model.saved_embedding
+    checks = [_layers_misfit, _tied_misfit]
+    if quantisation(model) is None:  # packed weights have shapes of their own
+        checks[1:1] = [_embedding_misfit, _width_misfit]
+    return next((text for check in checks if (text := check(model))), "")
+
+
+def _layers_misfit(model: Description) -> str:
+    layers, wanted = model.layers, model.config.get("num_hidden_layers")
+    if not layers or not wanted:
+        return ""
+    more = model.config.get("num_nextn_predict_layers") or 0  # DeepSeek's extra layers at the end
+    if len(layers) in (wanted, wanted + more) and layers == set(range(len(layers))):
+        return ""
+    return f"num_hidden_layers {wanted}, {len(layers)} in the weights"
+
+
+def _embedding_misfit(model: Description) -> str:
+    config, embedding = model.config, model.saved_embedding
+    if "word_embed_proj_dim" in config or "embedding_size" in config:  # OPT, Nemotron-H: narrower
+        return ""
     shape = (config.get("vocab_size"), config.get("hidden_size"))
-    narrow = "word_embed_proj_dim" in config or "embedding_size" in config  # OPT, Nemotron-H
     if model.model_type.startswith("mllama") and shape[0]:
         shape = (shape[0] + 8, shape[1])  # tokens of pictures, which it never writes
-    packed = quantisation(model) is not None
-    if embedding and None not in shape and embedding != shape and not narrow and not packed:
-        return f"vocab_size x hidden_size {shape}, {embedding} in the weights"
-    inner = config.get("intermediate_size")
+    if not embedding or None in shape or embedding == shape:
+        return ""
+    return f"vocab_size x hidden_size {shape}, {embedding} in the weights"
+
+
+def _width_misfit(model: Description) -> str:
+    inner = model.config.get("intermediate_size")
     inputs = {layer.inputs for layer in model.linears if layer.module.endswith(".mlp.down_proj")}
-    if inner and inputs and inner not in inputs and not packed:
-        return f"intermediate_size {inner}, {min(inputs)} in the weights"
+    if not inner or not inputs or inner in inputs:
+        return ""
+    return f"intermediate_size {inner}, {min(inputs)} in the weights"
+
+
+def _tied_misfit(model: Description) -> str:
+    if not model.saved_embedding or not model.layers:
+        return ""
     heads = any("head" in name or "embed_out" in name for name in model.names)
-    if embedding and layers and not heads and not config.get("tie_word_embeddings", True):
-        return "tie_word_embeddings false and no lm_head.weight"
-    return ""
+    tied = model.config.get("tie_word_embeddings", True)
+    return "" if heads or tied else "tie_word_embeddings false and no lm_head.weight"
 
 
 def amount(model: Description) -> str:

@@ -51,10 +51,8 @@ class Cluster:
 
 def find(name: str, folder: Path, remote_dir: str | None = None) -> Cluster:
     """The cluster called `name`; a Misuse says which file and field is wrong."""
-    if remote_dir:
-        bad = unsafe(remote_dir)
-        if bad:
-            raise console.Misuse(f"--remote-dir {bad}", SAFE)
+    if remote_dir and (bad := unsafe(remote_dir)):
+        raise console.Misuse(f"--remote-dir {bad}", SAFE)
     if name.startswith(("/", "./", "../")):
         called = os.path.basename(os.path.abspath(name))
         if not called or called.startswith("."):
@@ -69,11 +67,16 @@ def find(name: str, folder: Path, remote_dir: str | None = None) -> Cluster:
         return Cluster(name, remote_dir or SHARDS)
     if "@" in name:
         raise console.Misuse(f"{path}: its username belongs into it", "rename it without @")
+    return _of_file(name, path, remote_dir)
+
+
+def _of_file(name: str, path: Path, remote_dir: str | None) -> Cluster:
+    """The cluster that a credentials file describes."""
     values = load(path)
     where = remote_dir or values.get("remote_dir") or f"/home/{values['username']}/{SHARDS}"
     key = Path(os.path.expanduser(values["key_file"])) if "key_file" in values else None
     if key and not key.is_absolute():
-        key = folder.parent / key
+        key = path.parent.parent / key
     if key and not key.is_file():
         raise console.Misuse(f"{path}: key_file {key} does not exist", "name the private key")
     return Cluster(

@@ -139,11 +139,7 @@ class _Reader:
         if joins:
             return self._join(joins[0], given, place, depth)
         types = self._types(given, place)
-        for key in given:
-            if key != "type" and not any(key in KEYWORDS[name] for name in types or KEYWORDS):
-                known = any(key in keys for keys in KEYWORDS.values())
-                why = f"does not go with type {', '.join(types)}" if known else "is not supported"
-                raise SchemaRefused(f"{place}.{key}", why)
+        self._check_keywords(given, types, place)
         if not types:
             types = [name for name, keys in KEYWORDS.items() if keys & given.keys()]
         if not types:
@@ -152,6 +148,15 @@ class _Reader:
         if "type" not in given:
             self._guessed += shapes
         return shapes[0] if len(shapes) == 1 else AnyOf(shapes)
+
+    @staticmethod
+    def _check_keywords(given: dict[str, Any], types: list[str], place: str) -> None:
+        """SchemaRefused for a keyword that none of the types has; no types: any type."""
+        for key in given:
+            if key != "type" and not any(key in KEYWORDS[name] for name in types or KEYWORDS):
+                known = any(key in keys for keys in KEYWORDS.values())
+                why = f"does not go with type {', '.join(types)}" if known else "is not supported"
+                raise SchemaRefused(f"{place}.{key}", why)
 
     @staticmethod
     def _types(given: dict[str, Any], place: str) -> list[str]:

@@ -147,38 +147,48 @@ def checked_field(answer: Any, host: str, *keys: str, kind: type | tuple[type, .
 
 
 def refuse_early(args) -> None:
-    """Raise what is wrong with the call before any work."""
-    if args.raw and not Path(args.raw).exists():
-        raise console.Misuse(f"RAW={args.raw}: no such file or folder", "give a path that exists")
-    if args.full and not args.rehearse:
-        raise console.Misuse("--full is a rehearsal", "add --rehearse (make rehearse FULL=1)")
-    if not args.full and (args.gpu or args.overrides or args.rate):
-        raise console.Misuse("--gpu, --set and --rate belong to --full", "add --full, or FULL=1")
-    if args.rate is not None and not 0 < args.rate < math.inf:
-        raise console.Misuse(f"RATE={args.rate} is no price of an hour", "give a number: RATE=1.90")
+    """Raise what is wrong with the call, or with the host, before any work."""
     if args.host is None and not args.rehearse:
         args.host = paths.load()["host"]
-        if not args.host:
-            raise console.Misuse(
-                "no host was named",
-                "HOST=gpu1, HOST=./folder, or host in configs/paths_config.json",
-            )
-    if args.engine not in ("", "folder", "ssh", "slurm"):
-        raise console.Misuse(
-            f"ENGINE={args.engine}: the trip knows slurm, ssh and folder",
-            "scripts/jobs.py run train --engine sky trains in a cloud",
-        )
+    for is_wrong, text, remedy in _mistakes(args):
+        if is_wrong:
+            raise console.Misuse(text, remedy)
     if args.host:
-        probe = [str(paths.ROOT / "scripts" / "host_probe.sh"), args.host]
-        with pulse("host"):
-            done = subprocess.run(
-                probe, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
-            )
-        if done.returncode:
-            last = console.last_line(done.stderr, "host_probe.sh: it failed")
-            cause = last.partition(": ")[2] or last
-            code = done.returncode if done.returncode in (1, 2, 130, 143) else 1
-            raise console.Problem(cause, code=code)
+        _probe(args.host)
+
+
+def _mistakes(args) -> list[tuple[bool, str, str]]:
+    """(whether it was made, what is wrong, the remedy) of each mistake in a call."""
+    only_full = args.gpu or args.overrides or args.rate
+    return [
+        (bool(args.raw and not Path(args.raw).exists()),
+         f"RAW={args.raw}: no such file or folder", "give a path that exists"),
+        (args.full and not args.rehearse,
+         "--full is a rehearsal", "add --rehearse (make rehearse FULL=1)"),
+        (bool(only_full and not args.full),
+         "--gpu, --set and --rate belong to --full", "add --full, or FULL=1"),
+        (args.rate is not None and not 0 < args.rate < math.inf,
+         f"RATE={args.rate} is no price of an hour", "give a number: RATE=1.90"),
+        (not args.host and not args.rehearse,
+         "no host was named", "HOST=gpu1, HOST=./folder, or host in configs/paths_config.json"),
+        (args.engine not in ("", "folder", "ssh", "slurm"),
+         f"ENGINE={args.engine}: the trip knows slurm, ssh and folder",
+         "scripts/jobs.py run train --engine sky trains in a cloud"),
+    ]  # fmt: skip
+
+
+def _probe(host: str) -> None:
+    """The Problem that host_probe.sh finds, with its exit code."""
+    command = [str(paths.ROOT / "scripts" / "host_probe.sh"), host]
+    with pulse("host"):
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+        )
+    if done.returncode:
+        last = console.last_line(done.stderr, "host_probe.sh: it failed")
+        cause = last.partition(": ")[2] or last
+        code = done.returncode if done.returncode in (1, 2, 130, 143) else 1
+        raise console.Problem(cause, code=code)
 
 
 @contextlib.contextmanager
