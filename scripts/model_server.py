@@ -23,6 +23,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from adapters import commands
 from kit import console
 
 
@@ -49,10 +50,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add, whole = parser.add_argument, int
     add("--checkpoint", action="append", default=[], metavar="NAME@VERSION",
         help="or a version's folder; may be repeated")  # fmt: skip
-    add("--base", metavar="PATH", help="where the base model lies here")
-    add("--any-base", action="store_true", help="only warn if it is another base")
-    add("--device", choices=("cuda", "mps", "cpu"), help="default: the best here")
-    add("--dtype", choices=("bfloat16", "float16", "float32"), help="default: that of the files")
+    commands.add_base_options(parser)
     add("--load-in-4bit", action=argparse.BooleanOptionalAction, help="the base in 4 bits: a third"
         " of the memory; default: as the first version was trained")  # fmt: skip
     add("--engine", choices=("own", "vllm"), default="own",

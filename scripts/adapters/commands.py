@@ -66,8 +66,10 @@ def add_base_options(parser) -> None:
     """The options of every command that loads base and adapter."""
     parser.add_argument("--base", metavar="PATH", help="where the base model lies here")
     parser.add_argument("--any-base", action="store_true", help="only warn if it is another base")
-    parser.add_argument("--device", help="cuda, mps or cpu; default: the best here")
-    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"))
+    parser.add_argument("--device", choices=("cuda", "mps", "cpu"), help="default: the best here")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float16", "float32"), help="default: that of the files"
+    )
 
 
 def details(problem: console.Problem) -> dict[str, Any]:

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
+from kit import console
 from transfer import address
 from transfer.host import Host, open_host
+
+
+def options(description: str) -> console.ArgumentParser:
+    """A parser with the options that a sync takes in either direction."""
+    dry_run = os.environ.get("DRY_RUN", "0") not in ("", "0")
+    parser = console.ArgumentParser(description)
+    parser.add_argument("host", nargs="?")
+    parser.add_argument("--dry-run", action="store_true", default=dry_run)
+    parser.add_argument("--verify", "--checksum", action="store_true")
+    parser.add_argument("--accept-new-host-key", action="store_true")
+    parser.add_argument("--bucket", metavar="REMOTE:PATH")
+    return parser
 
 
 @contextlib.contextmanager

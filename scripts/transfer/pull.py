@@ -13,12 +13,10 @@ import argparse
 import time
 
 from kit import console, paths
-from transfer import carriers, sync_lines
+from transfer import carriers, place, sync_lines
 from transfer.host import Host
-from transfer.place import open_place
 from transfer.pull_plan import PullPlan, local_path
 from transfer.pull_stage import PullStage, listing_of
-from transfer.push import dry_run
 from transfer.record import TransferRecord, only_one
 
 
@@ -141,13 +139,8 @@ def _conflicts(host: Host, plan: PullPlan) -> list[console.Problem]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = console.ArgumentParser("Fetch adapters, runs and reports from the host.")
-    parser.add_argument("host", nargs="?")
+    parser = place.options("Fetch adapters, runs and reports from the host.")
     parser.add_argument("--with-checkpoints", action="store_true")
-    parser.add_argument("--dry-run", action="store_true", default=dry_run())
-    parser.add_argument("--verify", "--checksum", action="store_true")
-    parser.add_argument("--accept-new-host-key", action="store_true")
-    parser.add_argument("--bucket", metavar="REMOTE:PATH")
     args = parser.parse_args(argv)
-    with open_place(args.host, args.bucket, args.accept_new_host_key, args.verify) as host:
+    with place.open_place(args.host, args.bucket, args.accept_new_host_key, args.verify) as host:
         return sync(host, args)

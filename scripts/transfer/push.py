@@ -12,7 +12,7 @@ import os
 import time
 
 from kit import console
-from transfer import carriers, host_shell, sync_lines
+from transfer import carriers, host_shell, place, sync_lines
 from transfer.exclusions import STAY
 from transfer.frame import AnswerLimits
 from transfer.host import (
@@ -25,7 +25,6 @@ from transfer.host import (
 )
 from transfer.listing import LISTING_BYTES, HostState
 from transfer.local_files import Background, LocalFiles
-from transfer.place import open_place
 from transfer.push_plan import PushPlan
 from transfer.push_stage import PushStage, stage_name, stage_name_if_any
 from transfer.record import TransferRecord, only_one
@@ -211,22 +210,12 @@ class Push:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = console.ArgumentParser("Send the kit and the prepared data to the host.")
-    parser.add_argument("host", nargs="?")
+    parser = place.options("Send the kit and the prepared data to the host.")
     parser.add_argument("--kit-only", action="store_true")
-    parser.add_argument("--dry-run", action="store_true", default=dry_run())
-    parser.add_argument("--verify", "--checksum", action="store_true")
     parser.add_argument("--delete", type=_positive, metavar="N")
-    parser.add_argument("--accept-new-host-key", action="store_true")
-    parser.add_argument("--bucket", metavar="REMOTE:PATH")
     args = parser.parse_args(argv)
-    with open_place(args.host, args.bucket, args.accept_new_host_key, args.verify) as host:
+    with place.open_place(args.host, args.bucket, args.accept_new_host_key, args.verify) as host:
         return Push(host, args).run()
-
-
-def dry_run() -> bool:
-    """Whether DRY_RUN asks for a plan alone."""
-    return os.environ.get("DRY_RUN", "0") not in ("", "0")
 
 
 def _positive(text: str) -> int:

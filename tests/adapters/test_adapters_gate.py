@@ -12,11 +12,6 @@ from support import adapter_runs
 
 
 @pytest.fixture
-def manage(tmp_path, monkeypatch, capsys):
-    return adapter_runs.caller("checkpoint_manager", tmp_path, monkeypatch, capsys)
-
-
-@pytest.fixture
 def register(manage, tmp_path):
     """register(report, *options): a new run with that report becomes the next version."""
     count = iter(range(100))

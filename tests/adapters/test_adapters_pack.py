@@ -17,11 +17,6 @@ from support import adapter_runs
 
 
 @pytest.fixture
-def manage(tmp_path, monkeypatch, capsys):
-    return adapter_runs.caller("checkpoint_manager", tmp_path, monkeypatch, capsys)
-
-
-@pytest.fixture
 def archive(manage, tmp_path):
     """A zip of mapper-lora@v1.0.0; the version itself is gone, as on another machine."""
     adapter_runs.run(tmp_path, report=adapter_runs.report(0.6))

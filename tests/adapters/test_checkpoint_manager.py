@@ -13,14 +13,7 @@ from pathlib import Path
 import pytest
 
 from support import adapter_runs
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-@pytest.fixture
-def manage(tmp_path, monkeypatch, capsys):
-    """manage("list", fails=2): checkpoint_manager.py with that exit code."""
-    return adapter_runs.caller("checkpoint_manager", tmp_path, monkeypatch, capsys)
+from support.checkout import ROOT
 
 
 @pytest.fixture

@@ -9,15 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from corpus import deduplication
+from support.checkout import ROOT
 from support.data_room import distinct, lines, read_out, write
 
 pytest_plugins = ("support.data_fixtures",)  # the fixtures `inside` and `prep`
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 # --- plan and writing ---------------------------------------------------------------------------

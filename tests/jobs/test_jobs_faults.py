@@ -13,11 +13,10 @@ import pytest
 
 from support.checkout import ROOT
 from support.host_network import HostNetwork
-from support.jobs_desk import JobsDesk
+from support.jobs_desk import STAND_IN, JobsDesk
 from support.processes import wait_until
 
 pytestmark = pytest.mark.slow
-STAND_IN = ROOT / "tests" / "support" / "stand_in_trainer.py"
 NAMES = ("gpu1", "gpu2", "gpu3")
 STAGES = ("loading", "step 25", "saving 20", "evaluating 20", "final")
 DOWN_SECONDS = 10.0

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from support.checkout import ROOT
+
 SHIM = ROOT / "tests" / "openrsync-shim" / "rsync"
 
 # (pattern, reason and what to write instead, an example)

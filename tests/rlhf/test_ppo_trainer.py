@@ -83,13 +83,6 @@ def test_a_prompt_gets_one_begin_of_text_where_template_and_tokenizer_both_write
 # --- on the miniature --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def work(tmp_path_factory, monkeypatch):
-    """The miniature's work folder, as TANDEM_WORKDIR."""
-    with preferences.work(tmp_path_factory.getbasetemp(), monkeypatch) as folder:
-        yield folder
-
-
 def run(*arguments, start="sft", **changes):
     words = [*arguments, *(["--adapter", start] if start else [])]
     return ppo_trainer.main([*words, *preferences.options(**changes)])

@@ -77,13 +77,6 @@ def test_the_fields_own_preference_files_are_read(samples, tmp_path, name):
 # --- the command -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def work(tmp_path_factory, monkeypatch):
-    """The miniature's work folder, as TANDEM_WORKDIR."""
-    with preferences.work(tmp_path_factory.getbasetemp(), monkeypatch) as folder:
-        yield folder
-
-
 def run(*arguments, **changes):
     return reward_model.main([*preferences.BASE, *arguments, *preferences.options(**changes)])
 

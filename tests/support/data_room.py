@@ -17,6 +17,7 @@ def lines(path: Path) -> list[dict]:
 
 
 def write(path: Path, rows: list) -> Path:
+    """A file of rows, one JSON object a line; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     jsonl.write(path, rows)
     return path

@@ -15,6 +15,11 @@ LLAMA = {
     "intermediate_size": 192, "vocab_size": 256, "max_position_embeddings": 2048,
     "tie_word_embeddings": False, "eos_token_id": 2,
 }  # fmt: skip
+LLAMA_8B = {
+    "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 128256,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336,
+    "tie_word_embeddings": False,
+}  # fmt: skip
 PHI3 = LLAMA | {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"]}
 
 

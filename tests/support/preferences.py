@@ -11,8 +11,8 @@ import signal
 from pathlib import Path
 from unittest import mock
 
-from kit import jsonl
 from support import tiny
+from support.data_room import write
 
 LIKED, DISLIKED = ("cold", "dry"), ("warm", "wet")
 
@@ -30,13 +30,6 @@ def pairs(count: int, seed: int = 3) -> list[dict]:
             }
         )
     return made
-
-
-def write(path: Path, rows: list[dict]) -> Path:
-    """One JSON object a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    jsonl.write(path, rows)
-    return path
 
 
 @functools.cache

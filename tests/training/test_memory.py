@@ -9,15 +9,11 @@ import pytest
 
 from config import loader
 from kit import console
+from support.model_files import LLAMA_8B
 from training import cards, memory, memory_advice, memory_checks, model_shape, step_time
 from training.memory import DPO, GB, ONLINE, PPO, REWARD, Workload
 from training.memory_advice import MemoryCase
 
-LLAMA_8B = {
-    "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 128256,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336,
-    "tie_word_embeddings": False,
-}  # fmt: skip
 MISTRAL = LLAMA_8B | {"model_type": "mistral", "vocab_size": 32768, "head_dim": 128}
 QWEN_HALF = {
     "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,

@@ -9,13 +9,9 @@ from base_model import description, miniature
 from config import loader
 from kit import console
 from support import tiny
+from support.model_files import LLAMA_8B
+from support.trainer_process import CONFIRMED
 from training import plan, setting_checks
-
-LLAMA_8B = {
-    "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 128256,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336,
-    "tie_word_embeddings": False,
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -125,9 +121,6 @@ def test_a_tracker_that_is_not_installed_is_named_before_the_run(monkeypatch):
     assert setting_checks.tracker("trackio") == []
     (check,) = setting_checks.tracker("wandb")
     assert check.status == "warn"
-
-
-CONFIRMED = ("--confirm-run", "--set", "safety.dry_run=false")
 
 
 @pytest.mark.slow
