@@ -32,8 +32,11 @@ def fsync_folder(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
-    """Open a file that appears at `path` only when the block ends without an exception."""
+def file(path: str | os.PathLike, mode: str = "w", durable: bool = True) -> Iterator[IO]:
+    """Open a file that appears at `path` only when the block ends without an exception.
+
+    durable: survives a power cut; a cache, which is checked when it is read, need not.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -43,14 +46,16 @@ def file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         os.fchmod(fd, 0o666 & ~umask)
         with os.fdopen(fd, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as f:
             yield f
-            f.flush()
-            os.fsync(f.fileno())
+            if durable:
+                f.flush()
+                os.fsync(f.fileno())
         os.replace(part, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
         raise
-    fsync_folder(path.parent)
+    if durable:
+        fsync_folder(path.parent)
 
 
 def json_file(path: str | os.PathLike, value: Any) -> None:

@@ -11,21 +11,21 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 from kit import console  # noqa: E402
 
 COMMANDS = {
-    "up": ("sync_to_remote.sh", "transfer.push"),
-    "down": ("sync_from_remote.sh", "transfer.pull"),
-    "probe": ("host_probe.sh", "transfer.host_probe"),
-    "run": ("host_run.sh", "jobs.detached"),
-    "watch": ("host_watch.sh", "jobs.watch"),
+    "up": ("sync_to_remote.sh", "transfer.commands", "up"),
+    "down": ("sync_from_remote.sh", "transfer.commands", "down"),
+    "probe": ("host_probe.sh", "transfer.host_probe", "main"),
+    "run": ("host_run.sh", "jobs.detached", "main"),
+    "watch": ("host_watch.sh", "jobs.watch", "main"),
 }
 
 
 def main() -> int:
     gc.disable()  # tens of thousands of short strings and no cycles: only time would be lost
     command = sys.argv.pop(1)
-    sys.argv[0], module = COMMANDS[command]
+    sys.argv[0], module, function = COMMANDS[command]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignored it
     try:
-        return importlib.import_module(module).main(sys.argv[1:])
+        return getattr(importlib.import_module(module), function)(sys.argv[1:])
     except (KeyboardInterrupt, SystemExit) as stop:
         code = getattr(stop, "code", 130)
         if code in (130, 143) and command in ("up", "down"):

@@ -72,6 +72,9 @@ class BucketHost(Host):
         rclone.program()
         super().open()
 
+    def log_in(self) -> None:
+        """Nothing: rclone logs in for each question."""
+
     def at(self, below: str = "") -> str:
         """A folder as rclone names it. Its last slash spares rclone the question if it is one."""
         return f"{self.name}/{below}".rstrip("/") + "/"

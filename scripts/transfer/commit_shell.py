@@ -11,7 +11,9 @@ from pathlib import Path
 
 from transfer.host import quote
 
-BATCH = 200  # files in one command
+BATCH = 200  # files in one command: most of them cost a shell their number squared
+NEW = 1000  # files in one put_new, which does not
+LONGEST = 60_000  # characters of such a command
 STAGED = "\nend of the staged files\n"
 BUSY = 75  # exit code: another sync holds the lock
 
@@ -58,7 +60,7 @@ clear_way() {
   for file; do
     if [ -d "$to${file##*/}" ]; then away "$to${file##*/}"; fi
   done
-  mkdir -p "$to"
+  [ -d "$to" ] || mkdir -p "$to"
 }
 beside=.incoming/beside/ # not .incoming itself: that of the kit's folder holds the staged files
 recover() {
@@ -81,28 +83,29 @@ put_new() {
   for file; do
     if [ -e "$file" ]; then put_over "$to" "$file"; fi
   done
-  rmdir "$to$beside" "$to.incoming" 2>/dev/null || true
+  if [ -d "$to$beside" ]; then rmdir "$to$beside" "$to.incoming" 2>/dev/null || true; fi
 }
 put_over() {
   clear_way "$@"; to=$1; shift
+  need_python
   from=${1%/*}/
   [ "$from" = "$to$beside" ] || recover "$to"
   for file; do set -- "$@" "$to${file##*/}"; shift; done
-  signatures "$@" | sed 's/^/before /' # first of all: even a link to a file changes its ctime
+  signatures before "$@" # first of all: even a link to a file changes its ctime
   for file; do set -- "$@" "${file##*/}"; shift; done
-  mkdir -p "$kept$to"
+  [ -d "$kept$to" ] || mkdir -p "$kept$to"
   if [ "$from" != "$to$beside" ] && ln "$to$1" "$kept.probe" 2>/dev/null; then
     rm -f "$kept.probe"; waiting=$kept$to
   else
     waiting=$to$beside
   fi
   if [ "$from" != "$waiting" ]; then
-    mkdir -p "$waiting"
+    [ -d "$waiting" ] || mkdir -p "$waiting"
     for name; do set -- "$@" "$from$name"; shift; done
     mv -f "$@" "$waiting"
     for file; do set -- "$@" "${file##*/}"; shift; done
   fi
-  if [ -n "$swapper" ]; then "$swapper" -I -S -c "$exchange" "$waiting" "$to" "$@"
+  if [ -n "$python" ]; then "$python" -I -S -c "$exchange" "$waiting" "$to" "$@"
   else
     for name; do
       if [ -e "$to$name" ] || [ -L "$to$name" ]; then
@@ -118,7 +121,7 @@ put_over() {
     rmdir "$waiting" "$to.incoming" 2>/dev/null || true
   fi
   for name; do set -- "$@" "$kept$to$name"; shift; done
-  signatures "$@" | sed 's/^/after /'
+  signatures after "$@"
 }
 """
 
@@ -132,43 +135,57 @@ is_open() {
   else false; fi
 }
 drop_closed() {
-  if [ -n "$swapper" ] && "$swapper" -I -S -c "$dropper"; then return 0; fi
+  if [ -n "$python" ] && "$python" -I -S -c "$dropper"; then return 0; fi
   number=0
   while IFS= read -r line; do
     path=${line#* * * * * }
     [ -e "$path" ] || continue
-    if [ "$(signatures "$path")" = "$line" ] && ! is_open "$path"; then rm -f "$path"
+    if [ "$(signatures as "$path")" = "as $line" ] && ! is_open "$path"; then rm -f "$path"
     else number=$((number + 1)); printf 'held-%d %s\n' $number "$path"; fi
   done
 }
 """
 END = "end of the dropped files"
-# The interpreter itself: python3 may be a shim (pyenv, asdf) that takes longer than its work.
-_SHOW = "'import ctypes, sys; print(sys.executable)'"
-SWAPPER = f"swapper=$(python3 -I -S -c {_SHOW} 2>/dev/null || true)"
+# need_python: $python is the interpreter itself, and a line of the answer names it. python3 may be
+# a shim (pyenv, asdf) that takes ten times as long; on a Mac without tools /usr/bin/python3 asks
+# to install them.
+PYTHON = r"""
+need_python() {
+  [ -z "$python_known" ] || return 0
+  python_known=yes
+  for one in /usr/bin/python3 python3; do
+    case $one in (/*) [ -d /proc/self ] || continue;; esac
+    python=$("$one" -I -S -c 'import ctypes, sys; print(sys.executable)' 2>/dev/null) && break
+  done
+  printf 'python %s\n' "$python"
+}
+"""
 
 
-def dropping(lines: list[str]) -> list[str]:
-    """The commands that drop the files of these signature lines, if nobody writes to them."""
+def dropping(lines: list[str], python: str) -> list[str]:
+    """The commands that drop the files of these signature lines, if nobody writes to them.
+
+    `python`: the interpreter that the commit named.
+    """
     source = Path(__file__).with_name("open_files.py").read_text(encoding="utf-8")
     if not lines:
         return []
     return [
-        DROP, f"dropper={quote(source)}", SWAPPER,
+        DROP, f"dropper={quote(source)} python={quote(python)}",
         f"drop_closed <<'{END}'", *lines, END,
     ]  # fmt: skip
 
 
 def prologue(root: str, kept: str, stage: str) -> list[str]:
-    """What every commit begins with: functions, the lock, and which Python can swap two names.
+    """What every commit begins with: functions and the lock.
 
     It makes the staging folder its own: a commit that goes on there after its connection is lost
     takes nothing of what the next sync stages. It lists what is staged, up to the line STAGED.
     """
     source = Path(__file__).with_name("name_swap.py").read_text(encoding="utf-8")
     return [
-        "set -e", f"cd {quote(root)}", f"kept={quote(f'./{kept}')}", LOCK, PUT,
-        f"exchange={quote(source)}", SWAPPER,
+        "set -e", f"cd {quote(root)}", f"kept={quote(f'./{kept}')}", LOCK, PUT, PYTHON,
+        f"exchange={quote(source)} python='' python_known=''",
         'take_lock', 'mkdir -p "$kept"', f"stage={quote(stage)}", 'rm -rf "$stage".*',
         'if [ -d "$stage" ]; then mv "$stage" "$stage.$$"; stage=$stage.$$',
         'list_staged() { cd "$stage" && list_files . -name .rsync-partial -prune -o; }',
@@ -196,13 +213,16 @@ def moving_aside(names: list[str]) -> list[str]:
 def _batches(names: list[str], verb, source: str) -> list[str]:
     lines: list[str] = []
     batch: list[str] = []
+    length = 0
     for n, name in enumerate(names):
         folder = os.path.dirname(name)
         batch.append(source + quote(name))
+        length += len(batch[-1])
         following = names[n + 1] if n + 1 < len(names) else None
         ends = following is None or os.path.dirname(following) != folder
-        if ends or verb(following) != verb(name) or len(batch) == BATCH:
+        full = len(batch) == (NEW if verb(name) == "put_new" else BATCH) or length > LONGEST
+        if ends or full or verb(following) != verb(name):
             where = quote(f"./{folder}/" if folder else "./")
             lines.append(f"{verb(name)} {where} {' '.join(batch)}")
-            batch = []
+            batch, length = [], 0
     return lines

@@ -60,11 +60,15 @@ class AnswerFrame:
         self.begin = f"{self.token} begin\n".encode()
         self.end = f"\n{self.token} end ".encode()
 
-    def wrap(self, script: str) -> str:
-        """`script` in a subshell, between the two marks; the second carries its exit code."""
+    def wrap(self, script: str, kept: bool = False) -> str:
+        """`script` in a subshell, between the two marks; the second carries its exit code.
+
+        kept: the shell goes on afterwards, and the script has no input: that is the next script.
+        """
+        empty, ends = (" </dev/null", "") if kept else ("", 'exit "$code"\n')
         return (
-            f"printf '%s\\n' '{self.token} begin'\n(\n{script}\n)\ncode=$?\n"
-            f"printf '\\n%s %s\\n' '{self.token} end' \"$code\"\nexit \"$code\""
+            f"{{ printf '%s\\n' '{self.token} begin'\n(\n{script}\n){empty}\ncode=$?\n"
+            f"printf '\\n%s %s\\n' '{self.token} end' \"$code\"\n{ends}}}\n"
         )
 
     def read(

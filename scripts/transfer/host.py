@@ -4,7 +4,8 @@
         host.run("uname -sm", repeatable=True)
 
 Every script runs inside a frame (transfer/frame.py). A script that may run twice is `repeatable`:
-a connection that is lost under it is taken up again, five times, after 2 to 32 s.
+a connection that is lost under it is taken up again, five times, after 2 to 32 s. `run` gives a
+script a login of its own, `run_in_shell` the shell that the command keeps there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from kit import console
 from transfer import address, kept_login, refusals, ssh_configuration
@@ -47,6 +48,7 @@ class Host:
         self.private: Path | None = None
         self.reached = False  # an answer came already, so that a failure is the connection's
         self.banner = b""  # what its login prints before every answer
+        self._kept: RemoteScript | None = None  # the last script of the kept shell
 
     def open(self) -> None:
         """Make the private folder of this command."""
@@ -54,6 +56,8 @@ class Host:
 
     def close(self) -> None:
         """Remove it, and what killed commands left."""
+        if self._kept:
+            self._kept.end()
         if self.private:
             shutil.rmtree(self.private, ignore_errors=True)
         ssh_configuration.sweep()
@@ -65,8 +69,19 @@ class Host:
         With `keep_input` stdin stays open after the script, and the caller closes it.
         """
         frame = AnswerFrame()
-        code = f"{{ {frame.wrap(script)}\n}}\n".encode("utf-8", "surrogateescape")
+        code = frame.wrap(script).encode("utf-8", "surrogateescape")
         command = f"""sh -c 'eval "$(dd bs=1 count={len(code)} 2>/dev/null)"'"""
+        remote = RemoteScript(*self._begin(command, pipes), frame)
+        if keep_input:
+            with contextlib.suppress(BrokenPipeError):
+                remote.process.stdin.write(code)
+                remote.process.stdin.flush()
+        else:
+            remote.feed(code, data)
+        return remote
+
+    def _begin(self, command: str, pipes: dict) -> tuple[subprocess.Popen, IO[bytes] | None]:
+        """A process here that runs `command` there; the file that takes its stderr."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE} | pipes
         errors = None
         if "stderr" not in pipes:  # not a pipe: a shared connection may keep it open
@@ -74,17 +89,22 @@ class Host:
             pipes["stderr"] = errors = open(path, "x+b")  # noqa: SIM115
             path.unlink()
         try:
-            process = self._launch(command, pipes)
+            return self._launch(command, pipes), errors
         except FileNotFoundError:
             raise console.Problem("ssh is not installed", "install OpenSSH's client") from None
-        remote = RemoteScript(process, frame, errors)
-        if keep_input:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(code)
-                process.stdin.flush()
-        else:
-            remote.feed(code, data)
-        return remote
+
+    def _next(self, script: str) -> RemoteScript:
+        """Give `script` to the shell that this command keeps there."""
+        self.log_in()
+        frame = AnswerFrame()
+        self._kept = RemoteScript(self._kept.process, self._kept.errors, frame, keep=True)
+        self._kept.feed(frame.wrap(script, kept=True).encode("utf-8", "surrogateescape"))
+        return self._kept
+
+    def log_in(self) -> None:
+        """Begin the shell that this command keeps there, where none lives. Does not wait."""
+        if not self._kept or self._kept.process.poll() is not None:
+            self._kept = RemoteScript(*self._begin("exec sh", {}), AnswerFrame(), keep=True)
 
     def _launch(self, command: str, pipes: dict) -> subprocess.Popen:
         raise NotImplementedError
@@ -92,18 +112,24 @@ class Host:
     def run(
         self,
         script: str,
-        data: bytes = b"",
+        data: bytes | None = b"",
         limits: AnswerLimits | None = None,
         repeatable: bool = False,
     ) -> bytes:
         """Run `script` there and return its output; a Problem if it or the connection failed."""
-        tries = TRIES if repeatable else 0
-        return persist(
-            self.name, lambda: self._run_once(script, data, limits or AnswerLimits()), tries
-        )
+        limits, tries = limits or AnswerLimits(), TRIES if repeatable else 0
+        return persist(self.name, lambda: self._run_once(script, data, limits), tries)
 
-    def _run_once(self, script: str, data: bytes, limits: AnswerLimits) -> bytes:
-        remote = self.start(script, data=data)
+    def run_in_shell(self, script: str, limits: AnswerLimits | None = None, **options) -> bytes:
+        """The same in the shell that this command keeps there.
+
+        A login costs more than most questions: its start-up files take 0.1 to 0.5 s with conda or
+        pyenv. Of a script that is cut nothing runs; one that fails ends the shell.
+        """
+        return self.run(script, None, limits, **options)
+
+    def _run_once(self, script: str, data: bytes | None, limits: AnswerLimits) -> bytes:
+        remote = self._next(script) if data is None else self.start(script, data=data)
         try:
             framed = remote.answer(limits)
         except BrokenAnswer as broken:
@@ -161,13 +187,6 @@ class Host:
             f"{self.name}: {complaint} (exit {code})",
             "repair that there, then run the same command again", code, complaint,
         )  # fmt: skip
-
-    def run_lines(self, lines: list[str], limits: AnswerLimits | None = None, **options) -> bytes:
-        """Run a script of many lines: all of it or, if the line is cut, nothing."""
-        script = "\n".join(["{", *lines, "}", ""])
-        return self.run(
-            "exec sh -s\n", script.encode("utf-8", "surrogateescape"), limits, **options
-        )
 
     def rsync_target(self, below: str = "") -> str:
         """The kit's folder there (or a folder below it) as rsync names it, ending with /."""
@@ -230,7 +249,7 @@ class SshHost(Host):
         )
         (self.private / "config").write_text(text, encoding="utf-8")
 
-    def _run_once(self, script: str, data: bytes, limits: AnswerLimits) -> bytes:
+    def _run_once(self, script: str, data: bytes | None, limits: AnswerLimits) -> bytes:
         try:
             return super()._run_once(script, data, limits)
         except console.Problem as problem:

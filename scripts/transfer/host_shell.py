@@ -9,23 +9,28 @@ HEAD = "LC_ALL=C; export LC_ALL; unset CDPATH TAR_OPTIONS POSIXLY_CORRECT\n"
 
 # list_files WHERE… [-prune expression]: `mode inode size mtime ctime path` records, then an
 # `error TEXT` record for each thing that find could not read, after a first line that names how
-# records end (nul or lines).
+# records end (nul or lines). signatures WORD FILE…: `WORD mode inode size mtime ctime path` lines.
 LISTING = r"""
+if find . -maxdepth 0 -printf '' 2>/dev/null; then tools=gnu
+elif stat -c %i . >/dev/null 2>&1; then tools=busybox
+else tools=bsd; fi
 signatures() {
-  if find . -maxdepth 0 -printf '' 2>/dev/null; then
-    find -L "$@" -maxdepth 0 -type f -printf '%m %i %s %T@ %C@ %p\n'
-  elif stat -c %i . >/dev/null 2>&1; then stat -L -c '%a %i %s %Y %Z %n' "$@"
-  else stat -L -f '%Lp %i %z %Fm %Fc %N' "$@"; fi 2>/dev/null
+  word=$1; shift
+  case $tools in
+    (gnu) find -L "$@" -maxdepth 0 -type f -printf "$word %m %i %s %T@ %C@ %p\\n";;
+    (busybox) stat -L -c "$word %a %i %s %Y %Z %n" "$@";;
+    (bsd) stat -L -f "$word %Lp %i %z %Fm %Fc %N" "$@";;
+  esac 2>/dev/null || true
 }
 list_files() {
   if ! command -v find >/dev/null 2>&1; then echo none; return; fi
-  if find . -maxdepth 0 -printf '' 2>/dev/null; then
-    echo nul; last='\0'; set -- "$@" -type f -printf '%m %i %s %T@ %C@ %p\0'
-  elif stat -c %i . >/dev/null 2>&1; then
-    echo lines; last='\n'; set -- "$@" -type f -exec stat -L -c '%a %i %s %Y %Z %n' {} +
-  else
-    echo lines; last='\n'; set -- "$@" -type f -exec stat -L -f '%Lp %i %z %Fm %Fc %N' {} +
-  fi
+  last='\n'
+  case $tools in
+    (gnu) last='\0'; set -- "$@" -type f -printf '%m %i %s %T@ %C@ %p\0';;
+    (busybox) set -- "$@" -type f -exec stat -L -c '%a %i %s %Y %Z %n' {} +;;
+    (bsd) set -- "$@" -type f -exec stat -L -f '%Lp %i %z %Fm %Fc %N' {} +;;
+  esac
+  case $tools in (gnu) echo nul;; (*) echo lines;; esac
   { errors=$(find "$@" 2>&1 >&3 3>&- | head -n 1000); } 3>&1
   [ -z "$errors" ] || printf '%s\n' "$errors" | while IFS= read -r line; do
     printf "error %s$last" "$line"
@@ -46,9 +51,9 @@ hash_tool() {
 }
 hash_files() {
   case $(hash_tool) in
-    (openssl) xargs -0 -n 200 openssl dgst -sha256 -r ;;
-    (sha256sum) xargs -0 -n 200 sha256sum ;;
-    (shasum) xargs -0 -n 200 shasum -a 256 ;;
+    (openssl) xargs -0 -n 2000 openssl dgst -sha256 -r ;;
+    (sha256sum) xargs -0 -n 2000 sha256sum ;;
+    (shasum) xargs -0 -n 2000 shasum -a 256 ;;
     (*) echo "no openssl, sha256sum or shasum" >&2; exit 1 ;;
   esac 2>/dev/null || true
 }
@@ -92,7 +97,6 @@ def probe_script(host: Host, listing: str, stage: str = "") -> str:
     )
 
 
-def hash_script(host: Host, names: str = "") -> str:
-    """Hash the files that stdin names, or that the shell text `names` prints, in the kit there."""
-    source = f"{names} | hash_files" if names else "hash_files"
-    return f"{HEAD}{HASH}cd {quote(host.root)} && {source}\n"
+def hash_script(host: Host, names: str) -> str:
+    """Hash the files that the shell text `names` prints, in the kit there."""
+    return f"{HEAD}{HASH}cd {quote(host.root)} && {names} | hash_files\n"

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from kit import console
 from transfer import host_shell
 from transfer.frame import AnswerLimits, patience
-from transfer.host import Host
+from transfer.host import Host, quote
 
 LISTING_BYTES = 256 << 20  # about 1.5 million files
 HASH_SPEED = 20 << 20  # bytes a second of the slowest disk that a hash waits for
@@ -60,6 +60,7 @@ class Listing:
         self.files: dict[str, ListedFile] = {}
         self.unread: dict[str, str] = {}
         self.refused: dict[str, str] = {}
+        self.records: dict[bytes, tuple[str, ListedFile]] = {}  # what `files` was read from
 
 
 class HostState:
@@ -68,8 +69,14 @@ class HostState:
     `digest` stands for the whole listing: while it is the same, so is every signature in it.
     """
 
-    def __init__(self, host: Host, output: bytes, below: tuple[str, ...] = ()):
-        self.host, self.below = host, below
+    def __init__(
+        self,
+        host: Host,
+        output: bytes,
+        below: tuple[str, ...] = (),
+        known: dict[bytes, tuple[str, ListedFile]] | None = None,
+    ):
+        self.host, self.below, self.known = host, below, known
         head, separator, self.text = output.partition(b"\n\n")
         if not separator:
             raise _unreadable(host, output[:80])
@@ -80,7 +87,7 @@ class HostState:
     def listing(self) -> Listing:
         """The files there; reading costs 5 ms for 1,000 of them."""
         if self._listing is None:
-            self._listing = read_listing(self.host, self.text, self.below)
+            self._listing = read_listing(self.host, self.text, self.below, self.known)
         return self._listing
 
     @property
@@ -105,11 +112,17 @@ def read_facts(host: Host, head: bytes) -> dict[str, str]:
     return facts
 
 
-def read_listing(host: Host, output: bytes, below: tuple[str, ...] = ()) -> Listing:
+def read_listing(
+    host: Host,
+    output: bytes,
+    below: tuple[str, ...] = (),
+    known: dict[bytes, tuple[str, ListedFile]] | None = None,
+) -> Listing:
     """The Listing that list_files printed; a Problem where it is none.
 
     `below`: the folders that were asked for, () for anything in the kit's folder. Paths that may
-    not be used are in `refused`, with the reason.
+    not be used are in `refused`, with the reason. `known`: the records of an earlier listing, which
+    are not read again where names are not compared with each other (no `below`).
     """
     kind, _, body = output.partition(b"\n")
     if kind == b"none":
@@ -117,7 +130,12 @@ def read_listing(host: Host, output: bytes, below: tuple[str, ...] = ()) -> List
     if kind not in (b"nul", b"lines"):
         raise _unreadable(host, output[:80])
     listing, names = Listing(), NameCheck(below)
+    known = known if known and not below else {}
     for record in body.split(b"\0" if kind == b"nul" else b"\n"):
+        if same := known.get(record):
+            listing.files[same[0]] = same[1]
+            listing.records[record] = same
+            continue
         fields = record.split(b" ", 5)
         if len(fields) == 6 and _is_record(fields):
             path = os.fsdecode(fields[5].removeprefix(b"./"))
@@ -126,9 +144,9 @@ def read_listing(host: Host, output: bytes, below: tuple[str, ...] = ()) -> List
                 continue
             sig = b" ".join(fields[:5]).decode()
             seconds = int(fields[3].partition(b".")[0])
-            listing.files[path] = ListedFile(
-                int(fields[2]), seconds, bool(int(fields[0], 8) & 0o100), sig
-            )
+            executable = bool(int(fields[0], 8) & 0o100)
+            listing.files[path] = ListedFile(int(fields[2]), seconds, executable, sig)
+            listing.records[record] = path, listing.files[path]
         elif record.startswith(b"error "):
             _read_error(host, record[6:].decode(errors="replace"), listing)
         elif record.strip():
@@ -261,11 +279,9 @@ def hashes_on(host: Host, files: dict[str, int]) -> dict[str, str]:
         return {}
     if host.is_bucket:
         return host.hashes(files)
-    named = b"".join(os.fsencode(f"./{name}") + b"\0" for name in files)
-    output = host.run(
-        host_shell.hash_script(host), named, hash_limits(files.values(), len(named)), True
-    )
-    return read_hashes(output, files)
+    named = "printf '%s\\0' " + " ".join(quote(f"./{name}") for name in files)
+    limits = hash_limits(files.values(), len(os.fsencode(named)))
+    return read_hashes(host.run_in_shell(host_shell.hash_script(host, named), limits, True), files)
 
 
 def hash_limits(sizes: Iterable[int], name_bytes: int) -> AnswerLimits:

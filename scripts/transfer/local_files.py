@@ -166,19 +166,19 @@ class LocalFiles:
 
     def groups(self, names: list[str]) -> dict[tuple[Path, str], list[str]]:
         """`names` by (folder here, folder there) that one transfer serves, relative to both."""
-        grouped: dict[tuple[Path, str], list[str]] = {}
+        grouped: dict[tuple[str, str], list[str]] = {}
         for name in names:
             here = self.place[name]
             if here.endswith("/" + name):
-                key, rest = (Path(here[: -len(name)]), ""), name
+                key, rest = (here[: -len(name)], ""), name
             else:
                 remote_folder = (
                     "configs" if name.startswith("configs/") else "/".join(name.split("/")[:2])
                 )
                 rest = name[len(remote_folder) + 1 :]
-                key = (Path(here[: -len(rest)]), remote_folder)
+                key = (here[: -len(rest)], remote_folder)
             grouped.setdefault(key, []).append(rest)
-        return grouped
+        return {(Path(here), there): rest for (here, there), rest in grouped.items()}
 
 
 def tracked(skipped: dict[str, str]) -> list[str]:

@@ -58,11 +58,14 @@ def _from_proc():
 def _add_if_mapped(folder, inodes):
     """The files that a process writes to through its memory; it may have closed them."""
     with open(folder + "/maps", "rb") as f:
-        for line in f:  # addresses, rights, offset, device, inode, path
-            fields = line.split(None, 5)
-            shared = len(fields) == 6 and fields[1][1:2] + fields[1][3:] == b"ws"
-            if shared and not fields[5].startswith((b"/dev/", b"/memfd:", b"[", b"anon_")):
-                inodes.add(int(fields[4]))
+        text = f.read()
+    if b"w-s " not in text and b"wxs " not in text:
+        return
+    for line in text.split(b"\n"):  # addresses, rights, offset, device, inode, path
+        fields = line.split(None, 5)
+        shared = len(fields) == 6 and fields[1][1:2] + fields[1][3:] == b"ws"
+        if shared and not fields[5].startswith((b"/dev/", b"/memfd:", b"[", b"anon_")):
+            inodes.add(int(fields[4]))
 
 
 def _add_if_written(folder, number, inodes):

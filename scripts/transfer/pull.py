@@ -13,7 +13,7 @@ import argparse
 import time
 
 from kit import console, paths
-from transfer import carriers, place, sync_lines
+from transfer import carriers, sync_lines
 from transfer.host import Host
 from transfer.pull_plan import PullPlan, local_path
 from transfer.pull_stage import PullStage, listing_of
@@ -136,11 +136,3 @@ def _conflicts(host: Host, plan: PullPlan) -> list[console.Problem]:
             "a version is never overwritten: register one of them under a new version",
         )
     ]
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = place.options("Fetch adapters, runs and reports from the host.")
-    parser.add_argument("--with-checkpoints", action="store_true")
-    args = parser.parse_args(argv)
-    with place.open_place(args.host, args.bucket, args.accept_new_host_key, args.verify) as host:
-        return sync(host, args)

@@ -39,7 +39,7 @@ def listing_of(host: Host) -> HostState:
     if host.is_bucket:
         return host.listing(TOPS)
     probe, limits = host_shell.probe_script(host, FIND), AnswerLimits(stdout=LISTING_BYTES)
-    return HostState(host, host.run(probe, limits=limits, repeatable=True), TOPS)
+    return HostState(host, host.run_in_shell(probe, limits, repeatable=True), TOPS)
 
 
 class PullStage:

@@ -12,7 +12,7 @@ import os
 import time
 
 from kit import console
-from transfer import carriers, host_shell, place, sync_lines
+from transfer import carriers, host_shell, sync_lines
 from transfer.exclusions import STAY
 from transfer.frame import AnswerLimits
 from transfer.host import (
@@ -109,7 +109,7 @@ class Push:
             return self.host.listing(skipped=self.stay)
         probe = host_shell.probe_script(self.host, find_arguments(), stage_name_if_any())
         limits = AnswerLimits(stdout=LISTING_BYTES)
-        return HostState(self.host, self.host.run(probe, limits=limits, repeatable=True))
+        return HostState(self.host, self.host.run_in_shell(probe, limits, repeatable=True))
 
     def _files_here(self) -> LocalFiles:
         return LocalFiles(self.args.kit_only)
@@ -150,7 +150,9 @@ class Push:
 
     def _stage(self, carrier) -> PushStage:
         if not self.host.is_bucket:
-            return PushStage(self.host, self.local, carrier, stage_name())
+            stage = PushStage(self.host, self.local, carrier, stage_name())
+            stage.records = self.state.listing().records
+            return stage
         from transfer.bucket_stage import BucketStage
 
         self.host.check_names(self.local.files)
@@ -187,7 +189,7 @@ class Push:
             strays = [p for p in self.state.listing().files if p.endswith("/.tandem-link")]
             lines += [f"rm -f {quote(self.host.root)}/{quote(path)}" for path in strays]
         if lines:
-            self.host.run_lines([host_shell.HEAD, *lines], repeatable=True)
+            self.host.run_in_shell("\n".join([host_shell.HEAD, *lines]), repeatable=True)
 
     def _sum_up(self, seconds: float) -> None:
         local, plan = self.local, self.plan
@@ -207,18 +209,3 @@ class Push:
             same = f"{sync_lines.amount(local.files[p] for p in plan.same)} unchanged"
             parts.append(same if parts else f"nothing to send: {same}")
         console.result(f"{self.host.place}: {'; '.join(parts)}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = place.options("Send the kit and the prepared data to the host.")
-    parser.add_argument("--kit-only", action="store_true")
-    parser.add_argument("--delete", type=_positive, metavar="N")
-    args = parser.parse_args(argv)
-    with place.open_place(args.host, args.bucket, args.accept_new_host_key, args.verify) as host:
-        return Push(host, args).run()
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give the most files it may move, 1 or more")
-    return int(text)

@@ -60,6 +60,8 @@ class PushStage:
     ):
         self.host, self.local, self.carrier, self.folder = host, local, carrier, name
         self.staged: dict[str, ListedFile] = {}  # just before the commit
+        self.python = ""  # the interpreter there, where the commit needed one
+        self.records: dict[bytes, tuple[str, ListedFile]] = {}  # of the listing before
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self.kept = f".replaced/{stamp}-{os.urandom(2).hex()}/"  # no two commits share it
 
@@ -93,7 +95,7 @@ class PushStage:
         for path in seeds:
             old, new = quote(f"./{path}"), quote(f"{self.folder}/{path}")
             lines.append(f"[ -e {new} ] || cp -p {old} {new} || rm -f {new}")
-        self.host.run_lines([host_shell.HEAD, *lines, "exit 0"], repeatable=True)
+        self.host.run_in_shell("\n".join([host_shell.HEAD, *lines, "exit 0"]), repeatable=True)
 
     def _copy(self, names: list[str]) -> dict[str, str]:
         """Carry them there, and at the same time hash what is here."""
@@ -113,7 +115,7 @@ class PushStage:
         script = host_shell.hash_script(self.host, f"cd {quote(self.folder)} && {find}")
         sizes = [self.local.files[path].size for path in names]
         limits = hash_limits(sizes, 2 * sum(len(os.fsencode(name)) for name in names))
-        return read_hashes(self.host.run(script, limits=limits, repeatable=True), names)
+        return read_hashes(self.host.run_in_shell(script, limits, repeatable=True), names)
 
     def _problem(self, doubtful: list[str]) -> console.Problem:
         many = "1 file differs" if len(doubtful) == 1 else f"{len(doubtful)} files differ"
@@ -141,7 +143,7 @@ class PushStage:
         lines += commit_shell.placing(names, over)
         limits = AnswerLimits(stdout=LISTING_BYTES)
         try:
-            output = self.host.run_lines(lines, limits)
+            output = self.host.run_in_shell("\n".join(lines), limits)
         except ScriptFailed as failed:
             if failed.exit_code == commit_shell.BUSY:
                 raise console.Problem(
@@ -169,6 +171,8 @@ class PushStage:
         for line in output.decode(errors="surrogateescape").split("\n"):
             kind, _, rest = line.partition(" ")
             fields = rest.split(" ", 5)
+            if kind == "python":
+                self.python = rest
             if kind in ("before", "after") and len(fields) == 6:
                 path = fields[5].removeprefix("./")
                 path = path.removeprefix(self.kept).removeprefix("./")
@@ -187,17 +191,20 @@ class PushStage:
     ) -> HostState:
         """Remove what is not needed any more and list what is there."""
         lines = [host_shell.HEAD, f"cd {quote(self.host.root)} || exit 1", host_shell.LISTING]
-        lines += commit_shell.dropping([f"{s} ./{self.kept}{p}" for p, s in dropped.items()])
+        lines += commit_shell.dropping(
+            [f"{s} ./{self.kept}{p}" for p, s in dropped.items()], self.python
+        )
         for n in range(0, len(strays), commit_shell.BATCH):
             lines.append(f"rm -f {' '.join(map(quote, strays[n : n + commit_shell.BATCH]))}")
         here = quote(f"./{self.kept.rstrip('/')}")
-        lines.append(f"find {here} -depth -type d -exec rmdir {{}} \\; 2>/dev/null")
+        lines.append(f"find {here} -depth -type d -exec rmdir {{}} + 2>/dev/null")
         stage = quote(self.folder)
         lines.append(f"rm -rf {stage} {stage}.*; rmdir .incoming .replaced 2>/dev/null")
         # find fails on a loop of links or a closed folder, too: what it lists is all the same
         lines += ["echo done yes; echo", f"list_files {listing} || true"]
         limits = AnswerLimits(stdout=LISTING_BYTES)
-        state = HostState(self.host, self.host.run_lines(lines, limits, repeatable=True))
+        output = self.host.run_in_shell("\n".join(lines), limits, repeatable=True)
+        state = HostState(self.host, output, known=self.records)
         held = [path for fact, path in state.facts.items() if fact.startswith("held-")]
         kept += [path.removeprefix(f"./{self.kept}") for path in held]
         if kept:

@@ -80,8 +80,8 @@ class TransferRecord:
         )
         listing = digest if known else ""
         if self.dirty or listing != self.listing:
-            with publish.file(self.path) as f:
-                json.dump({"files": self.files, "listing": listing}, f)
+            with publish.file(self.path, durable=False) as f:
+                f.write(json.dumps({"files": self.files, "listing": listing}))
 
 
 @contextlib.contextmanager

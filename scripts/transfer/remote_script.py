@@ -13,10 +13,20 @@ from transfer.frame import AnswerFrame, AnswerLimits, Framed
 
 
 class RemoteScript:
-    """A script that runs on a host: the process here, its frame, its stderr."""
+    """A script that runs on a host: the process here, its frame, its stderr.
 
-    def __init__(self, process: subprocess.Popen, frame: AnswerFrame, errors: IO[bytes] | None):
-        self.process, self.frame, self.errors = process, frame, errors
+    keep: the process is a shell that takes the next script after one that ended well.
+    """
+
+    def __init__(
+        self,
+        process: subprocess.Popen,
+        errors: IO[bytes] | None,
+        frame: AnswerFrame,
+        keep: bool = False,
+    ):
+        self.process, self.frame, self.errors, self.keep = process, frame, errors, keep
+        self.old_errors = self._size_of_errors()  # bytes: of the scripts before
 
     def feed(self, *pieces: bytes) -> None:
         """Write the script and its input from a thread: the answer is read at the same time."""
@@ -25,28 +35,41 @@ class RemoteScript:
             with contextlib.suppress(BrokenPipeError, ValueError):
                 for piece in pieces:
                     self.process.stdin.write(piece)
-                self.process.stdin.close()
+                (self.process.stdin.flush if self.keep else self.process.stdin.close)()
 
         threading.Thread(target=write, daemon=True).start()
 
     def answer(self, limits: AnswerLimits, sink: Callable[[bytes], None] | None = None) -> Framed:
-        """Read the answer; end the process here, whatever comes."""
+        """Read the answer; end the process here, whatever comes, unless it is kept."""
+        goes_on = False
         try:
             framed = self.frame.read(self.process.stdout.fileno(), limits, self._stderr_bytes, sink)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(5)  # after its end mark a script has nothing more to do
+            goes_on = self.keep and framed.code == 0
+            if not goes_on:
+                if self.keep and framed.code is not None:
+                    self.process.stdin.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(5)  # after its end mark a script has nothing more to do
             return framed
         finally:
-            self.process.kill()
-            self.process.wait()
-            self.process.stdout.close()
+            if not goes_on:
+                self.end()
+
+    def end(self) -> None:
+        """End the process here."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def _size_of_errors(self) -> int:
+        return os.fstat(self.errors.fileno()).st_size if self.errors else 0
 
     def _stderr_bytes(self) -> int:
-        return os.fstat(self.errors.fileno()).st_size if self.errors else 0
+        return self._size_of_errors() - self.old_errors
 
     def stderr(self) -> str:
         """What it wrote to stderr."""
         if not self.errors:
             return ""
-        self.errors.seek(0)
+        self.errors.seek(self.old_errors)
         return self.errors.read(1 << 20).decode(errors="replace")

@@ -93,8 +93,9 @@ measure() {
 nothing() { :; }
 fresh() { rm -rf "$host_home/bare-$1" "$host_home/ours-$1" "$place/$1/.cache"; }
 fresh_data() { # the kit is there, the data is not
-  rm -rf "$host_home/bare-$1" "$host_home/ours-$1/data/processed"
-  mkdir "$host_home/bare-$1" "$host_home/ours-$1/data/processed"
+  rm -rf "$host_home/bare-$1"
+  mkdir "$host_home/bare-$1"
+  find "$host_home/ours-$1/data/processed" -mindepth 1 ! -name .gitkeep -delete
 }
 some_changed() { # one in a hundred
   local k

@@ -23,6 +23,7 @@ from transfer import (
     local_files,
     push,
     push_plan,
+    remote_script,
     ssh_configuration,
 )
 
@@ -242,15 +243,33 @@ def folder_host(tmp_path):
 
 def test_of_a_script_that_is_cut_nothing_runs(tmp_path, monkeypatch, folder_host):
     there, tmp_path = folder_host, tmp_path / "host"
-    whole = there.run
-    for cut in (2, 5, 12):
-        monkeypatch.setattr(there, "run", lambda script, data, limits: whole(script, data[:-cut]))  # noqa: B023
-        with pytest.raises(console.Problem):
-            there.run_lines([f"cd {tmp_path}", "touch first", "touch second"])
+    script = f"cd {tmp_path}\ntouch first\ntouch second"
+
+    def cut_short(remote, code):
+        remote.process.stdin.write(code[:-cut])
+        remote.process.stdin.close()
+
+    for cut in (2, 5, 90):
+        with monkeypatch.context() as patched, pytest.raises(console.Problem):
+            patched.setattr(remote_script.RemoteScript, "feed", cut_short)
+            there.run_in_shell(script)
         assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(there, "run", whole)
-    there.run_lines([f"cd {tmp_path}", "touch first", "touch second"])
+    there.run_in_shell(script)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_kept_shell_takes_scripts_one_after_another_and_none_sees_the_next(folder_host):
+    assert folder_host.run_in_shell("echo $$; cat; cd /; set -e; word=1") != b""
+    first = folder_host.run_in_shell("echo $$ $word; pwd")
+    second = folder_host.run_in_shell("echo $$ $word; pwd")
+    assert first == second, "one shell, and nothing of a script is left in it"
+    with pytest.raises(host.ScriptFailed) as failed:
+        folder_host.run_in_shell("echo a reason >&2; exit 3")
+    assert (failed.value.exit_code, failed.value.complaint) == (3, "a reason")
+    third = folder_host.run_in_shell("echo an old reason >&2; echo $$ $word; pwd")
+    assert third != second, "a script that failed ended the shell"
+    with pytest.raises(host.ScriptFailed, match="a new reason"):
+        folder_host.run_in_shell("echo a new reason >&2; exit 4")
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "", "a;b", "-x", "a.b"])
