@@ -11,8 +11,8 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 from kit import console  # noqa: E402
 
 COMMANDS = {
-    "up": ("sync_to_remote.sh", "transfer.commands", "up"),
-    "down": ("sync_from_remote.sh", "transfer.commands", "down"),
+    "up": ("sync_to_remote.sh", "transfer.sync_commands", "up"),
+    "down": ("sync_from_remote.sh", "transfer.sync_commands", "down"),
     "probe": ("host_probe.sh", "transfer.host_probe", "main"),
     "run": ("host_run.sh", "jobs.detached", "main"),
     "watch": ("host_watch.sh", "jobs.watch", "main"),

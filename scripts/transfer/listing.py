@@ -281,7 +281,9 @@ def hashes_on(host: Host, files: dict[str, int]) -> dict[str, str]:
         return host.hashes(files)
     named = "printf '%s\\0' " + " ".join(quote(f"./{name}") for name in files)
     limits = hash_limits(files.values(), len(os.fsencode(named)))
-    return read_hashes(host.run_in_shell(host_shell.hash_script(host, named), limits, True), files)
+    return read_hashes(
+        host.run_in_shell(host_shell.hash_script(host, named), limits, repeatable=True), files
+    )
 
 
 def hash_limits(sizes: Iterable[int], name_bytes: int) -> AnswerLimits:

@@ -119,7 +119,7 @@ stays() {
   expect 0
   says "a secret" ".env, .env.local" "base models stay" "raw data stays" "a symbolic link" \
     "a line break in its name"
-  run find "$THERE" \( -name '.env*' -o -name '*.pem' -o -name '*token*' -o -name 'id_*' \
+  run find "$THERE" \( -name '.env*' -o -name '*.pem' -o -name '*hf_token*' -o -name 'id_*' \
     -o -name '*.key' -o -name .credentials -o -name .git -o -name 'model.safetensors' \
     -o -name page.html -o -name link -o -name 'two*' -o -name '.venv*' \)
   [ -z "$output" ]
