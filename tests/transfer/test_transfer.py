@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -245,13 +246,15 @@ def test_of_a_script_that_is_cut_nothing_runs(tmp_path, monkeypatch, folder_host
     there, tmp_path = folder_host, tmp_path / "host"
     script = f"cd {tmp_path}\ntouch first\ntouch second"
 
-    def cut_short(remote, code):
+    def cut_short(remote, cut, code):
         remote.process.stdin.write(code[:-cut])
         remote.process.stdin.close()
 
     for cut in (2, 5, 90):
         with monkeypatch.context() as patched, pytest.raises(console.Problem):
-            patched.setattr(remote_script.RemoteScript, "feed", cut_short)
+            patched.setattr(
+                remote_script.RemoteScript, "feed", functools.partialmethod(cut_short, cut)
+            )
             there.run_in_shell(script)
         assert not list(tmp_path.iterdir())
     there.run_in_shell(script)
