@@ -95,16 +95,15 @@ class Host:
 
     def _next(self, script: str) -> RemoteScript:
         """Give `script` to the shell that this command keeps there."""
-        self.log_in()
-        frame = AnswerFrame()
-        self._kept = RemoteScript(self._kept.process, self._kept.errors, frame, keep=True)
-        self._kept.feed(frame.wrap(script, kept=True).encode("utf-8", "surrogateescape"))
-        return self._kept
+        if not self._kept or (self._kept.fed and self._kept.process.poll() is not None):
+            self.log_in()
+        self._kept = remote = self._kept.followed_by(AnswerFrame())
+        remote.feed(remote.frame.wrap(script, kept=True).encode("utf-8", "surrogateescape"))
+        return remote
 
     def log_in(self) -> None:
-        """Begin the shell that this command keeps there, where none lives. Does not wait."""
-        if not self._kept or self._kept.process.poll() is not None:
-            self._kept = RemoteScript(*self._begin("exec sh", {}), AnswerFrame(), keep=True)
+        """Begin the shell that this command keeps there. Does not wait for it."""
+        self._kept = RemoteScript(*self._begin("exec sh", {}), AnswerFrame(), keep=True)
 
     def _launch(self, command: str, pipes: dict) -> subprocess.Popen:
         raise NotImplementedError

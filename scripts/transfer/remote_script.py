@@ -26,10 +26,18 @@ class RemoteScript:
         keep: bool = False,
     ):
         self.process, self.frame, self.errors, self.keep = process, frame, errors, keep
-        self.old_errors = self._size_of_errors()  # bytes: of the scripts before
+        self.fed = False  # it was given something to run
+        self.old_errors = 0  # bytes that the scripts before it wrote to stderr
+
+    def followed_by(self, frame: AnswerFrame) -> RemoteScript:
+        """The next script of a kept shell."""
+        following = RemoteScript(self.process, self.errors, frame, keep=True)
+        following.old_errors = self._size_of_errors() if self.fed else 0
+        return following
 
     def feed(self, *pieces: bytes) -> None:
         """Write the script and its input from a thread: the answer is read at the same time."""
+        self.fed = True
 
         def write() -> None:
             with contextlib.suppress(BrokenPipeError, ValueError):

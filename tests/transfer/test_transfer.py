@@ -247,6 +247,7 @@ def test_of_a_script_that_is_cut_nothing_runs(tmp_path, monkeypatch, folder_host
     script = f"cd {tmp_path}\ntouch first\ntouch second"
 
     def cut_short(remote, cut, code):
+        remote.fed = True
         remote.process.stdin.write(code[:-cut])
         remote.process.stdin.close()
 
