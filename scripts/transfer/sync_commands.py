@@ -6,19 +6,17 @@ ssh logs in while Python imports what plans a sync and looks at the files here.
 from __future__ import annotations
 
 import argparse
-import os
 
-from kit import console
-from transfer.place import open_place
+from transfer import place
 
 
 def up(argv: list[str] | None = None) -> int:
     """Send the kit and the prepared data."""
-    parser = _parser("Send the kit and the prepared data to the host.")
+    parser = place.options("Send the kit and the prepared data to the host.")
     parser.add_argument("--kit-only", action="store_true")
     parser.add_argument("--delete", type=_positive, metavar="N")
     args = parser.parse_args(argv)
-    with open_place(args.host, args.bucket, args.accept_new_host_key, args.verify) as host:
+    with place.open_place(args.host, args.bucket, args.accept_new_host_key, args.verify) as host:
         host.log_in()
         from transfer.push import Push
 
@@ -27,25 +25,14 @@ def up(argv: list[str] | None = None) -> int:
 
 def down(argv: list[str] | None = None) -> int:
     """Fetch adapters, runs and reports."""
-    parser = _parser("Fetch adapters, runs and reports from the host.")
+    parser = place.options("Fetch adapters, runs and reports from the host.")
     parser.add_argument("--with-checkpoints", action="store_true")
     args = parser.parse_args(argv)
-    with open_place(args.host, args.bucket, args.accept_new_host_key, args.verify) as host:
+    with place.open_place(args.host, args.bucket, args.accept_new_host_key, args.verify) as host:
         host.log_in()
         from transfer import pull
 
         return pull.sync(host, args)
-
-
-def _parser(doc: str) -> argparse.ArgumentParser:
-    parser = console.ArgumentParser(doc)
-    parser.add_argument("host", nargs="?")
-    dry_run = os.environ.get("DRY_RUN", "0") not in ("", "0")
-    parser.add_argument("--dry-run", action="store_true", default=dry_run)
-    parser.add_argument("--verify", "--checksum", action="store_true")
-    parser.add_argument("--accept-new-host-key", action="store_true")
-    parser.add_argument("--bucket", metavar="REMOTE:PATH")
-    return parser
 
 
 def _positive(text: str) -> int:
