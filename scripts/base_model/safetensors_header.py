@@ -11,6 +11,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from kit import json_files
+
 MOST = 100_000_000  # bytes of header that the format allows
 BITS = {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16,
@@ -30,12 +32,6 @@ def is_pointer(path: Path) -> bool:
         return f.read(len(LFS)) == LFS
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({name for name, _ in pairs}) != len(pairs):
-        raise Broken("its header names a tensor twice")
-    return dict(pairs)
-
-
 def read(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """{tensor: (dtype, shape)} after checking length, JSON, shapes, offsets and the file's size.
 
@@ -53,7 +49,9 @@ def read(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             raise Broken(f"cut off inside its header ({size:,} bytes)")
         raw = f.read(length)
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=json_files.unique_keys)
+    except json_files.DuplicateKey:
+        raise Broken("its header names a tensor twice") from None
     except (ValueError, RecursionError):
         raise Broken("its header is not JSON") from None
     if not isinstance(header, dict):

@@ -130,7 +130,7 @@ def _build(text: str, shown: str, errors: list[str]) -> tuple[Any, dict[Key, str
             if name in values:
                 first = origins[(*key, name)].rpartition(":")[2]
                 errors.append(
-                    f"{where}: {dotted((*key, name))} stands twice (first in line {first}); "
+                    f"{where}: {dotted((*key, name))} occurs twice (first in line {first}); "
                     f"delete one of them"
                 )
                 continue

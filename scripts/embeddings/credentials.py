@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import console
+from kit import console, json_files
 from transfer.address import REMOTE_PATH, SSH_NAME
 
 SHARDS = "mapper_embeddings/embeddings"  # below the home folder on the host
@@ -96,12 +96,14 @@ def load(path: Path) -> dict[str, Any]:
     if mode & 0o077:
         raise console.Misuse(f"{path}: mode {mode:04o} lets others read it", f"chmod 600 {path}")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+        values = json.loads(
+            path.read_text(encoding="utf-8"), object_pairs_hook=json_files.unique_keys
+        )
     except json.JSONDecodeError as error:
         reason = f"{path}:{error.lineno}: broken JSON: {error.msg}"
     except UnicodeDecodeError:
         reason = f"{path}: not UTF-8"
-    except KeyError:
+    except json_files.DuplicateKey:
         reason = f"{path}: a field is given twice"
     except (ValueError, RecursionError):  # a number or a nesting beyond what Python reads
         reason = f"{path}: broken JSON"
@@ -111,12 +113,6 @@ def load(path: Path) -> dict[str, Any]:
             return values
         reason = f"{path}: {reason}"
     raise console.Misuse(reason, "docs/EMBEDDINGS.md shows the fields")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) != len(pairs):
-        raise KeyError
-    return dict(pairs)
 
 
 def _wrong(values: Any) -> str:

@@ -19,6 +19,23 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a character, as an esc
 MOST_DIGITS = 400  # of one number; a float has at most 309 before its point
 
 
+class DuplicateKey(ValueError):
+    """An object has the key `key` twice: which value was meant is not known."""
+
+    def __init__(self, key: str):
+        self.key = key
+        super().__init__(f"the key {key!r} occurs twice")
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of json's object_pairs_hook; DuplicateKey where a key occurs twice."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise DuplicateKey(next(name for name in names if names.count(name) > 1))
+    return value
+
+
 def parse(data: bytes) -> dict[str, Any]:
     """The JSON object of a file's bytes; ValueError says in words why it is none."""
     if len(data) > MOST_BYTES:

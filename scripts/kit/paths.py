@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kit import console
+from kit import console, json_files
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = ROOT / "configs" / "paths_config.json"
@@ -34,22 +34,20 @@ def environment() -> str:
     return "remote" if only_remote else "local"
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    seen: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in seen:
-            raise console.Misuse(f"{CONFIG}: the key {key!r} stands twice", "delete one of them")
-        seen[key] = value
-    return {k: v for k, v in seen.items() if not k.startswith("_comment")}
+def _without_comments(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = json_files.unique_keys(pairs)
+    return {key: value for key, value in values.items() if not key.startswith("_comment")}
 
 
 def load(config: Path | None = None) -> dict[str, Any]:
     """The effective paths configuration: file < environments section < TANDEM_ variables."""
     config = config or CONFIG
     try:
-        raw = json.loads(config.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+        raw = json.loads(config.read_text(encoding="utf-8"), object_pairs_hook=_without_comments)
     except json.JSONDecodeError as error:
         raise console.Misuse(f"{config}:{error.lineno}: {error.msg}", "correct the JSON") from None
+    except json_files.DuplicateKey as error:
+        raise console.Misuse(f"{config}: {error}", "delete one of them") from None
     except (ValueError, RecursionError):
         raise console.Misuse(f"{config}: not JSON in UTF-8", "correct it") from None
     known = {"folders": dict, "host": str, "remote_dir": str, "environments": dict}

@@ -32,7 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 from kit import console
-from support.processes import free_port, wait_until  # noqa: E402
+from serving.web import free_port  # noqa: E402
+from support.processes import wait_until  # noqa: E402
 
 LONGEST = 64  # tokens of an answer
 GOAL = 7.0  # times the tokens a second of `transformers serve`

@@ -87,7 +87,7 @@ def test_twelve_errors_are_said_at_once_each_with_its_line(write):
     text = "\n".join(errors)
     assert "did you mean model_name_or_path?" in text
     assert "did you mean training?" in text
-    assert "stands twice (first in line 5)" in text
+    assert "occurs twice (first in line 5)" in text
     assert "'fast' is not a valid number" in text
 
 

@@ -41,7 +41,7 @@ def test_a_host_that_another_program_set_is_not_used_and_that_is_said(command, h
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('{"folders": {}, "folders": {}}', "'folders' stands twice"),
+        ('{"folders": {}, "folders": {}}', "'folders' occurs twice"),
         ('{"fodlers": {}}', "did you mean 'folders'?"),
         ('{"host": 3}', "host must be a string"),
         ('{"host": "a",', ":1: "),

@@ -16,9 +16,9 @@ from time import monotonic, sleep
 import pytest
 
 from kit import jsonl
+from serving.web import free_port
 from support import tiny
 from support.checkout import ROOT
-from support.processes import free_port
 
 GUIDE = ROOT / "docs" / "WORKFLOW.md"
 # Set-up would build environments of gigabytes again: the named test of each room runs the command.

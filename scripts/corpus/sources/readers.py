@@ -17,7 +17,7 @@ from typing import Any
 
 from corpus.rows import Reject
 from corpus.sources import encodings, file_kinds
-from kit import console
+from kit import console, json_files
 
 SNIFF = 1 << 16
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -252,27 +252,15 @@ def _by_rows(value: Any) -> list[Any]:
     return [{name: column[place] for name, column in value.items()} for place in index]
 
 
-class _Twice(Exception):
-    """The name of a key that an object has twice."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Twice(next(name for name in names if names.count(name) > 1))
-    return made
-
-
 def loads(text: str) -> Any:
     """json.loads, where too deep a nesting, too long a number, and a key that an object has twice
     are JSONDecodeErrors too."""
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=json_files.unique_keys)
     except json.JSONDecodeError:
         raise
-    except _Twice as error:
-        raise json.JSONDecodeError(f"the key {error} occurs twice", text, 0) from None
+    except json_files.DuplicateKey as error:
+        raise json.JSONDecodeError(f"the key {error.key} occurs twice", text, 0) from None
     except (RecursionError, ValueError) as error:
         deep = isinstance(error, RecursionError)
         wrong = "nested too deeply" if deep else "a number has too many digits"
