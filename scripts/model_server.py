@@ -99,7 +99,8 @@ def main(argv: list[str] | None = None) -> int:
         args.rows, args.queue, args.timeout, args.max_body, args.max_length
     )
     hosts = (*web.LOOPBACK, args.host) if loopback else None
-    bounds = server_app.ServerOptions(hosts, token, limits, args.drain, args.engine)
+    asked = args.checkpoint or [version.name for version in versions]
+    bounds = server_app.ServerOptions(hosts, token, limits, args.drain, args.engine, tuple(asked))
     return server_app.run(catalog, sock, bounds, announce)
 
 

@@ -21,8 +21,10 @@ from serving import sampling
 from serving.answer_row import AnswerRow, Piece
 from serving.batch import Batch, new_cache
 from serving.forward import BASE, ForwardPass
+from serving.step_calls import StepCalls
 
 __all__ = ["BASE", "AnswerRow", "Engine", "EngineFull", "Piece"]
+STOPPING = "the server is stopping"
 LESS = 0.75  # of the tokens of rows that ran out of memory together, from then on
 SUSPECT = 3  # answers that fail one after another before the model itself is asked
 PREFILL = 16384  # tokens, padding counted, of the prompts that are read at once
@@ -55,6 +57,7 @@ class Engine:
         self._batch: Batch | None = None
         self._again: collections.deque[AnswerRow] = collections.deque()  # their step failed
         self._waiting: collections.deque[AnswerRow] = collections.deque()
+        self._calls = StepCalls()
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -63,6 +66,11 @@ class Engine:
         """One forward pass for each of `served`; returns the cache's bytes per token of a row."""
         self._served = served
         return max((self._probe(one) for one in served), default=0.0)
+
+    def add(self, served: Any) -> None:
+        """Take a newly loaded adapter in, after one pass with it. Call it in between_steps."""
+        self.forward.adopt()
+        self._probe(served)
 
     def _probe(self, served: Any) -> float:
         """One forward pass for a model of the catalog; its cache's bytes per token of a row."""
@@ -110,11 +118,20 @@ class Engine:
         """Queue the answers, all or none; EngineFull for a full queue or a stopped engine."""
         with self._wake:
             if self._closed:
-                raise EngineFull("the server is stopping", full=False)
+                raise EngineFull(STOPPING, full=False)
             if self._waiting and len(self._waiting) + len(answers) > self.queue:
                 raise EngineFull(f"{len(self._waiting)} requests are waiting already", full=True)
             self._waiting.extend(answers)
             self._wake.notify()
+
+    def between_steps(self, do: Callable[[], Any]) -> Any:
+        """Run `do` in the engine's thread while no pass runs; a Future of what it returns."""
+        with self._wake:
+            if self._closed:
+                raise EngineFull(STOPPING, full=False)
+            future = self._calls.add(do)
+            self._wake.notify()
+        return future
 
     def cancel(self, answers: list[AnswerRow]) -> None:
         """Take these answers out before the next token: their client went away."""
@@ -139,10 +156,13 @@ class Engine:
 
         while True:
             with self._wake:
-                while not (self._closed or self._waiting or self._again or self._batch):
+                work = self._waiting, self._again, self._calls
+                while not (self._closed or any(work) or self._batch):
                     self._wake.wait()
                 if self._closed:
                     break
+            self._calls.run()
+            with self._wake:
                 late = self._drop_late()
                 new = self._admit()
             self.post(late)
@@ -301,6 +321,7 @@ class Engine:
             self._waiting.clear()
             self._again.clear()
             self._batch = None
+            self._calls.end(EngineFull(STOPPING, full=False))
         self.post([answer.end("stopped") for answer in rows])
 
 

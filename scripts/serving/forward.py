@@ -33,6 +33,12 @@ class ForwardPass:
         grouped = mixed and hasattr(model, "peft_config")
         self._grouped = GroupedLora.install(model) if grouped else None
 
+    def adopt(self) -> None:
+        """Take in the layers of an adapter that was loaded since."""
+        self.clean()
+        if self._grouped:
+            self._grouped.adopt(self.model)
+
     def logits(self, batch: Batch, ids, first: bool):
         """The logits [rows, vocabulary] of what follows `ids` [rows, n], as float32.
 

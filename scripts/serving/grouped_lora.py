@@ -12,6 +12,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from kit import console
+
 PLAIN = ("Linear", "Linear4bit", "Linear8bitLt")  # PEFT's layers whose adapter is two matrices
 
 Groups = list[tuple[str, slice]]
@@ -22,12 +24,31 @@ class GroupedLora:
 
     def __init__(self, layers: list[Any]):
         self._groups: Groups | None = None  # None: PEFT's own forward
+        self._taught: dict[int, Any] = {}  # the layers by id
+        self._teach(layers)
+
+    def _teach(self, layers: list[Any]) -> None:
         for layer in layers:
-            layer.forward = self._forward_of(layer)
+            if id(layer) not in self._taught:
+                self._taught[id(layer)] = layer
+                layer.forward = self._forward_of(layer)
+
+    def adopt(self, model) -> None:
+        """Teach the layers that another adapter brought. Problem for one that cannot be grouped."""
+        layers = self._layers(model)
+        if layers is None:
+            raise console.Problem("its layers are more than two matrices each",
+                                  "restart the server with it")  # fmt: skip
+        self._teach(layers)
 
     @classmethod
     def install(cls, model) -> GroupedLora | None:
         """None where an adapter is more than two matrices a layer (DoRA, whole modules …)."""
+        layers = cls._layers(model)
+        return None if layers is None else cls(layers)
+
+    @staticmethod
+    def _layers(model) -> list[Any] | None:
         from peft.tuners.lora import LoraLayer
         from peft.tuners.tuners_utils import BaseTunerLayer
         from peft.utils.other import AuxiliaryTrainingWrapper
@@ -40,7 +61,7 @@ class GroupedLora:
             if not plain or module.lora_variant or module.merged:
                 return None
             layers.append(module)
-        return cls(layers)
+        return layers
 
     @contextlib.contextmanager
     def rows(self, names: list[str]) -> Iterator[dict[str, Any]]:

@@ -36,6 +36,7 @@ class Served:
     fingerprint: str
     version: version_store.Version | None = None
     effect: effects.Effect | None = None  # what the adapter does to the base
+    base: Path | None = None  # the folder of an adapter's base
     tokenizer: Any = None
     ends: frozenset[int] = frozenset()
     vocabulary: int = 0
@@ -146,16 +147,9 @@ def check(versions: list[version_store.Version], base: str | None, options: Base
     folder: Path | None = None
     adapters: list[Served] = []
     for i, version in enumerate(versions):
-        card = version.card
-        if version.retired:
-            console.warn(f"{version.reference} is retired: {version.retired['reason']}")
-        verification.check_files(version.folder, card)
-        adapter = verification.check_contents(version.folder, card)
-        folder = load.base_of(version, base or folder, options.any_base)
-        weights.check_shapes(adapter, folder)
-        identity = [version.reference, card["files"][weights.FILE]["sha256"], vars(options)]
-        adapters.append(Served(version.reference, f"a{i}", _when(card), None,
-                               _fingerprint(identity), version, effects.of(adapter)))  # fmt: skip
+        made = verified(version, base or folder, options, f"a{i}")
+        folder = made.base
+        adapters.append(made)
     Catalog(folder, adapters, options).check_effects()
     if any(served.effect and served.effect.base_changes for served in adapters):
         return Catalog(folder, adapters, options)  # it is the only one; the base is not served
@@ -170,6 +164,25 @@ def check(versions: list[version_store.Version], base: str | None, options: Base
     for served in adapters:
         served.parent = own
     return Catalog(folder, [*adapters, plain], options)
+
+
+def verified(
+    version: version_store.Version, base: str | os.PathLike | None, options: BaseOptions, name: str
+) -> Served:
+    """A version as it will be served under PEFT's `name`, every file of it verified.
+
+    base: where its base lies; None: at the place of its card. Difference for what was changed.
+    """
+    card = version.card
+    if version.retired:
+        console.warn(f"{version.reference} is retired: {version.retired['reason']}")
+    verification.check_files(version.folder, card)
+    adapter = verification.check_contents(version.folder, card)
+    folder = load.base_of(version, base, options.any_base)
+    weights.check_shapes(adapter, folder)
+    identity = [version.reference, card["files"][weights.FILE]["sha256"], vars(options)]
+    return Served(version.reference, name, _when(card), None, _fingerprint(identity), version,
+                  effects.of(adapter), base=folder)  # fmt: skip
 
 
 def _when(card: dict[str, Any]) -> int:
@@ -204,6 +217,39 @@ def load_all(catalog: Catalog) -> Any:
             served.tokenizer = tokenizer if tokenizer and tokenizer.chat_template else first
         _finish(served, model)
     return model.eval()
+
+
+def load_one(catalog: Catalog, model: Any, served: Served) -> None:
+    """Load one more adapter beside those of load_all. Problem where it does not fit; then the
+    model is as it was.
+    """
+    import torch
+
+    folder = served.version.folder
+    first = catalog.served[0].tokenizer
+    served.tokenizer = _tokenizer(folder) or _tokenizer(catalog.folder) or first
+    rows = model.get_input_embeddings().weight.shape[0]
+    wanted = max(served.effect.embedding_rows, len(served.tokenizer))
+    if wanted > rows or served.effect.embedding_rows not in (0, rows):
+        raise console.Problem(f"it needs {wanted:,} embeddings, the served base has {rows:,}",
+                              f"restart the server with --checkpoint {served.id}")  # fmt: skip
+    try:
+        loading.attach(model, folder, served.adapter)
+        _finish(served, model)
+    except torch.OutOfMemoryError:
+        forget(model, served)
+        raise console.Problem("out of GPU memory", "restart the server with fewer versions"
+                              ) from None  # fmt: skip
+    except BaseException:
+        forget(model, served)
+        raise
+    model.eval()
+
+
+def forget(model: Any, served: Served) -> None:
+    """Take an adapter off the model, where it is on it."""
+    if served.adapter in model.peft_config:
+        model.delete_adapter(served.adapter)
 
 
 def _load_base(catalog: Catalog) -> tuple[Any, Any]:

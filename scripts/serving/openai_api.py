@@ -89,7 +89,7 @@ async def list_models(request: Request) -> dict[str, Any]:
 async def one_model(request: Request, name: str) -> dict[str, Any]:
     """One of the models."""
     service = service_of(request)
-    return _model(service, service.find(name))
+    return _model(service, await service.resolve(name))
 
 
 def _takes(kind: type[BaseModel]) -> dict[str, Any]:
@@ -132,7 +132,7 @@ async def _begin(request: Request, service: Service, kind: type) -> Exchange:
     """Read the request and submit it; ApiError for one that is refused."""
     body = await request.body()
     asked = api_requests.read(body, kind)
-    served = service.find(asked.model)
+    served = await service.resolve(asked.model)
     request.state.model = served.id
     service.check_open()
     if len(body) > LARGE:

@@ -31,6 +31,7 @@ class ServerOptions:
     limits: ServiceLimits = ServiceLimits()
     drain: float = 30  # seconds to finish in after a signal
     engine: str = "own"  # or "vllm"
+    references: tuple[str, ...] = ()  # the --checkpoint options: what their names may come to mean
 
 
 def create_app(service: Service, rules: web.GuardRules) -> FastAPI:
@@ -76,7 +77,7 @@ def run(
         from serving.vllm_front import VllmService as service_class
     else:
         service_class = Service
-    service = service_class(catalog, limits, changed)
+    service = service_class(catalog, limits, changed, options.references)
     rules = web.GuardRules(options.hosts, options.token, limits.body, PROBES)
     server = web.uvicorn_server(
         create_app(service, rules), busy=limits.rows + limits.queue + 64, drain=drain + 5,

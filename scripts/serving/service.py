@@ -8,9 +8,10 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from adapters.version_store import Version
 from base_model import chat_template
 from kit import console
 from serving import cache_memory, tool_calls
@@ -21,7 +22,8 @@ from serving.api_errors import ApiError
 from serving.api_requests import ChatRequest, CompletionRequest
 from serving.engine import AnswerRow, Engine, EngineFull, Piece
 from serving.forward import PIECE
-from serving.model_catalog import Catalog, Served, load_all
+from serving.live_versions import LiveVersions
+from serving.model_catalog import Catalog, Served, forget, load_all, load_one
 from serving.prometheus import ServingMetrics
 
 CONTEXT = 32768  # tokens, for models that name no longest context (Mamba)
@@ -45,8 +47,11 @@ class Service:
     relays = False  # whether requests are handed on as they came (serving/vllm_front.py)
 
     def __init__(self, catalog: Catalog, limits: ServiceLimits | None = None,
-                 changed: Callable[[Service], None] = lambda service: None):  # fmt: skip
+                 changed: Callable[[Service], None] = lambda service: None,
+                 references: Sequence[str] = ()):  # fmt: skip
         self.catalog, self.limits, self._changed = catalog, limits or ServiceLimits(), changed
+        self.live = LiveVersions(catalog, references, not self.relays)
+        self._adding: asyncio.Lock | None = None
         self.metrics = ServingMetrics()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.state, self.problem = "loading", None
@@ -61,6 +66,7 @@ class Service:
     def start(self) -> None:
         """Load in a thread of its own; call it inside the event loop that will serve."""
         self._loop = asyncio.get_running_loop()
+        self._adding = asyncio.Lock()
         threading.Thread(target=self._load, name="loading", daemon=True).start()
 
     def _load(self) -> None:
@@ -185,6 +191,61 @@ class Service:
             text, remedy = f"there is no model {name}", self.catalog.nearest(name)
             raise ApiError(404, "model_not_found", text, remedy, param="model")
         return served
+
+    async def resolve(self, name: str) -> Served:
+        """What a name means now: a version that came into the store since is loaded first.
+
+        ApiError 404 for a version that cannot be served. Where a name leaves several, the next
+        lower one answers instead.
+        """
+        candidates = self.live.candidates(name)
+        if not candidates or self.state != "ready":
+            return self.find(name)
+        refusal: console.Problem | None = None
+        for version in reversed(candidates):
+            try:
+                return self.live.served(version) or await self._add(version)
+            except console.Problem as problem:
+                refusal = refusal or problem
+        raise ApiError(404, "version_refused", refusal.text, refusal.remedy, param="model")
+
+    async def _add(self, version: Version) -> Served:
+        """Verify and load a version; requests of others go on meanwhile."""
+        async with self._adding:
+            if already := self.live.served(version):
+                return already
+            made = await asyncio.to_thread(self.live.prepare, version)
+            try:
+                await self._load_one(made)
+            except EngineFull as full:
+                raise ApiError(503, "not_ready", str(full), retry_after=5) from None
+            except ApiError:
+                raise
+            except console.Problem as problem:
+                why = console.Problem(f"{made.id} cannot be served: {problem.text}", problem.remedy)
+                self.live.refuse(version, why)
+                raise why from None
+            self.live.take(made)
+            console.say(f"{made.id} was loaded")
+            return made
+
+    async def _load_one(self, made: Served) -> None:
+        """Put a verified version on the model, between two steps."""
+        engine = self.engine
+
+        def add() -> None:
+            load_one(self.catalog, engine.model, made)
+            try:
+                engine.add(made)
+            except Exception as error:
+                forget(engine.model, made)
+                if isinstance(error, console.Problem):
+                    raise
+                line = console.first_line(error)
+                text = f"its first pass failed ({line})"
+                raise console.Problem(text, "restart the server with it says more") from None
+
+        await asyncio.wrap_future(engine.between_steps(add))
 
     def encode(self, asked: ChatRequest | CompletionRequest, served: Served) -> list[list[int]]:
         """The token ids of each prompt."""

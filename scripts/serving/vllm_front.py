@@ -29,6 +29,9 @@ from serving.service import Service
 PROGRAM = ".venv-serve/bin/vllm"
 STARTING = 1800.0  # seconds that vLLM may take to load and compile
 ENDING = 20.0  # seconds that it may take to end
+LOADING = 120.0  # seconds that it may take to load an adapter
+LOAD = "/v1/load_lora_adapter"
+RESTART = "restart the server with it"
 
 
 def program() -> str:
@@ -64,12 +67,16 @@ def words(catalog: Catalog, port: int, rows: int, context: int | None) -> list[s
         if served.version:
             _check(served)
     if versions:
-        highest = max(version.card["adapter"]["max_rank"] for version in versions)
-        rank = next(rank for rank in vllm.RANKS if rank >= highest)
         modules = [f"{version.reference}={version.folder}" for version in versions]
-        call += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(len(versions)),
-                 "--lora-modules", *modules]  # fmt: skip
+        call += ["--enable-lora", "--max-lora-rank", str(_rank(versions)),
+                 "--max-loras", str(len(versions)), "--lora-modules", *modules]  # fmt: skip
     return call + _template(versions)
+
+
+def _rank(versions: list[Any]) -> int:
+    """The rank that vLLM is started for."""
+    highest = max(version.card["adapter"]["max_rank"] for version in versions)
+    return next(rank for rank in vllm.RANKS if rank >= highest)
 
 
 def _check(served: Served) -> None:
@@ -108,7 +115,8 @@ class VllmService(Service):
         self._running = 0
         call = words(self.catalog, port, self.limits.rows, self.limits.context)
         env = {key: value for key, value in os.environ.items() if key != "TANDEM_SERVER_TOKEN"}
-        env |= {"VLLM_API_KEY": self._key, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        env |= {"VLLM_API_KEY": self._key, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}  # fmt: skip
         self.child = subprocess.Popen(
             call, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -156,6 +164,25 @@ class VllmService(Service):
                 child.wait(ENDING)
                 return
 
+    async def _load_one(self, made: Served) -> None:
+        """Have vLLM load a verified version. Problem for one that it cannot serve as it runs."""
+        import httpx
+
+        _check(made)
+        versions = [served.version for served in self.catalog.served if served.version]
+        if made.version.card["adapter"]["max_rank"] > _rank(versions):
+            raise console.Problem(f"vLLM was started for ranks up to {_rank(versions)}", RESTART)
+        _template([*versions, made.version])
+        body = {"lora_name": made.id, "lora_path": str(made.version.folder)}
+        try:
+            async with httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=LOADING) as on:
+                answer = await on.post(LOAD, json=body, headers=self._headers)
+        except httpx.HTTPError as error:
+            text = f"vLLM does not answer ({type(error).__name__})"
+            raise ApiError(503, "not_ready", text, retry_after=5) from None
+        if answer.status_code != 200:
+            raise console.Problem(f"vLLM refused it: {_refusal(answer).text}", RESTART)
+
     async def relay(self, request) -> Any:
         """Hand a request of either API on to vLLM, and its answer back."""
         from starlette.responses import Response, StreamingResponse
@@ -164,7 +191,7 @@ class VllmService(Service):
         if not isinstance(given.get("model"), str):
             text = "model must be a text"
             raise ApiError(400, "missing_required_parameter", text, param="model")
-        served = self.find(given["model"])
+        served = await self.resolve(given["model"])
         request.state.model = served.id
         self.check_open()
         if self._running >= self.limits.rows + self.limits.queue:

@@ -51,8 +51,9 @@ class Front:
         return self
 
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.communicate()
+        if self.process.poll() is None:
+            self.process.terminate()  # it ends vLLM, which would keep the pipes open
+            self.process.communicate(timeout=60)
 
     def post(self, path="/chat/completions", **body):
         import httpx
@@ -210,3 +211,35 @@ def test_a_base_is_quantised_to_4_bits_and_not_to_8(work, bits):
         return
     with pytest.raises(console.Problem, match="whole or in 4 bits"):
         vllm_front.words(catalog, 1, 2, None)
+
+
+def test_a_version_that_comes_while_vllm_runs_is_verified_and_loaded_into_it(work):
+    from adapters import register
+    from adapters.version_store import RESTORE
+
+    def more(name, **changes):
+        adapter_runs.run(work, name, changes.pop("tensors", None), **changes)
+        return register.register(work / "adapters", name, "one-lora", bump="minor")
+
+    def said(model):
+        answer = front.post(model=model).json()
+        if "error" in answer:
+            return answer["error"]["code"], answer["error"]["message"]
+        return json.loads(answer["choices"][0]["message"]["content"])["asked"]["model"]
+
+    with Front("--checkpoint", "one-lora") as front:
+        assert said("one-lora") == "one-lora@v1.0.0"
+        more("second")
+        assert said("one-lora@latest") == said("one-lora@v1.1.0") == "one-lora@v1.1.0"
+        assert said("one-lora@v1.0.0") == "one-lora@v1.0.0"
+        damaged = more("third")
+        (damaged.folder / "adapter_config.json").chmod(0o644)
+        (damaged.folder / "adapter_config.json").write_text("{}")
+        code, message = said("one-lora@v1.2.0")
+        assert code == "version_refused" and RESTORE in message
+        assert "one-lora@v1.2.0 cannot be served: adapter_config.json" in message
+        assert said("one-lora") == "one-lora@v1.1.0"
+        more("wide", tensors=adapter_runs.tensors(rank=32), r=32)
+        assert "ranks up to 8; restart the server" in said("one-lora@v1.3.0")[1]
+        more("odd", tensors=dora(adapter_runs.tensors()), use_dora=True)
+        assert "DoRA" in said("one-lora@v1.4.0")[1]
