@@ -14,6 +14,7 @@ from typing import Any
 from kit import json_files
 
 MOST = 100_000_000  # bytes of header that the format allows
+MOST_NUMBERS = 64 + 2  # of a tensor: its dimensions, begin and end
 BITS = {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16,
     "BF16": 16, "I16": 16, "U16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I8": 8, "U8": 8,
@@ -68,6 +69,8 @@ def _tensor(name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int
         numbers = [*shape, begin, end]
     except (TypeError, KeyError, ValueError):
         raise Broken(f"{name}: no dtype, shape and offsets") from None
+    if len(numbers) > MOST_NUMBERS:  # the product of a million takes hours
+        raise Broken(f"{name}: {len(numbers) - 2:,} dimensions")
     if any(type(n) is not int or n < 0 for n in numbers) or begin > end:
         raise Broken(f"{name}: shape or offsets that cannot be")
     if not isinstance(dtype, str) or dtype not in BITS:

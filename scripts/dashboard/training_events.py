@@ -99,6 +99,8 @@ class Follower:
 
     def _new(self, file: Path) -> Iterator[bytes]:
         """The whole lines that were added to `file`, each counted as sent when it is given."""
+        if not runs.has(file.parent, file.name):
+            return
         try:
             with file.open("rb") as f:
                 self._inodes[file.name] = os.fstat(f.fileno()).st_ino
@@ -125,6 +127,8 @@ def _attempt(run: Path) -> int:
 
 def _end(file: Path) -> int:
     """Bytes up to the last line's end."""
+    if not runs.has(file.parent, file.name):
+        return 0
     try:
         with file.open("rb") as f:
             size = f.seek(0, 2)
@@ -137,6 +141,8 @@ def _end(file: Path) -> int:
 
 def _line_start(log: Path) -> int:
     """Where the last lines of a log begin, so that a long log is not sent from its first line."""
+    if not runs.has(log.parent, log.name):
+        return 0
     try:
         with log.open("rb") as f:
             begin = max(0, f.seek(0, 2) - runs.TAIL)

@@ -78,8 +78,9 @@ def read_status(run: Path) -> tuple[dict[str, Any], str]:
 def everything() -> list[Path]:
     """Every run, the one that began last first."""
     root = paths.folder("runs")
-    marked = {f.parent for mark in MARKS for f in root.glob(f"*/{mark}")} if root.is_dir() else ()
-    return sorted((r for r in marked if RUN_ID.fullmatch(r.name)), key=began, reverse=True)
+    files = (f for mark in MARKS for f in root.glob(f"*/{mark}")) if root.is_dir() else ()
+    marked = {f.parent for f in files if RUN_ID.fullmatch(f.parent.name) and f.is_file()}
+    return sorted(marked, key=began, reverse=True)
 
 
 def began(run: Path) -> tuple[float, str]:

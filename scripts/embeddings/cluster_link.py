@@ -112,7 +112,8 @@ class ClusterLink:
         except asyncio.TimeoutError:
             raise ClusterDown(
                 f"{self.cluster.name}: logged in, but no listing within "
-                f"{cluster_listing.SILENCE_SECONDS} s",
+                f"{cluster_listing.SILENCE_SECONDS} s, or no end of it within "
+                f"{cluster_listing.LISTING_SECONDS} s",
                 f"try: ssh {self.cluster.name} true",
             ) from None
         finally:

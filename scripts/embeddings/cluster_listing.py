@@ -12,11 +12,13 @@ import fnmatch
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from time import monotonic
 
 from embeddings.shards import MANIFEST
 from kit import console
 
 SILENCE_SECONDS = 60  # without a byte of the answer
+LISTING_SECONDS = 600  # to its end: one that trickles is never silent
 BANNER_BYTES = 64 << 10  # what a login may print before the listing
 LISTING_BYTES = 16 << 20  # of the lines: some 200,000 shards
 MANIFEST_BYTES = 16 << 20
@@ -80,17 +82,19 @@ async def read(
 ) -> ClusterListing:
     """The listing that the script printed, after whatever its login printed.
 
-    BrokenListing where it broke off, TimeoutError where nothing comes for SILENCE_SECONDS, a
-    Problem where a line is not one of ours: a name that does not match `pattern` was not asked
-    for, and under it something else here would be replaced.
+    BrokenListing where it broke off, TimeoutError where nothing comes for SILENCE_SECONDS or not
+    all within LISTING_SECONDS, a Problem where a line is not one of ours: a name that does not
+    match `pattern` was not asked for, and under it something else here would be replaced.
     """
     listing = ClusterListing()
     listing.banner = await _read_banner(stream, token, cluster)
     names: list[str] = []
     links: set[str] = set()
-    length = 0
+    length, began = 0, monotonic()
     while raw := await _line(stream):
         length += len(raw)
+        if monotonic() - began > LISTING_SECONDS:
+            raise asyncio.TimeoutError
         if length > LISTING_BYTES:
             raise console.Problem(f"{cluster}: its listing does not end", "look at what it runs")
         line = raw.decode("utf-8", "replace").rstrip("\n")

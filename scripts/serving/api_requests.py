@@ -21,6 +21,7 @@ NOT_SUPPORTED: dict[str, tuple] = {
 WITHOUT_EFFECT = ("user", "metadata", "service_tier", "parallel_tool_calls", "reasoning_effort",
                   "verbosity", "safety_identifier", "prompt_cache_key")  # fmt: skip
 MOST_ANSWERS = 16
+SHOWN = 200  # characters of a wrong name that an answer repeats
 MOST_CHANCES = 20  # top_logprobs of a token
 
 
@@ -232,6 +233,8 @@ def read(body: bytes, kind: type[Request]) -> Request:
         if name in NOT_SUPPORTED and value is not None and value not in NOT_SUPPORTED[name]:
             text = f"{name} is not supported here"
             raise ApiError(400, "unsupported_parameter", text, "leave it out", param=name)
+    for name in given.keys() - kind.model_fields.keys():  # pydantic would collect all of them
+        raise _unknown(name, kind)
     try:
         return kind.model_validate(given)
     except ValidationError as error:
@@ -258,13 +261,17 @@ def schemas(template: str) -> dict[str, Any]:
     return models_json_schema(pairs, ref_template=template)[1]["$defs"]
 
 
+def _unknown(place: str, kind: type[BaseModel]) -> ApiError:
+    shown = place if len(place) <= SHOWN else f"{place[:SHOWN]}…"
+    similar = difflib.get_close_matches(shown, kind.model_fields, 1)
+    hint = f"did you mean {similar[0]}?" if similar else ""
+    return ApiError(400, "unknown_parameter", f"unknown parameter {shown}", hint, param=shown)
+
+
 def _refusal(first: dict[str, Any], kind: type[BaseModel]) -> ApiError:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        similar = difflib.get_close_matches(place, kind.model_fields, 1)
-        hint = f"did you mean {similar[0]}?" if similar else ""
-        text = f"unknown parameter {place}"
-        return ApiError(400, "unknown_parameter", text, hint, param=place)
+        return _unknown(place, kind)
     if first["type"] == "missing":
         return ApiError(400, "missing_required_parameter", f"{place} is missing", param=place)
     words = first["msg"].removeprefix("Value error, ")

@@ -104,7 +104,7 @@ class Catalog:
         ids = [served.id for served in self.served]
         if not ids:
             return "no model is served: start the server with --checkpoint NAME@VERSION"
-        similar = difflib.get_close_matches(name, ids, 1, 0.5)
+        similar = difflib.get_close_matches(name[: names.LONGEST], ids, 1, 0.5)
         hint = f"did you mean {similar[0]}? " if similar else ""
         return f"{hint}served: {', '.join(ids)}"
 

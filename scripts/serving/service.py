@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from adapters.names import LONGEST
 from adapters.version_store import Version
 from base_model import chat_template
 from kit import console
@@ -188,7 +189,8 @@ class Service:
         """The model of that name; ApiError 404 with the nearest."""
         served = self.catalog.find(name)
         if served is None:
-            text, remedy = f"there is no model {name}", self.catalog.nearest(name)
+            shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}…"
+            text, remedy = f"there is no model {shown}", self.catalog.nearest(name)
             raise ApiError(404, "model_not_found", text, remedy, param="model")
         return served
 

@@ -48,7 +48,7 @@ def _call(call: dict[str, Any], place: str) -> dict[str, Any]:
     arguments = call["function"]["arguments"]
     try:
         arguments = json.loads(arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         raise ValueError(place)
@@ -89,7 +89,7 @@ def parse(text: str, tools: list[dict[str, Any]] | None) -> tuple[str | None, li
         if text[position] in "{[":
             try:
                 value, position = json.JSONDecoder().raw_decode(text, position)
-            except ValueError:
+            except (ValueError, RecursionError):  # a model that repeats one bracket nests deep
                 return text, []
             calls += value if isinstance(value, list) else [value]
         else:
@@ -111,7 +111,7 @@ def _read(call: Any, known: set[str]) -> dict[str, Any] | None:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     if call["name"] not in known or not isinstance(arguments, dict):
         return None

@@ -1,8 +1,8 @@
 """The frame around every answer of a host: a token of ours at its begin and its end, and limits.
 
 What a login prints before a script (banners, blank lines) stands before the begin and is not the
-answer; an answer without its end was cut. Bytes and seconds of silence are bounded, so that no
-host can fill the memory or the disk here, or keep a command waiting for ever.
+answer; an answer without its end was cut. Bytes, seconds of silence and all seconds together are
+bounded, so that no host can fill the memory or the disk here, or keep a command waiting for ever.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from kit import console
+
 BANNER_BYTES = 1 << 16  # what a login may print before the answer begins
+SILENCES = 10  # an answer may take so often the seconds that it may be silent: 20 minutes
 
 
 class BrokenAnswer(Exception):
@@ -25,16 +28,28 @@ class TooLong(BrokenAnswer):
     """More bytes came than may come."""
 
 
+def seconds_of(variable: str, usual: float) -> float:
+    """The seconds that an environment variable names, `usual` where it is not set; else Misuse."""
+    text = os.environ.get(variable) or str(usual)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise console.Misuse(f"{variable}={text}", "give a number of seconds, or unset it")
+    return seconds
+
+
 def patience() -> float:
     """Seconds without a byte after which a host is given up: TANDEM_SILENCE, else 120."""
-    return float(os.environ.get("TANDEM_SILENCE") or 120)
+    return seconds_of("TANDEM_SILENCE", 120)
 
 
 class AnswerLimits(NamedTuple):
     """What one answer may take: bytes on each stream, seconds without a byte.
 
-    `streamed`: bytes that are passed on as they come, where nobody holds them. `silence`: None
-    stands for patience().
+    `streamed`: bytes that are passed on as they come, where nobody holds them; any other answer
+    ends within SILENCES times `silence`. `silence`: None stands for patience().
     """
 
     stdout: int = 1 << 20
@@ -85,7 +100,7 @@ class AnswerFrame:
         """
         silence = patience() if limits.silence is None else limits.silence
         framed, held, received = Framed(), bytearray(), 0
-        quiet_since = time.monotonic()
+        began = quiet_since = time.monotonic()
         while True:
             ready, _, _ = select.select([stream], [], [], 0.25)
             if stderr_bytes() > limits.stderr:
@@ -95,6 +110,8 @@ class AnswerFrame:
                     raise BrokenAnswer(f"no answer within {silence:.0f} s")
                 continue
             quiet_since = time.monotonic()
+            if not sink and quiet_since - began > SILENCES * silence:
+                raise BrokenAnswer(f"its answer has no end after {SILENCES * silence:.0f} s")
             if not (chunk := os.read(stream, 1 << 18)):
                 return self._ended(framed, held, sink)
             held += chunk

@@ -23,7 +23,7 @@ from typing import IO, TypeVar
 from kit import console
 from transfer import address, kept_login, refusals, ssh_configuration
 from transfer.address import Address
-from transfer.frame import AnswerFrame, AnswerLimits, BrokenAnswer, Framed
+from transfer.frame import AnswerFrame, AnswerLimits, BrokenAnswer, Framed, seconds_of
 from transfer.remote_script import RemoteScript
 
 T = TypeVar("T")
@@ -325,7 +325,7 @@ def wait_before(attempt: int) -> float:
     """
     import random
 
-    first = float(os.environ.get("TANDEM_RETRY_WAIT") or 2)
+    first = seconds_of("TANDEM_RETRY_WAIT", 2)
     return min(first * 2 ** (attempt - 1), 16 * first) * random.uniform(0.75, 1.25)
 
 

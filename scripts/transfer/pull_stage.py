@@ -150,7 +150,7 @@ class PullStage:
         for name in sorted(names):
             file = self.staged(f"{unit}/{name}")
             if name == adapter_units.TRAINER_STATE:
-                if not file.read_bytes().rstrip().endswith(b"}"):
+                if not _end_of(file).rstrip().endswith(b"}"):
                     return f"{name} is cut off"
             elif name.endswith(".safetensors"):
                 try:
@@ -303,6 +303,13 @@ def _is_untouched(staged: ListedFile | None, here: ListedFile) -> bool:
         return False
     (x, _, *rest), (other_x, _, *other) = staged.sig.split()[:4], here.sig.split()[:4]
     return [x, *rest] == [other_x, *other]
+
+
+def _end_of(file: Path, most: int = 1 << 16) -> bytes:
+    """The last bytes of a file, however large it is."""
+    with open(file, "rb") as f:
+        f.seek(max(0, f.seek(0, os.SEEK_END) - most))
+        return f.read(most)
 
 
 def _remove(path: Path) -> None:

@@ -8,13 +8,15 @@ import shutil
 from pathlib import Path
 
 from kit import console
+from transfer.frame import seconds_of
 
+LONGEST = 86400  # seconds that ssh is told
 PRIVATE = "/tmp/td."  # short: macOS allows 104 bytes for the path of a control socket
 
 
 def timeout() -> str:
     """Seconds to wait for a first answer: TANDEM_SSH_TIMEOUT, else 10."""
-    return os.environ.get("TANDEM_SSH_TIMEOUT") or "10"
+    return f"{min(max(1, seconds_of('TANDEM_SSH_TIMEOUT', 10)), LONGEST):.0f}"
 
 
 def user_files() -> list[str]:
@@ -41,7 +43,7 @@ def ssh_config(
             f"BatchMode {'no' if password else 'yes'}",
             "NumberOfPasswordPrompts 1",
             f"ConnectTimeout {timeout()}",
-            f"ServerAliveInterval {os.environ.get('TANDEM_SSH_ALIVE') or 15}",
+            f"ServerAliveInterval {min(seconds_of('TANDEM_SSH_ALIVE', 15), LONGEST):.0f}",
             "ServerAliveCountMax 4",
             f"StrictHostKeyChecking {'accept-new' if accept_new else 'yes'}",
             "Ciphers ^aes128-gcm@openssh.com",

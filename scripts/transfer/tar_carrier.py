@@ -21,6 +21,7 @@ from transfer.received_files import MORE, settle, write_at_most
 LISTING_LIMITS = AnswerLimits(stdout=LISTING_BYTES)
 TAR_SILENCE = 600  # seconds: while files are sent, the host says nothing
 FRAME_OF_ALL = 1 << 16  # bytes: the end of an archive, and what tar pads it with
+HEADER_BYTES = 1 << 20  # of a name, or of what else describes a file: tarfile holds them
 LATEST = 1 << 33  # seconds since 1970 that every file system can hold
 
 
@@ -165,6 +166,18 @@ def framed_bytes(file: tuple[str, int]) -> int:
     return size + 2 * len(os.fsencode(name)) + 8 * tarfile.BLOCKSIZE
 
 
+class BoundedMember(tarfile.TarInfo):
+    """A member whose name fits into memory: tarfile reads long names and other headers whole."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        """The member of a header; ReadError, which ends the reading, where it has no bounds."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0 or (not member.isreg() and member.size > HEADER_BYTES):
+            raise tarfile.ReadError("a header without bounds")
+        return member
+
+
 def unpack(stream: IO[bytes], sizes: dict[str, int], target: Path) -> set[str]:
     """Take the files {name: bytes} out of a tar stream; the names of those that were larger.
 
@@ -172,7 +185,8 @@ def unpack(stream: IO[bytes], sizes: dict[str, int], target: Path) -> set[str]:
     """
     larger = set()
     broken = (tarfile.TarError, EOFError, ValueError, OverflowError, UnicodeError, RecursionError)
-    with contextlib.suppress(*broken), tarfile.open(fileobj=stream, mode="r|") as tar:
+    options = {"fileobj": stream, "mode": "r|", "tarinfo": BoundedMember}
+    with contextlib.suppress(*broken), tarfile.open(**options) as tar:
         for member in tar:
             name = member.name.removeprefix("./")
             if name in sizes and member.isreg() and member.size >= 0:

@@ -34,6 +34,7 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)) -> dict:
         (raw_header({"a": entry(shape=(-2,))}) + bytes(8), "cannot be"),
         (raw_header({"a": entry(shape=(True, 2))}) + bytes(8), "cannot be"),
         (raw_header({"a": entry(shape=(3,))}) + bytes(8), "does not fill its 8 bytes"),
+        (raw_header({"a": entry(shape=(9**99,) * 100_000)}) + bytes(8), "100,000 dimensions"),
         (raw_header({"a": entry(offsets=(4, 12))}) + bytes(12), "begins at 4 where 0 is due"),
         (raw_header({"a": entry(), "b": entry()}) + bytes(8), "b: begins at 0 where 8 is due"),
         (raw_header({"a": entry()}) + bytes(5), "cut off: 3 of 8 bytes of data are missing"),

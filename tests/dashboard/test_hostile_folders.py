@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -125,12 +126,36 @@ def test_a_line_without_end_does_not_hide_the_lines_after_it(work):
 
 def test_a_link_in_a_run_leads_nowhere(client, work, tmp_path):
     secret = tmp_path / "secret"
-    secret.write_text("the private key")
+    secret.write_text("the private key\n")
     run = put(work, {"status.json": status()})
     for name in ("report.html", "log.txt", "metrics.jsonl"):
         (run / name).symlink_to(secret)
     for page in PAGES:
         assert "private key" not in client.get(page).text
+    from dashboard.training_events import Follower
+
+    assert "private key" not in str(list(Follower("hostile").poll()))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+@pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl", "job.json", "report.html"])
+def test_a_pipe_or_device_in_a_run_keeps_nobody_waiting(client, work, name, make):
+    from dashboard.training_events import Follower
+
+    make(put(work, {"status.json": status()}) / name)
+    for page in PAGES:
+        assert client.get(page).status_code in (200, 404)
+    assert list(Follower("hostile").poll())[-1][0] == "status"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_status_that_is_no_file_hides_no_other_run(client, work, make):
+    make(put(work, {}) / "status.json")
+    page = client.get("/")
+    assert page.status_code == 200 and "good-run" in page.text
+    shutil.rmtree(work / "adapters" / "runs" / "good-run")
+    for path in ("/", "/live", "/api/v1/training/status"):
+        assert client.get(path).status_code == 200, "where it is the only folder, too"
 
 
 # --- Stop ends trainers of this machine alone ---------------------------------------------------

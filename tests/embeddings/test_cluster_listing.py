@@ -108,6 +108,15 @@ def test_silence_ends_the_wait(monkeypatch):
         read(f"{TOKEN}\n".encode(), end=False)
 
 
+def test_a_listing_that_trickles_is_given_up(monkeypatch):
+    """A line now and then is no silence."""
+    seconds = iter(range(0, 10**6, 50))
+    monkeypatch.setattr(cluster_listing, "monotonic", lambda: float(next(seconds)))
+    with pytest.raises(asyncio.TimeoutError):
+        read(framed(*["rsync"] * 20))
+    assert read(framed(*["rsync"] * 5)).rsync
+
+
 def test_random_bytes_are_a_listing_or_one_line():
     dice = random.Random(5)
     good = framed("rsync", "file 12 1700000000 cluster1_gpu0.pkl", "manifest 2\n{}")

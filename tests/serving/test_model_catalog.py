@@ -28,6 +28,9 @@ def check(tmp_path, monkeypatch):
 
 
 def test_adapters_and_base_have_names_and_short_names(check):
+    from serving.api_errors import ApiError
+    from serving.service import Service
+
     catalog = check({"one": {}, "two": {}})
     assert [(s.id, s.parent) for s in catalog.served] == [
         ("one@v1.0.0", "tiny"), ("two@v1.0.0", "tiny"), ("tiny", None)
@@ -43,6 +46,9 @@ def test_adapters_and_base_have_names_and_short_names(check):
     for name in ("one@v2.0.0", "three", "", "tin", "one@!!", "ONE", "x" * 10_000):
         assert catalog.find(name) is None
     assert "did you mean one@v1.0.0?" in catalog.nearest("one@v1.0.1")
+    with pytest.raises(ApiError) as refused:
+        Service(catalog).find("one@" + "1." * 400_000)
+    assert len(str(refused.value)) < 500 and "one@1.1." in str(refused.value)
     assert len({s.fingerprint for s in catalog.served}) == 3
 
 

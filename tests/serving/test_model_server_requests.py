@@ -35,7 +35,7 @@ def test_bad_requests_get_one_answer_in_the_apis_own_form(server):
         (400, "invalid_messages", httpx.post(path, content=lone, headers=json_type)),
         (400, "invalid_json", httpx.post(path, content=b"{", headers=json_type)),
         (404, "model_not_found", httpx.post(path, content=nameless, headers=json_type)),
-        (400, "invalid_value", httpx.post(path, content=odd_key, headers=json_type)),
+        (400, "unknown_parameter", httpx.post(path, content=odd_key, headers=json_type)),
         (413, "request_too_large", httpx.post(path, content=b" " * (2 << 20), headers=json_type)),
         (415, "unsupported_media_type", httpx.post(path, content=b"{}")),
         (404, "unknown_url", httpx.get(f"{server.url}/nothing")),

@@ -73,6 +73,8 @@ def body(**changes):
         (b"[" * 100_000, "not valid JSON"),
         (b"\xff", "not valid JSON"),
         (body(temprature=1), "unknown parameter temprature; did you mean temperature?"),
+        (body(**{"\ud800": 1}), "unknown parameter \\ud800"),
+        (body(**{"x" * 900_000: 1}), f"unknown parameter {'x' * 200}…"),
         (body(messages=[]), "messages: "),
         (b'{"messages": []}', "model is missing"),
         (body(temperature=3), "temperature: "),
@@ -102,6 +104,7 @@ def test_a_wrong_request_is_answered_with_what_is_wrong(wrong, words):
     assert refused.value.status == 400 and words in error["message"]
     assert set(error) == {"message", "type", "param", "code"} and error["code"]
     assert error["type"] == "invalid_request_error" and "\n" not in error["message"]
+    assert len(str(error)) < 1000
 
 
 def test_what_changes_nothing_is_taken_and_parts_become_text():

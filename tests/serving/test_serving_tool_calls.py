@@ -49,6 +49,10 @@ def test_several_calls_are_read():
         CALL.replace('{"city": "Köln"}', "7"),
         '{"answer": 42}',
         "<tool_call>nothing</tool_call>",
+        "[" * 5000,
+        '{"a":' * 5000,
+        json.dumps({"name": "add", "arguments": "[" * 5000}),
+        json.dumps({"name": "add", "arguments": '{"a":' * 5000 + "1" + "}" * 5000}),
     ],
 )
 def test_what_is_no_call_of_an_offered_tool_stays_text(text):
@@ -86,4 +90,12 @@ def test_arguments_that_are_no_object_are_named_by_their_place(arguments):
     call = {"id": "1", "function": {"name": "add", "arguments": arguments}}
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]
     with pytest.raises(ValueError, match=r"messages\[1\].tool_calls\[0\].function.arguments"):
+        tool_calls.for_template(messages)
+
+
+@pytest.mark.parametrize("arguments", ["[" * 5000, '{"a":' * 5000 + "1" + "}" * 5000, "9" * 5000])
+def test_arguments_that_python_cannot_read_are_refused_by_their_place(arguments):
+    call = {"id": "call00001", "function": {"name": "add", "arguments": arguments}}
+    messages = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    with pytest.raises(ValueError, match=r"messages\[0\].tool_calls\[0\].function.arguments"):
         tool_calls.for_template(messages)

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kit import console
+from transfer import frame as frames
 from transfer.frame import AnswerFrame, AnswerLimits, BrokenAnswer
 
 
@@ -34,6 +36,19 @@ def read(
     finally:
         os.close(reader)
         thread.join()
+
+
+def slow_read(frame: AnswerFrame, pieces: list[bytes], limits: AnswerLimits, sink=None):
+    """What `frame` reads where each of `pieces` comes by itself."""
+    left = iter(pieces)
+
+    def one_piece(stream: int, size: int) -> bytes:
+        return next(left, b"")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames.select, "select", lambda *_: ([1], [], []))
+        patch.setattr(frames.os, "read", one_piece)
+        return frame.read(-1, limits, lambda: 0, sink)
 
 
 def test_a_script_runs_inside_its_frame_and_its_exit_code_and_bytes_are_kept():
@@ -106,3 +121,25 @@ def test_a_silent_host_is_given_up():
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.slow
+def test_an_answer_that_trickles_is_given_up_and_a_stream_is_not(monkeypatch):
+    """A byte now and then is no silence: without a bound of the whole it never ends."""
+    seconds = iter(range(0, 10**6, 5))
+    monkeypatch.setattr(frames.time, "monotonic", lambda: float(next(seconds)))
+    limits = AnswerLimits(silence=6)  # the clock goes on by 5 s with every look
+    pieces = [b"x"] * 200
+    with pytest.raises(BrokenAnswer, match="its answer has no end after 60 s"):
+        slow_read(AnswerFrame(), pieces, limits)
+    frame, passed = AnswerFrame(), []
+    whole = [frame.begin, *pieces, frame.end + b"0\n"]
+    assert slow_read(frame, whole, limits, passed.append).code == 0
+    assert b"".join(passed) == b"x" * 200
+
+
+@pytest.mark.parametrize("text", ["abc", "nan", "-1", "1 s"])
+def test_seconds_that_are_no_number_are_named(monkeypatch, text):
+    monkeypatch.setenv("TANDEM_SILENCE", text)
+    with pytest.raises(console.Misuse, match="TANDEM_SILENCE=.*; give a number of seconds"):
+        frames.patience()

@@ -131,3 +131,20 @@ def test_whatever_a_tar_stream_holds_only_listed_files_come_of_listed_size(
         assert not path.is_symlink()
         if path.is_file() and not path.name.endswith(".part"):
             assert path.stat().st_size <= LISTED[os.path.relpath(path, target)]
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_without_bounds_ends_the_reading_and_is_not_held_in_memory(kind, tmp_path):
+    member = tarfile.TarInfo("small")
+    member.size, member.type = 16 << 20, kind
+    stream = io.BytesIO(member.tobuf(tarfile.GNU_FORMAT) + bytes(16 << 20))
+    assert tar_carrier.unpack(stream, LISTED, tmp_path) == set()
+    assert stream.tell() < 2 << 20
+
+
+def test_long_names_in_either_form_of_tar_come(tmp_path):
+    name = "a" * 200 + "/ü" * 30
+    for number, form in enumerate((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)):
+        data = archive([(name, b"hello", tarfile.REGTYPE, 1.5)], form)
+        tar_carrier.unpack(io.BytesIO(data), {name: 5}, tmp_path / str(number))
+        assert (tmp_path / str(number) / name).read_bytes() == b"hello"
