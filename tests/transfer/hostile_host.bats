@@ -153,7 +153,7 @@ nothing_came() { [ ! -e "$WORK/adapters/mapper" ] && [ ! -e "$WORK/adapters/runs
   for welcome in '' 'echo Welcome'; do # with a banner tar is the carrier
     printf 'PATH=%s:$PATH; export PATH\n%s\n' "$BIN" "$welcome" >"$SSHD/env"
     lie find '"$real" "$@" | perl -0pe "s/^([0-7]+ \d+) \d+ /\$1 2 /"'
-    bounded "$KIT/scripts/sync_from_remote.sh" gpu-test
+    TANDEM_SILENCE=30 bounded "$KIT/scripts/sync_from_remote.sh" gpu-test
     expect 1
     says "larger there than it was listed (adapter_model.safetensors)" "not taken"
     nothing_came
@@ -181,5 +181,5 @@ left_the_host() { [ -z "$(pgrep -P "$(cat "$SSHD/sshd.pid")")" ]; }
   expect 1
   says "no answer within 2 s"
   until_true left_the_host
-  pkill -f "tail -f /dev/null $mark"
+  pkill -f "tail -f /dev/null $mark" || true # a busy host may not have come so far
 }
