@@ -99,9 +99,16 @@ class CopyCarrier:
         larger = set()
         with ProgressLine(sum(sizes.values())) as line:
             for name, size in sizes.items():
-                with contextlib.suppress(FileNotFoundError, PermissionError):
-                    if copy_whole(self._there(below) / name, target / name, line.add, size):
+                source = self._there(below) / name
+                try:
+                    if copy_whole(source, target / name, line.add, size):
                         larger.add(name)
+                except FileNotFoundError:
+                    continue  # the comparison tells
+                except PermissionError as error:
+                    if error.filename != str(source):  # here, not there
+                        raise
+                    self.cause = f" ({source}: permission denied)"
         return larger
 
 

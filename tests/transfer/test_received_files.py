@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import tarfile
@@ -148,3 +149,18 @@ def test_long_names_in_either_form_of_tar_come(tmp_path):
         data = archive([(name, b"hello", tarfile.REGTYPE, 1.5)], form)
         tar_carrier.unpack(io.BytesIO(data), {name: 5}, tmp_path / str(number))
         assert (tmp_path / str(number) / name).read_bytes() == b"hello"
+
+
+def test_a_copy_says_whose_permission_is_lacking(stand_in, tmp_path, monkeypatch):
+    there, here = tmp_path / "host" / "tandem" / "reports" / "small", tmp_path / "here" / "small"
+
+    def refused(source: Path, target: Path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", closed)
+
+    monkeypatch.setattr(carriers, "copy_whole", refused)
+    carrier, closed = carriers.CopyCarrier(stand_in), str(there)
+    assert carrier.fetch({"small": 5}, "reports", here.parent, 0) == set()
+    assert carrier.cause == f" ({there}: permission denied)"
+    closed = str(here)
+    with pytest.raises(PermissionError):
+        carrier.fetch({"small": 5}, "reports", here.parent, 0)
