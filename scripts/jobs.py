@@ -7,7 +7,8 @@
     python scripts/jobs.py run train --hosts "gpu1 gpu2" --confirm   hosts of your own, one run
     python scripts/jobs.py run train --host gpu1 --budget 15 --rate 1.90      ends in time
     python scripts/jobs.py run prepare --host gpu1 -- make validate           any command
-    python scripts/jobs.py watch train --host gpu1           follow; Ctrl-C only leaves
+    python scripts/jobs.py watch train --host gpu1           follow and keep its checkpoints;
+                                                             Ctrl-C only leaves
     python scripts/jobs.py stop train --host gpu1            with a checkpoint; --now: at once
     python scripts/jobs.py resume train --host gpu1          continue with the same run
     python scripts/jobs.py keep train --host gpu1            fetch finished checkpoints as they come
@@ -34,7 +35,7 @@ def parse(argv: list[str]):
     parser.add_argument("name", nargs="?", default="train", help="the job's name; default train")
     parser.add_argument("--host", help="an ssh name, or a folder; default HOST")
     parser.add_argument("--hosts", default="", metavar="'A B'",
-                        help="run: one run on these hosts of your own")  # fmt: skip
+                        help="one run on these hosts of your own")  # fmt: skip
     parser.add_argument("--engine", default="", help="folder, ssh, slurm or sky")
     parser.add_argument("--nodes", type=int, default=1, help="machines (slurm, sky)")
     parser.add_argument("--gpus", type=int, default=0, help="GPUs a machine; default all of them")
@@ -47,9 +48,10 @@ def parse(argv: list[str]):
                         help="one value of it; may be repeated")  # fmt: skip
     parser.add_argument("--confirm", action="store_true", help="run: start it, not only plan")
     parser.add_argument("--now", action="store_true", help="stop: without waiting for a checkpoint")
+    parser.add_argument("--no-keep", action="store_true", help="watch: fetch no checkpoints")
     parser.add_argument("--once", action="store_true", help="keep: look once")
     parser.add_argument("--bucket", default="", metavar="REMOTE:PATH",
-                        help="keep, resume: a second place, by rclone; default BUCKET")  # fmt: skip
+                        help="keep, watch, resume: a second place; default BUCKET")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_intermixed_args(own)  # the name may stand after options
     args.words = tuple(words)

@@ -47,11 +47,12 @@ def parse(argv: list[str] | None):
     )
     parser.add_argument("--engine", default=os.environ.get("ENGINE") or "",
                         help="slurm: train and evaluate in jobs; HOST: login node")  # fmt: skip
+    for name, what in trip.JOB_OPTIONS.items():
+        parser.add_argument(f"--{name}", default=os.environ.get(name.upper()) or "", help=what)
     parser.add_argument(
         "--confirm", action="store_true", help="the real trip: train, not only plan"
     )
     parser.add_argument("--full", action="store_true", help="a rehearsal at the configured size")
-    parser.add_argument("--rate", type=float, help="what an hour costs (--full)")
     parser.add_argument("--gpu", metavar="NAME", help="the stand-in's card: 'RTX 4090' (--full)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides",
                         help="replace one value of training_config.yaml (--full)")  # fmt: skip

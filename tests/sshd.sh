@@ -2,20 +2,21 @@
 # A real sshd on loopback for the tests: its own keys, its own home folder, a free port.
 #
 #   tests/sshd.sh available                  exit 0, or 77 with the reason to skip on stdout
-#   tests/sshd.sh start DIR [--alias NAME] [--password WORD] [--address 127.0.0.1]
+#   tests/sshd.sh start DIR [--alias NAME] [--password WORD | --code WORD] [--address 127.0.0.1]
 #   tests/sshd.sh stop DIR                   ends it and every session it served
 #
 # start prints NAME=value lines (SSHD_ALIAS, SSHD_CONFIG, SSHD_HOME, SSHD_PORT, SSHD_PID) and
 # leaves in DIR:
 #   ssh_config    a Host block for the alias (default: gpu-test): ssh -F DIR/ssh_config gpu-test
 #   known_hosts   the host's key, so that StrictHostKeyChecking yes accepts it
-#   id_ed25519    the key that logs in; with --password there is none, the password alone does
+#   id_ed25519    the key that logs in; with --password there is none, the password alone does;
+#                 with --code a login wants the key and then, by PAM, this word (as with MFA)
 #   home/         what a session sees as its home folder and where it begins
 #   env           optional, yours: shell lines that each session reads first (PATH=… hides a tool)
 #   sshd.log      the server's log
 #
 # One DIR is one server; any number may run at once. The login is the user who runs this, so no
-# system account is touched; only --password needs root, for an account that stop removes.
+# system account is touched; --password and --code need root, for an account that stop removes.
 # Exit codes: 0 good, 1 it did not start, 2 called wrongly, 77 cannot run here (reason on stdout).
 set -euo pipefail
 
@@ -39,8 +40,9 @@ sshd_path() {
   done
 }
 
-# available WITH_PASSWORD: end with 77 and the reason unless a server can run here.
+# available PASSWORD CODE: end with 77 and the reason unless such a server can run here.
 available() {
+  [ -z "$2" ] || [ -f /etc/pam.d/sshd ] || skip "no PAM for sshd here (/etc/pam.d/sshd)"
   [ -n "$(sshd_path)" ] || skip "no sshd here; apt-get install openssh-server"
   local tool
   for tool in ssh ssh-keygen; do
@@ -52,9 +54,9 @@ available() {
   fi
 }
 
-write_keys() { # DIR PASSWORD
+write_keys() { # DIR PASSWORD CODE
   ssh-keygen -q -t ed25519 -N '' -C '' -f "$1/host_key"
-  [ -n "$2" ] || ssh-keygen -q -t ed25519 -N '' -C '' -f "$1/id_ed25519"
+  [ -n "$2" ] && [ -z "$3" ] || ssh-keygen -q -t ed25519 -N '' -C '' -f "$1/id_ed25519"
 }
 
 add_account() { # DIR PASSWORD: prints the account's name
@@ -94,9 +96,10 @@ sftp_server() {
   printf 'internal-sftp\n'
 }
 
-write_config() { # DIR PORT PASSWORD ADDRESS
-  local password=no
+write_config() { # DIR PORT PASSWORD ADDRESS CODE
+  local password=no code=no methods=any
   [ -z "$3" ] || password=yes
+  [ -z "$5" ] || { password=no code=yes methods=publickey,keyboard-interactive; }
   cat >"$1/sshd_config" <<EOF
 Port $2
 ListenAddress $4
@@ -104,10 +107,11 @@ HostKey $1/host_key
 PidFile $1/sshd.pid
 AuthorizedKeysFile $1/authorized_keys
 PasswordAuthentication $password
-KbdInteractiveAuthentication no
+KbdInteractiveAuthentication $code
+AuthenticationMethods $methods
 PermitRootLogin yes
 StrictModes no
-UsePAM no
+UsePAM $code
 UseDNS no
 MaxStartups 100:30:200
 ForceCommand $1/session
@@ -115,12 +119,12 @@ Subsystem sftp $(sftp_server)
 EOF
 }
 
-# launch DIR PASSWORD ADDRESS: try free-looking ports until the server listens; prints the port.
+# launch DIR PASSWORD ADDRESS CODE: try free-looking ports until the server listens; prints the port.
 launch() {
   local try port waited
   for try in 1 2 3 4 5 6 7 8 9 10; do
     port=$((20000 + (RANDOM + try) % 20000))
-    write_config "$1" "$port" "$2" "$3"
+    write_config "$1" "$port" "$2" "$3" "$4"
     : >"$1/sshd.log"
     "$(sshd_path)" -f "$1/sshd_config" -E "$1/sshd.log"
     for ((waited = 0; waited < 200; waited++)); do
@@ -155,12 +159,17 @@ EOF
 }
 
 start() {
-  local dir='' alias=gpu-test password='' address=127.0.0.1 user port
+  local dir='' alias=gpu-test password='' code='' address=127.0.0.1 user port
   while [ $# -gt 0 ]; do
     case $1 in
-      --alias | --password | --address)
+      --alias | --password | --code | --address)
         [ $# -gt 1 ] || misused "$1 needs a value"
-        case $1 in --alias) alias=$2 ;; --address) address=$2 ;; *) password=$2 ;; esac
+        case $1 in
+          --alias) alias=$2 ;;
+          --address) address=$2 ;;
+          --code) password=$2 code=$2 ;;
+          *) password=$2 ;;
+        esac
         shift
         ;;
       -*) misused "unknown option $1" ;;
@@ -169,17 +178,17 @@ start() {
     shift
   done
   [ -n "$dir" ] || misused "start needs a folder"
-  available "$password"
+  available "$password" "$code"
   mkdir -p "$dir/home"
   dir=$(cd "$dir" && pwd -P)
   [ ! -e "$dir/sshd.pid" ] || misused "a server already runs in $dir"
   if [ "$(id -u)" = 0 ]; then mkdir -p /run/sshd; fi
-  write_keys "$dir" "$password"
+  write_keys "$dir" "$password" "$code"
   if [ -f "$dir/id_ed25519.pub" ]; then cp "$dir/id_ed25519.pub" "$dir/authorized_keys"; fi
   write_session "$dir"
   user=$(id -un)
   if [ -n "$password" ]; then user=$(add_account "$dir" "$password"); fi
-  port=$(launch "$dir" "$password" "$address")
+  port=$(launch "$dir" "$password" "$address" "$code")
   write_client "$dir" "$alias" "$port" "$user" "$address"
   printf 'SSHD_ALIAS=%s\nSSHD_CONFIG=%s\nSSHD_HOME=%s\nSSHD_PORT=%s\nSSHD_PID=%s\n' \
     "$alias" "$dir/ssh_config" "$dir/home" "$port" "$(cat "$dir/sshd.pid")"
@@ -206,7 +215,7 @@ stop() {
 
 case ${1:-} in
   -h | --help) usage ;;
-  available) available '' ;;
+  available) available '' '' ;;
   start | stop) "$@" ;;
   *) misused "say available, start or stop" ;;
 esac

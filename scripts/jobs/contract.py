@@ -64,11 +64,13 @@ class Job:
         """Whether the run looks for the file `stop` itself: torchrun dies of a USR2."""
         return self.nodes > 1
 
-    @property
-    def warning_seconds(self) -> int:
-        """How long before its end Slurm tells a job: enough to save, and never most of its time."""
-        cap = self.cap_seconds or 4 * WARNING_SECONDS
-        return int(min(WARNING_SECONDS, max(30.0, cap // 4)))
+    def warning_seconds(self, site_seconds: float = 0.0) -> int:
+        """How long before its end Slurm tells a job: enough to save, and never most of its time.
+
+        site_seconds: a limit of one life that the site's options name; 0 for none.
+        """
+        limits = [limit for limit in (self.cap_seconds, site_seconds) if limit]
+        return int(min(WARNING_SECONDS, max(30.0, min(limits, default=3600.0) // 4)))
 
     def command(self) -> list[str]:
         """What the supervisor starts: the command with the run that it begins or goes on with."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import re
+import socket
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +18,7 @@ from kit import console
 from transfer.frame import AnswerLimits
 from transfer.host import Host, ScriptFailed, quote
 
-# One look at a job: its files, whether it lives, its run's status, the clock there, GPU load.
+# One look at a job: its files, whether it lives, its run's status, the clock there.
 LOOK = """
 CDPATH= cd {root} 2>/dev/null || exit 97
 at=.jobs/{name}
@@ -26,6 +29,7 @@ echo "exit $(head -c 20 "$at/exit" 2>/dev/null)"
 echo "id $(head -c 60 "$at/job.id" 2>/dev/null)"
 echo "life $(head -c 1000 "$at/life.json" 2>/dev/null | tr '\\n' ' ')"
 echo "lives $(tail -c 4000 "$at/lives.jsonl" 2>/dev/null | tr '\\n' '\\t')"
+[ -e "$at/engine.json" ] || echo "plain yes"
 echo "engine $(head -c 60000 "$at/engine.json" 2>/dev/null | tr '\\n' ' ')"
 run=$(sed -n 's/^ *"run_id": "\\([A-Za-z0-9._-]*\\)".*/\\1/p' "$at/engine.json" 2>/dev/null)
 if [ -n "$run" ]; then
@@ -37,10 +41,16 @@ exit 0
 SUBMITTING = """
 CDPATH= cd {root} 2>/dev/null || exit 97
 mkdir -p .jobs || exit 1
-[ -z "$(find {lock} -maxdepth 0 -mmin +5 2>/dev/null)" ] || rmdir {lock} 2>/dev/null
-mkdir {lock} 2>/dev/null && exit 0
-[ -d {lock} ] && exit 98
-mkdir {lock}
+[ -z "$(find {lock} -maxdepth 0 -mmin +5 2>/dev/null)" ] || rm -rf {lock}
+if ! mkdir {lock} 2>/dev/null; then
+  [ -d {lock} ] && {{ head -c 200 {lock}/owner >&2; exit 98; }}
+  mkdir {lock} || exit 1
+fi
+echo {owner} >{lock}/owner
+"""
+RELEASE = """
+CDPATH= cd {root} || exit 97
+[ "$(head -c 200 {lock}/owner 2>/dev/null)" != {owner} ] || rm -rf {lock}
 """
 
 
@@ -49,11 +59,13 @@ class JobFolder:
     """What one look at a job's folder found."""
 
     alive: bool = False
+    plain: bool = False  # a command of host_run.sh --detach, and no job
     exit_code: int | None = None
     id: str = ""
     engine_json: str = ""
     lives: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     status: dict[str, Any] = dataclasses.field(default_factory=dict)
+    gpu: str = ""  # how busy the GPUs are, in words
     life: dict[str, float] | None = None  # the one that runs now: began, ended (last seen)
     now: float = 0.0  # the host's clock
 
@@ -75,7 +87,7 @@ def read_folder(host: Host, name: str) -> JobFolder:
 def parse_folder(text: str) -> JobFolder:
     """The JobFolder in the lines of LOOK; odd values count as absent."""
     facts = dict(line.partition(" ")[::2] for line in text.splitlines())
-    folder = JobFolder(alive=facts.get("alive") == "yes")
+    folder = JobFolder(facts.get("alive") == "yes", facts.get("plain") == "yes")
     code = facts.get("exit", "").strip()
     if re.fullmatch(r"\d{1,3}", code):
         folder.exit_code = int(code)
@@ -83,6 +95,7 @@ def parse_folder(text: str) -> JobFolder:
     folder.engine_json = facts.get("engine", "")
     folder.lives = contract.lives(facts.get("lives", "").replace("\t", "\n"))
     folder.life = life.running(facts.get("life", ""))
+    folder.gpu = life.gpu_words(facts.get("life", ""))
     now = facts.get("now", "")
     folder.now = float(now) if re.fullmatch(r"\d{1,12}", now) else 0.0
     try:
@@ -97,25 +110,58 @@ def parse_folder(text: str) -> JobFolder:
 def submitting(host: Host, name: str) -> Iterator[None]:
     """Hold the host's lock for submissions of one job: two laptops may try at the same moment.
 
-    It is a folder, as every host has those; one of a laptop that was cut off counts for 5 minutes.
+    It is a folder, as every host has those. One that a killed command of this machine left behind
+    is taken over; one of a laptop that was cut off counts for 5 minutes.
     """
-    lock = f".jobs/.{name}.submitting"
-    try:
-        host.run(SUBMITTING.format(root=quote(host.root), lock=lock))
-    except ScriptFailed as failed:
-        if failed.exit_code == 98:
+    place = {"root": quote(host.root), "lock": f".jobs/.{name}.submitting"}
+    owner = f"{_this_machine()} {os.getpid()}"
+    if holder := _take_submission(host, place, owner):
+        if _is_dead_here(holder):
+            host.run(RELEASE.format(owner=quote(holder), **place))
+            holder = _take_submission(host, place, owner)
+        if holder:
             raise console.Problem(
                 f"another laptop is submitting {name} on {host.name} at this moment",
                 "run it again in a minute, then it says what runs; after a cut connection in five",
-            ) from None
-        if failed.exit_code == 97:
-            raise no_kit(host) from None
-        raise
+            )
     try:
         yield
     finally:
         with contextlib.suppress(console.Problem):
-            host.run(f"CDPATH= cd {quote(host.root)} && rmdir {lock}")
+            host.run(RELEASE.format(owner=quote(owner), **place))
+
+
+def _take_submission(host: Host, place: dict[str, str], owner: str) -> str:
+    """Take the lock; '' once it is ours, else who holds it ('?' where it does not say)."""
+    try:
+        host.run(SUBMITTING.format(owner=quote(owner), **place))
+    except ScriptFailed as failed:
+        if failed.exit_code == 98:
+            return failed.complaint.strip() or "?"
+        if failed.exit_code == 97:
+            raise no_kit(host) from None
+        raise
+    return ""
+
+
+def _this_machine() -> str:
+    """A name that no other laptop has, for the owner of a lock: its network card and its name."""
+    name = re.sub(r"[^A-Za-z0-9.-]", "", socket.gethostname())[:64]
+    return f"{uuid.getnode():x}-{name}"
+
+
+def _is_dead_here(owner: str) -> bool:
+    """Whether the lock was taken by a process of this machine that has ended."""
+    machine, _, number = owner.rpartition(" ")
+    if machine != _this_machine() or not re.fullmatch(r"\d{1,9}", number):
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def put(host: Host, job: contract.Job, files: dict[str, bytes]) -> None:

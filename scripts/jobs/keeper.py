@@ -51,7 +51,7 @@ def keep(host: Host, name: str, settings: Any, once: bool, bucket: str = "") -> 
     while True:
         try:
             over = engines.engine_of(job.engine).state(host, job).over
-            second_place.sync_down(host.name)
+            fetch_finished(host.name, job, settings.keep_last)
             lost = 0
         except console.Problem as problem:
             lost += 1
@@ -61,7 +61,6 @@ def keep(host: Host, name: str, settings: Any, once: bool, bucket: str = "") -> 
             console.warn(f"{problem}; what is here stays; again in {pause:.0f} s")
             time.sleep(pause)
             continue
-        prune(paths.folder("runs") / job.run_id, settings.keep_last)
         if bucket and not _in_second_place(bucket, job, last=once or over):
             over = False  # it is tried again
         if over or once:
@@ -71,6 +70,14 @@ def keep(host: Host, name: str, settings: Any, once: bool, bucket: str = "") -> 
     names = ", ".join(p.name for p in kept) or "no checkpoint yet"
     console.result(f"{job.run_id}: {names}")
     return console.GOOD
+
+
+def fetch_finished(host_name: str, job: contract.Job, keep_last: int, bucket: str = "") -> None:
+    """Fetch what is finished of a job's run, keep the newest; then on to the bucket, if any."""
+    second_place.sync_down(host_name)
+    prune(paths.folder("runs") / job.run_id, keep_last)
+    if bucket:
+        second_place.send(bucket, job, kept_file(job.name))
 
 
 def _in_second_place(bucket: str, job: contract.Job, last: bool) -> bool:

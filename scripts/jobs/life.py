@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from kit import publish
 
 FILE = "life.json"
 SEEN_SECONDS = 10.0  # so much of a lost life may be missing in the ledger
+GPU_WORDS = re.compile(r"[0-9x%/ ]{1,40}GB")
 LOST = 137  # the exit code of a life that nobody saw end: that of KILL
 
 
@@ -28,7 +30,7 @@ class Life:
         self.folder, self.why = folder, ""
         settle_lost(folder)
         self.began, self._start = time.time(), time.monotonic()
-        self._written = -math.inf
+        self._written, self._has_gpu = -math.inf, False
         self.seen()
 
     @property
@@ -36,14 +38,15 @@ class Life:
         """How long it has lasted."""
         return time.monotonic() - self._start
 
-    def seen(self) -> None:
-        """Note that it still runs; often enough to be called at every look."""
-        if self.seconds - self._written < SEEN_SECONDS:
+    def seen(self, gpu: str = "") -> None:
+        """Note that it still runs; often enough to be called at every look. gpu: how busy it is."""
+        if self.seconds - self._written < SEEN_SECONDS and bool(gpu) is self._has_gpu:
             return
-        self._written = self.seconds
+        self._written, self._has_gpu = self.seconds, bool(gpu)
         ended = self.began + self.seconds
         with contextlib.suppress(OSError):  # a full disk ends no run
-            publish.json_file(self.folder / FILE, {"began": self.began, "ended": ended})
+            facts = {"began": self.began, "ended": ended}
+            publish.json_file(self.folder / FILE, facts | ({"gpu": gpu} if gpu else {}))
 
     def end(self, code: int) -> None:
         """Add it to the ledger."""
@@ -72,3 +75,12 @@ def running(text: str) -> dict[str, float] | None:
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return life if all(map(math.isfinite, life.values())) else None
+
+
+def gpu_words(text: str) -> str:
+    """How busy the GPUs of a life.json are; '' where it says nothing that can be shown."""
+    try:
+        words = json.loads(text)["gpu"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    return words if isinstance(words, str) and GPU_WORDS.fullmatch(words) else ""

@@ -195,10 +195,20 @@ def _submit_alone(host: Host, job: Job) -> tuple[Job, str]:
 
 
 def existing(host: Host, name: str) -> tuple[Job, files.JobFolder] | None:
-    """The job of that name on the host, None where there is none."""
+    """The job of that name on the host, None where there is none.
+
+    A command of host_run.sh --detach has its folder there, too: Problem while it runs.
+    """
     try:
         folder = files.read_folder(host, name)
     except console.Misuse:
+        return None
+    if folder.plain and folder.alive:
+        raise console.Problem(
+            f"{name} runs on {host.name} as a command of host_run.sh --detach",
+            f"scripts/host_watch.sh {host.name} {name} follows it; or give another NAME",
+        )
+    if folder.plain:
         return None
     return _described(host, name, folder), folder
 
@@ -221,6 +231,11 @@ def _described(host: Host, name: str, folder: files.JobFolder) -> Job:
 def required(host: Host, name: str) -> tuple[Job, files.JobFolder]:
     """The job of that name; Misuse where there is none."""
     folder = files.read_folder(host, name)
+    if folder.plain:
+        raise console.Misuse(
+            f"{name} on {host.name} is no job but a command of host_run.sh --detach",
+            f"scripts/host_watch.sh {host.name} {name} follows it",
+        )
     return _described(host, name, folder), folder
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from jobs import at_end, contract, watchdog  # noqa: E402
 from jobs.forecast import Forecast  # noqa: E402
+from jobs.gpu_load import GpuLoad  # noqa: E402
 from jobs.life import Life  # noqa: E402
 from kit import clock, console, lock, publish  # noqa: E402
 
@@ -41,7 +42,7 @@ class Supervisor:
         self.folder, self.job = folder, contract.read(folder)
         self.process: subprocess.Popen | None = None
         self.life = Life(folder)
-        self.forecast = Forecast(self.job)
+        self.forecast, self.gpu = Forecast(self.job), GpuLoad(self.job.gpus)
         self.asked: int = 0  # the signal with which the run was asked to stop
         self.asked_at = 0.0
         self.hung = False
@@ -66,6 +67,7 @@ class Supervisor:
             self.life.why = "hung"
             with contextlib.suppress(OSError):
                 watchdog.record_hung(self.job)
+        self.gpu.end()
         self.life.end(code)
         if code > 128 and os.environ.get("TANDEM_REQUEUE") and self._has_time(spent):
             self.log("Slurm ends this life of the job, which may go on in another")
@@ -106,7 +108,7 @@ class Supervisor:
 
     def _look(self, spent: float, watch: watchdog.Watchdog) -> None:
         now, wish = time.monotonic(), self._wish()  # a clock that is set makes no run hang
-        self.life.seen()
+        self.life.seen(self.gpu.text)
         used = spent + self.life.seconds
         self.wished = self.wished or (bool(wish) and not self.asked)
         if wish == AT_ONCE or (self.asked and now - self.asked_at > GRACE_SECONDS):

@@ -10,7 +10,7 @@ from jobs.files import JobFolder
 from kit import console
 from transfer.host import Host, quote
 
-COLUMNS = ("job", "host", "engine", "state", "step", "loss", "eta", "heartbeat", "cost")
+COLUMNS = ("job", "host", "engine", "state", "step", "loss", "eta", "gpu", "heartbeat", "cost")
 LIST = """
 CDPATH= cd {root} 2>/dev/null || exit 0
 for file in .jobs/*/engine.json; do [ -f "$file" ] && echo "$file"; done
@@ -47,6 +47,7 @@ def row(host: Host, name: str) -> dict[str, Any]:
         "step": _steps(status),
         "loss": _number(status.get("loss")),
         "eta_seconds": None if state.over else _number(status.get("eta_seconds")),
+        "gpu": None if state.over else folder.gpu or None,
         "heartbeat_seconds": max(0.0, folder.now - beat) if beat and not state.over else None,
         "ended": folder.lives[-1]["ended"] if folder.lives and state.over else None,
         "seconds": contract.seconds(folder.lives + ([running] if running else [])),

@@ -12,16 +12,15 @@ from typing import Any
 from jobs import budget, engines, idle, several, submission, table
 from jobs import watch as watching
 from jobs.contract import Job
-from kit import console
+from kit import console, paths
 from transfer import address
 from transfer.host import Host, host_at, open_host
 
 
 def run(args: Any, settings: Any, host_name: str) -> int:
     """Submit a job, once: a second call finds the first one's job."""
-    names = (args.hosts or os.environ.get("HOSTS") or "").split()
-    if names:
-        return _run_on_several(args, settings, list(dict.fromkeys(names)))
+    if names := _hosts(args):
+        return _run_on_several(args, settings, names)
     request = _request(args)
     if args.engine == "sky":
         return _to_the_cloud(args, request, settings)
@@ -62,6 +61,22 @@ def _run_on_several(args: Any, settings: Any, names: list[str]) -> int:
             _submitted(args, hosts[name], *submission.submit(hosts[name], made))
         console.note(f"the run's files are on {order[0]}; a stop on any host stops all")
     return console.GOOD
+
+
+def _hosts(args: Any) -> list[str]:
+    """The names in HOSTS, each once."""
+    return list(dict.fromkeys((args.hosts or os.environ.get("HOSTS") or "").split()))
+
+
+def _with_the_run(args: Any, host_name: str) -> str:
+    """Of several hosts the one that has the run's files; HOST where it is named."""
+    names = [] if args.host or paths.host_variable() else _hosts(args)
+    for name in names:
+        with open_host(name) as host:
+            before = submission.existing(host, args.name)
+        if before and before[0].meeting.startswith(f"{before[0].address}:"):
+            return name
+    return names[0] if names else host_name
 
 
 def _request(args: Any) -> submission.Request:
@@ -149,22 +164,34 @@ def next_commands(host: Host, name: str) -> None:
 
 
 def watch(args: Any, settings: Any, host_name: str) -> int:
-    """Follow a job to its end; Ctrl-C leaves it alone and says what can be done."""
-    with open_host(host_name) as host:
+    """Follow a job to its end and keep its checkpoints; Ctrl-C leaves it alone and says what can
+    be done."""
+    from jobs import keeper, keeping
+
+    with open_host(_with_the_run(args, host_name)) as host:
         job, _ = submission.required(host, args.name)
         engine = engines.engine_of(job.engine)
         ask = (lambda: engine.state(host, job)) if job.engine == "slurm" else None
+        kept = None
+        if job.run_id and not args.no_keep:
+            keeper.remember(job)
+            bucket = _bucket(args, settings)
+            kept = keeping.KeepingInBackground(host.name, job, settings.keeper, bucket)
         try:
             return watching.follow(host, args.name, ask)
         except KeyboardInterrupt:
             console.note(f"\n{args.name} goes on on {host.name}")
             next_commands(host, args.name)
+            kept = None
             return 130
+        finally:
+            if kept:
+                kept.end()
 
 
 def stop(args: Any, settings: Any, host_name: str) -> int:
-    """Ask a job to stop with a checkpoint."""
-    with open_host(host_name) as host:
+    """Ask a job to stop with a checkpoint; on several hosts one of them asks all."""
+    with open_host(_with_the_run(args, host_name)) as host:
         job, _ = submission.required(host, args.name)
         engine = engines.engine_of(job.engine)
         state = engine.state(host, job)
@@ -182,10 +209,19 @@ def stop(args: Any, settings: Any, host_name: str) -> int:
 
 def resume(args: Any, settings: Any, host_name: str) -> int:
     """Go on with a job's run, on its host or, from what was kept here, on another."""
+    names = [] if args.host or paths.host_variable() else _hosts(args)
+    return max([_resume_on(args, settings, name, names) for name in names or [host_name]])
+
+
+def _resume_on(args: Any, settings: Any, host_name: str, names: list[str]) -> int:
+    """Go on with a job's run on one host. names: all of HOSTS, [] where the run has one host."""
     from jobs import keeper
 
     with open_host(host_name) as host:
         before = submission.existing(host, args.name)
+        if before and before[0].meeting and not names:
+            console.note(f"{args.name} is one run on {before[0].nodes} hosts, and waits for the "
+                         'others: HOSTS="gpu1 gpu2" resumes it on all')  # fmt: skip
         job = before[0] if before else keeper.take_to(host, args.name, _bucket(args, settings))
         if not before and job.engine in ("folder", "ssh"):
             job = dataclasses.replace(job, engine=submission.natural_engine(host))
@@ -197,7 +233,7 @@ def keep(args: Any, settings: Any, host_name: str) -> int:
     """Fetch finished checkpoints and metrics while a job runs, each verified."""
     from jobs import keeper
 
-    with open_host(host_name) as host:
+    with open_host(_with_the_run(args, host_name)) as host:
         bucket = _bucket(args, settings)
         return keeper.keep(host, args.name, settings.keeper, args.once, bucket)
 

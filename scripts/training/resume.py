@@ -54,6 +54,38 @@ def choose_run(
     return run, run_folder.last_checkpoint(run)
 
 
+def newest_on_all(run: Path, rank: int) -> Path | None:
+    """The newest checkpoint that every process has whole, each on its own disk; None for none.
+
+    Every process calls it. A host that died while it saved lacks what the others have finished.
+    Raises Problem where there are checkpoints and none of them is whole for every process.
+    """
+    from accelerate.utils import gather_object
+
+    whole = run_folder.whole_checkpoints(run)
+    exact = [folder.name for folder in whole if (folder / f"rng_state_{rank}.pth").exists()]
+    return newest_common(run, gather_object([([folder.name for folder in whole], exact)]))
+
+
+def newest_common(run: Path, answers: Sequence[tuple[list[str], list[str]]]) -> Path | None:
+    """The same from what each process has: (whole checkpoints, those with its random state).
+
+    One with the random state of each process comes first: without it the steps would differ.
+    """
+    for lists in ([exact for _, exact in answers], [whole for whole, _ in answers]):
+        if common := set(lists[0]).intersection(*lists[1:]):
+            return run / "checkpoints" / max(common, key=lambda n: int(n.rpartition("-")[2]))
+    lacking = [str(rank) for rank, (whole, _) in enumerate(answers) if not whole]
+    if len(lacking) == len(answers):
+        return None
+    raise console.Problem(
+        f"{run.name}: no checkpoint is whole on every host"
+        + (f"; process {', '.join(lacking)} has none" if lacking else ""),
+        "copy the newest folder of its checkpoints/ from the first host to the others, or start a "
+        "new run",
+    )
+
+
 def folder(run_id: str) -> Path:
     """The folder of the run with this id. Misuse for an id that is not a plain name."""
     if not RUN_ID.fullmatch(run_id):

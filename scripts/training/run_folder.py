@@ -131,12 +131,13 @@ def unfinished(root: Path | None = None, kinds: tuple[str, ...] = ("lora",)) -> 
     raise console.Problem("no unfinished run to resume", "start one without --resume")
 
 
-def last_checkpoint(run: Path) -> Path | None:
-    """The newest complete checkpoint: trainer_state.json is what the trainer writes last."""
+def whole_checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints, newest first: the trainer writes trainer_state.json last."""
 
     def step(folder: Path) -> int:
         return int(folder.name.rpartition("-")[2])
 
+    whole = []
     for folder in sorted((run / "checkpoints").glob("checkpoint-*[0-9]"), key=step, reverse=True):
         try:
             text = (folder / "trainer_state.json").read_text(encoding="utf-8")
@@ -144,8 +145,13 @@ def last_checkpoint(run: Path) -> Path | None:
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(state, dict) and state.get("global_step") == step(folder):
-            return folder
-    return None
+            whole.append(folder)
+    return whole
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The newest complete checkpoint; None where there is none."""
+    return next(iter(whole_checkpoints(run)), None)
 
 
 class RunFolder:

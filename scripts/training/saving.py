@@ -49,6 +49,33 @@ def plain_saving(trainer_class: type) -> type:
     return PlainSaving
 
 
+def saving_together(trainer_class: type) -> type:
+    """A trainer that drops old checkpoints once every process has saved the new one.
+
+    Hosts with disks of their own finish at different moments: a run in which one of them dies while
+    it saves goes on from the checkpoint before, which all must still have.
+    """
+
+    class SavingTogether(trainer_class):
+        def _save_checkpoint(self, *arguments, **keywords):
+            if self.args.world_size == 1:
+                super()._save_checkpoint(*arguments, **keywords)
+                return
+            from transformers.trainer_utils import rotate_checkpoints
+
+            limit, self.args.save_total_limit = self.args.save_total_limit, None
+            try:
+                super()._save_checkpoint(*arguments, **keywords)
+            finally:
+                self.args.save_total_limit = limit
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                best = self.state.best_model_checkpoint
+                rotate_checkpoints(self.args.output_dir, limit, best, use_mtime=True)
+
+    return SavingTogether
+
+
 def checkpoint_check(trainer) -> Any:
     """A callback that reads the names in each checkpoint's adapter; Problem for an empty one."""
     from transformers import TrainerCallback

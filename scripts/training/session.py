@@ -116,6 +116,8 @@ def train(recipe: TrainingRecipe, run: Path | None, checkpoint: Path | None) -> 
     shared = [os.path.relpath(path, work) if path else None for path in (run, checkpoint)]
     broadcast_object_list(shared)
     run, checkpoint = (work / path if path else None for path in shared)
+    if state.num_processes > 1:
+        checkpoint = resume.newest_on_all(run, state.process_index)
     if getattr(recipe.settings.training, "full_determinism", False):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS is loaded
     set_seed(recipe.settings.training.seed)  # before model and adapter: resume is bit-identical
@@ -128,6 +130,8 @@ def train(recipe: TrainingRecipe, run: Path | None, checkpoint: Path | None) -> 
     if state.is_main_process:
         before = _recorded_objective(run) if checkpoint else None
         writer = open_run(recipe, run, checkpoint, state.num_processes)
+    if writer or (os.environ.get(OWN_DISKS) and state.is_local_main_process):
+        saving.tidy_checkpoints(run, checkpoint)
     prints_to_stderr = contextlib.redirect_stdout(sys.stderr)  # PPOTrainer prints
     with failures.recorded(writer, recipe.out_of_memory), prints_to_stderr:
         code = _train(recipe, run, checkpoint, writer, state.num_processes, before)
@@ -151,7 +155,6 @@ def open_run(
     }
     status |= {} if recipe.kind == "lora" else {"kind": recipe.kind}
     writer.start(recipe.settings.model_dump(mode="json"), facts, **status)
-    saving.tidy_checkpoints(run, checkpoint)
     writer.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     writer.log(f"{recipe.title()} on {facts['device']}, {world_size} process(es)")
     for note in recipe.notes():
@@ -220,7 +223,7 @@ def stopped(recipe: TrainingRecipe, writer, trainer, signum: int) -> int:
 def session_trainer(trainer_class: type) -> type:
     """A TRL trainer as sessions need it: it stops in evaluations, saves whole adapters, resumes."""
     makers: tuple[Callable[[type], type], ...] = (
-        resumable, saving.plain_saving, stopping.stoppable)  # fmt: skip
+        resumable, saving.plain_saving, saving.saving_together, stopping.stoppable)  # fmt: skip
     for make in makers:
         trainer_class = make(trainer_class)
     return trainer_class

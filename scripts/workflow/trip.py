@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,14 @@ from kit import console, lock, paths
 from transfer.adapter_units import RUN_ID
 from workflow.stages import StageSeries, pulse
 
+# Options of the jobs in which a trip trains and evaluates, as scripts/jobs.py knows them.
+JOB_OPTIONS = {
+    "nodes": "machines (slurm)",
+    "gpus": "GPUs a machine; default one",
+    "partition": "Slurm's partition",
+    "budget": "the most that each job may cost",
+    "rate": "what an hour costs",
+}
 REHEARSAL = paths.ROOT / ".rehearsal"
 # The miniature travels up with the synthetic data; real base models never travel.
 MINIATURE = "data/synthetic/miniature"
@@ -44,10 +54,15 @@ class Trip:
 
     def __init__(self, args):
         self.rehearsal, self.raw, self.confirm = args.rehearse, args.raw, args.confirm
-        self.gpu, self.overrides, self.rate = args.gpu, args.overrides, args.rate
+        self.gpu, self.overrides = args.gpu, args.overrides
+        self.rate = float(args.rate) if args.rate else None
         self.name = args.name or ("rehearsal" if args.rehearse else "mapper-lora")
         home = REHEARSAL if self.rehearsal else paths.ROOT / ".cache" / "trip"
         self.engine = args.engine
+        given = {"engine": args.engine} | {name: getattr(args, name) for name in JOB_OPTIONS}
+        self.job_options = [f"--{name}={value}" for name, value in given.items() if value]
+        self.nodes, self.gpus = int(args.nodes or 1), int(args.gpus or 1)
+        self.uses_jobs = args.engine == "slurm" or not args.rehearse
         self.stages = StageSeries(home / "log")
         self.laptop = REHEARSAL / "laptop" if self.rehearsal else paths.workdir()
         self.host = args.host or (str(REHEARSAL / "host") if self.rehearsal else "")
@@ -77,6 +92,8 @@ class Trip:
     def manager(self, stage: str, *arguments: object) -> list[str]:
         """One stage of the training manager, which continues where it stopped."""
         words = [".venv-remote/bin/python", "scripts/training_manager.py", "--stage", stage]
+        if self.gpus > 1 and self.nodes == 1:
+            words += ["--processes", str(self.gpus)]
         return [*words, "--json", *map(str, arguments)]
 
     def on_host(self, *words: str, job: str = "") -> list[str]:
@@ -85,9 +102,13 @@ class Trip:
         return [str(paths.ROOT / "scripts" / "host_run.sh"), self.host, *detached, "--", *words]
 
     def job(self, verb: str, stage: str, *words: str) -> list[str]:
-        """scripts/jobs.py VERB for a stage that runs as a job; a rehearsal's is new."""
-        name = f"rehearsal-{os.getpid()}-{stage}" if self.rehearsal else stage
+        """scripts/jobs.py VERB for a stage that runs as a job."""
+        name = self.job_name(stage)
         return self.local("local", "jobs.py", verb, name, "--host", self.host, *words)
+
+    def job_name(self, stage: str) -> str:
+        """The name of a stage's job; a rehearsal's is new."""
+        return f"rehearsal-{os.getpid()}-{stage}" if self.rehearsal else stage
 
     def settings(self, confirmed: bool) -> list[str]:
         """The --set options of the trainer."""
@@ -159,16 +180,15 @@ def refuse_early(args) -> None:
 
 def _mistakes(args) -> list[tuple[bool, str, str]]:
     """(whether it was made, what is wrong, the remedy) of each mistake in a call."""
-    only_full = args.gpu or args.overrides or args.rate
+    only_full = args.gpu or args.overrides
     return [
         (bool(args.raw and not Path(args.raw).exists()),
          f"RAW={args.raw}: no such file or folder", "give a path that exists"),
         (args.full and not args.rehearse,
          "--full is a rehearsal", "add --rehearse (make rehearse FULL=1)"),
         (bool(only_full and not args.full),
-         "--gpu, --set and --rate belong to --full", "add --full, or FULL=1"),
-        (args.rate is not None and not 0 < args.rate < math.inf,
-         f"RATE={args.rate} is no price of an hour", "give a number: RATE=1.90"),
+         "--gpu and --set belong to --full", "add --full, or FULL=1"),
+        *_wrong_job_options(args),
         (not args.host and not args.rehearse,
          "no host was named", "HOST=gpu1, HOST=./folder, or host in configs/paths_config.json"),
         (args.engine not in ("", "folder", "ssh", "slurm"),
@@ -189,6 +209,28 @@ def _probe(host: str) -> None:
         cause = last.partition(": ")[2] or last
         code = done.returncode if done.returncode in (1, 2, 130, 143) else 1
         raise console.Problem(cause, code=code)
+
+
+def _wrong_job_options(args) -> Iterator[tuple[bool, str, str]]:
+    """The same for numbers that are none, and for machines that only Slurm gives."""
+    for name, what in (("rate", "price of an hour"), ("budget", "amount of money")):
+        text, word = getattr(args, name), name.upper()
+        yield (bool(text) and not _is_amount(text),
+               f"{word}={text} is no {what}", f"give a number: {word}=1.90")  # fmt: skip
+    for name in ("nodes", "gpus"):
+        text, word = getattr(args, name), name.upper()
+        yield (bool(text) and not re.fullmatch(r"[1-9]\d{0,3}", text),
+               f"{word}={text} is no count", f"give {word}=2")  # fmt: skip
+    yield (args.nodes not in ("", "1") and args.engine != "slurm",
+           f"NODES={args.nodes} needs ENGINE=slurm",
+           'make job-run HOSTS="gpu1 gpu2" trains on hosts of your own')  # fmt: skip
+
+
+def _is_amount(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
 
 
 @contextlib.contextmanager

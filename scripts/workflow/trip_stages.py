@@ -5,11 +5,12 @@ Each is a function (trip, stage) that runs commands of the kit and says what cam
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from config import options
-from kit import paths
+from kit import paths, publish
 from workflow.stages import Stage, StageFailed
 from workflow.trip import (
     MINIATURE,
@@ -18,6 +19,8 @@ from workflow.trip import (
     checked_metrics,
     checked_run_id,
 )
+
+MOST_JOBS = 100  # of one stage on one host, over all trips
 
 
 def set_up(trip: Trip, stage: Stage) -> None:
@@ -107,45 +110,77 @@ def plan(trip: Trip, stage: Stage) -> None:
 
 
 def train(trip: Trip, stage: Stage) -> None:
-    """The training, with both opt-ins. A real one is detached: it outlives the connection."""
+    """The training, with both opt-ins. A real one is a job: it outlives the connection."""
+    if trip.nodes > 1:
+        train_on_nodes(trip, stage)
+        return
     words = trip.manager("lora", "--confirm", *trip.settings(True))
-    if trip.engine == "slurm":
-        as_job(trip, stage, "train", words)
-    elif not trip.rehearsal:
-        try:
-            stage.run(trip.on_host(*words, job="train"), env=trip.host_env)
-        except StageFailed as failure:
-            if "is running already" not in failure.text:
-                raise
-        watch = [paths.ROOT / "scripts" / "host_watch.sh", trip.host, "train"]
-        stage.run(watch, env=trip.host_env)
+    if trip.uses_jobs:
+        as_job(trip, stage, "train", words, trip.manager("lora", *trip.settings(True)))
     answer = stage.json(trip.on_host(*words), env=trip.host_env)
     trip.result["run"] = checked_run_id(answer, trip.host)
     stage.set_fact(f"run {trip.result['run']}")
 
 
-def as_job(trip: Trip, stage: Stage, name: str, words: list[str]) -> None:
-    """Run words as a job of the trip's engine, to its end.
+def train_on_nodes(trip: Trip, stage: Stage) -> None:
+    """The training as a job of several machines: torchrun starts the trainer itself on each.
 
-    A login node has no GPU, and a job outlives the connection.
+    The job is named by what it trains, so the same trip again finds it.
     """
-    engine = ("--engine", trip.engine, "--confirm", "--", *words)
+    manifest = trip.laptop / "data" / "processed" / "manifest.json"
+    files = [manifest, paths.ROOT / "configs" / "training_config.yaml"]
+    facts = [publish.sha256(file) for file in files if file.is_file()] + trip.settings(True)
+    name = f"train-{hashlib.sha256(' '.join(facts).encode()).hexdigest()[:8]}"
     try:
-        stage.run(trip.job("run", name, *engine), env=trip.env)
+        words = (*trip.job_options, "--confirm", *trip.settings(True))
+        stage.run(trip.job("run", name, *words), env=trip.env)
+        stage.run(trip.job("watch", name), env=trip.env)
     except StageFailed as failure:
         if "is completed" not in failure.text:
             raise
-        return
-    stage.run(trip.job("watch", name), env=trip.env)
+    rows = stage.json(trip.job("list", name, "--json"), env=trip.env)["jobs"]
+    [row] = [row for row in rows if row["job"] == trip.job_name(name)]
+    trip.result["run"] = checked_run_id(row, trip.host)
+    stage.set_fact(f"run {trip.result['run']} on {trip.nodes} machines")
+
+
+def as_job(trip: Trip, stage: Stage, name: str, words: list[str], plan: list[str]) -> None:
+    """Run words of the manager as a job of the trip's engine, to its end.
+
+    A login node has no GPU, and a job outlives the connection. A job of this name that is completed
+    may be one of an earlier trip: `plan`, the words without --confirm, says whether work is left.
+    """
+    for number in range(1, MOST_JOBS):
+        job = name if number == 1 else f"{name}-{number}"
+        try:
+            confirmed = (*trip.job_options, "--confirm", "--", *words)
+            started = stage.run(trip.job("run", job, *confirmed), env=trip.env)
+            stage.run(trip.job("watch", job), env=trip.env)
+        except StageFailed as failure:
+            if "is completed" not in failure.text:
+                raise
+            started = "runs already"
+        if "runs already" not in started or not _is_work_left(trip, stage, plan):
+            return
+
+
+def _is_work_left(trip: Trip, stage: Stage, plan: list[str]) -> bool:
+    """Whether the manager on the host plans to do something."""
+    answer = stage.json(trip.on_host(*plan), env=trip.host_env)
+    tasks = checked_field(answer, trip.host, "stages", kind=dict)
+    states = [task.get("state") for task in tasks.values() if isinstance(task, dict)]
+    return "would run" in states
 
 
 def evaluate(trip: Trip, stage: Stage) -> None:
     """Base and adapter side by side on the validation rows."""
     few = {"eval:data.max_samples": 64, "eval:generation.max_new_tokens": 48}
     sets = options.set_words(few if trip.rehearsal else {})
-    words = trip.manager("eval", "--confirm", *sets, *trip.settings(True))
+    which = ["--run", trip.result["run"]] if trip.nodes > 1 else []
+    chosen = [*which, *sets, *trip.settings(True)]
+    words = trip.manager("eval", "--confirm", *chosen)
     if trip.engine == "slurm":
-        as_job(trip, stage, "evaluate", words)
+        as_job(trip, stage, "evaluate", words, trip.manager("eval", *chosen))
     answer = stage.json(trip.on_host(*words), env=trip.host_env)
     before = checked_metrics(answer.get("before"), trip.host)
     after = checked_metrics(answer.get("after"), trip.host)

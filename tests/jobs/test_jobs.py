@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from kit import publish
 from support.jobs_desk import STAND_IN, JobsDesk, kit_files
 from support.processes import wait_until
 
@@ -82,6 +83,24 @@ def test_a_kept_run_goes_on_at_another_host(desk, tmp_path):
     other.wait("moved", 0)
     assert "step 20/" not in other.log("moved"), "it began after the checkpoint that was kept"
     assert other.adapter("moved") == desk.adapter("whole")
+
+
+def test_watch_keeps_checkpoints_as_they_appear_and_the_adapter_at_the_end(desk, monkeypatch):
+    quick = desk.environment | {"TANDEM_KEEPER__EVERY_SECONDS": "0.1"}
+    monkeypatch.setattr(desk, "environment", quick)
+    desk.hold("step 25")
+    desk.train("observed")
+    desk.wait_held("step 25")
+    watching = desk.start(*desk.words("watch", "observed"))
+    run = desk.laptop / "adapters" / "runs" / desk.run_of("observed").name
+    lines = iter(watching.stderr.readline, "")
+    assert any("observed: checkpoint-10, checkpoint-20 kept" in line for line in lines)
+    assert (run / "checkpoints" / "checkpoint-20" / "trainer_state.json").exists()
+    desk.release()
+    _, errors = watching.communicate(timeout=120)
+    assert watching.returncode == 0 and "completed" in errors, errors
+    final = run / "final" / "adapter_model.safetensors"
+    assert publish.sha256(final) == desk.adapter("whole")
 
 
 def test_ctrl_c_in_watch_leaves_the_job_alone_and_says_what_can_be_done(desk):

@@ -226,6 +226,21 @@ def test_the_batch_script_asks_for_what_the_job_needs():
 
 
 @pytest.mark.parametrize(
+    ("option", "seconds", "warning"),
+    [
+        ("--time=90", 5400, 300), ("--time 1", 60, 30), ("-t10", 600, 150), ("-t 2:30", 150, 37),
+        ("--time=24:00:00", 86_400, 300), ("--time=1-0", 86_400, 300),
+        ("--time=1-12:30", 131_400, 300), ("--time=0-0:01:00", 60, 30),
+        ("--time=UNLIMITED", 0, 300), ("--time-min=5", 0, 300), ("--account=t", 0, 300),
+    ],
+)  # fmt: skip
+def test_the_sites_time_sets_how_early_slurm_warns(option, seconds, warning):
+    job = dataclasses.replace(JOB, engine="slurm", extra=("--account=x", option))
+    assert slurm_scripts.site_seconds(job.extra) == seconds
+    assert f"#SBATCH --signal=B:USR2@{warning}\n" in slurm_scripts.batch_script(job)
+
+
+@pytest.mark.parametrize(
     ("text", "code", "line"),
     [
         ("sbatch: error: invalid partition specified: none sbatch: error: Batch job "
@@ -260,13 +275,19 @@ def test_ordinary_site_options_pass():
 def test_the_table_shows_what_is_known_and_a_dash_for_the_rest():
     rows = [
         {"job": "train", "host": "gpu1", "engine": "ssh", "state": "running", "step": "120/900",
-         "loss": 1.23456, "eta_seconds": 75.0, "heartbeat_seconds": 3.0, "cost": 4.1},
+         "loss": 1.23456, "eta_seconds": 75.0, "gpu": "87 % 21/80 GB",
+         "heartbeat_seconds": 3.0, "cost": 4.1},
         {"job": "x", "host": "gpu1", "engine": None, "state": "damaged", "why": "…"},
     ]  # fmt: skip
     head, first, second = table.lines(rows)
     assert head.split() == list(table.COLUMNS)
-    assert "1.235" in first and "1 min 15 s" in first and first.endswith("4.10")
-    assert second.split() == ["x", "gpu1", "-", "damaged", "-", "-", "-", "-", "-"]
+    assert (
+        "1.235" in first
+        and "1 min 15 s" in first
+        and "87 % 21/80 GB" in first
+        and first.endswith("4.10")
+    )
+    assert second.split() == ["x", "gpu1", "-", "damaged", "-", "-", "-", "-", "-", "-"]
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "-x", "x" * 65])

@@ -226,3 +226,34 @@ def test_a_job_at_the_end_of_its_own_time_is_not_queued_again(desk, slurm):
     desk.release()
     desk.jobs("resume", "capped")
     must_end_as_the_whole(desk, "capped")
+
+
+def site_option(desk, option):
+    """The variable that gives the desk's host an option of its site, as configs/jobs.yaml does."""
+    return {f"TANDEM_HOSTS__{desk.host.upper()}__EXTRA": f'["{option}"]'}
+
+
+def test_a_minute_of_the_site_passes_and_the_job_is_queued_again(desk, slurm, monkeypatch):
+    """Nobody shortens anything: Slurm warns before the end of the time that the site gives."""
+    monkeypatch.setattr(desk, "environment", desk.environment | site_option(desk, "--time=1"))
+    job = begin(desk, "minute", "step 15")
+    assert "#SBATCH --signal=B:USR2@30" in (desk.there / ".jobs/minute/batch.sh").read_text()
+    desk.wait_for(lambda: slurm.word(job) == "PENDING", "minute")
+    assert "stops with a checkpoint" in desk.log("minute") and desk.state("minute") == "queued"
+    desk.release()
+    slurm.begin_now(job)
+    must_end_as_the_whole(desk, "minute")
+    assert desk.log("minute").count("step 16/") == 1, "it went on from where it stopped"
+
+
+def test_a_job_that_hears_no_warning_is_killed_at_its_time_and_goes_on(desk, slurm, monkeypatch):
+    monkeypatch.setattr(desk, "environment", desk.environment | site_option(desk, "--time=1"))
+    (desk.there / "deaf").touch()
+    job = begin(desk, "deaf", "step 15")
+    desk.wait_for(lambda: slurm.word(job) not in ("RUNNING", "COMPLETING"), "deaf")
+    (desk.there / "deaf").unlink()
+    assert "DUE TO TIME LIMIT" in desk.log("deaf") and desk.state("deaf") == "gone"
+    desk.release()
+    assert "goes on" in desk.train("deaf")
+    must_end_as_the_whole(desk, "deaf")
+    assert desk.log("deaf").count("step 11/") == 2, "it went on from checkpoint 10"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -148,6 +149,26 @@ def test_an_exit_file_without_a_code_is_no_end_and_no_endless_watch(desk, garbag
 
 
 @pytest.mark.slow
+def test_a_detached_command_of_the_same_name_is_no_job_and_is_not_written_over(desk):
+    words = [str(ROOT / "scripts" / "host_run.sh"), str(desk.host), "--detach", "plain", "--"]
+    hold = "while [ ! -e enough ]; do sleep 0.02; done"
+    subprocess.run([*words, "sh", "-c", hold], check=True, capture_output=True)
+    host = desk.host_here()
+    try:
+        for verb in ("watch", "stop"):
+            code, printed = desk.jobs(verb, "plain")
+            assert code == 2 and "plain on" in printed and "host_watch.sh" in printed
+        with pytest.raises(console.Problem, match="runs on .*; or give another NAME"):
+            submission.submit(host, dataclasses.replace(JOB, name="plain"))
+        (desk.there / "enough").touch()
+        wait_until((desk.folder.parent / "plain" / "exit").exists)
+        assert submission.existing(host, "plain") is None
+    finally:
+        (desk.there / "enough").touch()
+        host.close()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"cap_seconds": -1}, {"words": []}, {"name": 5}], ids=str)
 def test_the_supervisor_ends_with_one_line_where_its_job_is_damaged(desk, changes):
     desk.describe(changes)
@@ -245,6 +266,29 @@ def test_the_lock_of_a_laptop_that_was_cut_off_ends_by_itself(desk):
     finally:
         host.close()
     assert not lock.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("owner", "taken"),
+    [("{here} {dead}", True), ("{here} {alive}", False), ("ab12-other {dead}", False),
+     ("{here} x", False), ("{here} -1", False), ("", False), ("\x1b[31m$(touch x)", False)],
+)  # fmt: skip
+def test_the_lock_of_a_killed_command_of_this_machine_is_taken_over(desk, owner, taken):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    lock = desk.there / ".jobs" / ".train.submitting"
+    lock.mkdir()
+    facts = {"here": files._this_machine(), "dead": ended.pid, "alive": os.getpid()}
+    (lock / "owner").write_text(owner.format(**facts) + "\n")
+    host = desk.host_here()
+    try:
+        outcome = contextlib.nullcontext() if taken else pytest.raises(console.Problem)
+        with outcome, files.submitting(host, "train"):
+            pass
+    finally:
+        host.close()
+    assert lock.exists() is not taken
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@
 Tests copy it over a host's scripts/lora_trainer.py. Every step hashes the one before it, so a step
 that is lost or made twice gives another adapter. The file `hold` in the checkout names where the
 next training waits (`loading`, `step 23`, `saving 20`, `evaluating 20`, `final`) until that file
-is gone or a signal comes; it writes the place into `held` while it waits there.
+is gone or a signal comes; it writes the place into `held` while it waits there. With a file `deaf`
+in the checkout no signal ends its wait.
 """
 
 import argparse
@@ -26,8 +27,10 @@ RECEIVED: list[int] = []
 
 def wait_while_held(place: str) -> None:
     """Wait while the file `hold` names this place."""
-    hold, held = Path("hold"), Path("held")
-    while hold.exists() and hold.read_text().strip() == place and not RECEIVED:
+    hold, held, deaf = Path("hold"), Path("held"), Path("deaf")
+    while hold.exists() and hold.read_text().strip() == place:
+        if RECEIVED and not deaf.exists():
+            break
         held.write_text(place)
         time.sleep(0.01)
     held.unlink(missing_ok=True)

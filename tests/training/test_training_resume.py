@@ -126,6 +126,31 @@ def test_a_damaged_status_is_named_and_hides_no_other_run(runs, capsys, text):
     assert "b-bad/status.json: damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("answers", "step"),
+    [
+        ([([], []), ([], [])], None),
+        ([(["40", "20"], ["40", "20"]), (["20"], ["20"])], "20"),  # the second died in saving 40
+        ([(["40", "20"], ["20"]), (["40", "20"], ["40", "20"])], "20"),
+        ([(["40", "20"], ["40", "20"]), (["40", "20"], [])], "40"),  # copied from another host
+        ([(["100", "20"], ["100", "20"]), (["20", "100"], ["20", "100"])], "100"),
+    ],
+)
+def test_processes_go_on_from_the_newest_checkpoint_that_all_have(runs, answers, step):
+    named = [tuple([f"checkpoint-{n}" for n in names] for names in lists) for lists in answers]
+    chosen = resume.newest_common(runs / "a", named)
+    assert chosen == (step and runs / "a" / "checkpoints" / f"checkpoint-{step}")
+
+
+def test_without_a_common_checkpoint_no_process_begins_anew(runs):
+    """Else a replaced host would end what the others have: a new run removes old checkpoints."""
+    first = (["checkpoint-40"], ["checkpoint-40"])
+    with pytest.raises(console.Problem, match="process 1 has none; copy the newest folder"):
+        resume.newest_common(runs / "a", [first, ([], [])])
+    with pytest.raises(console.Problem, match="whole on every host; copy"):
+        resume.newest_common(runs / "a", [first, (["checkpoint-20"], [])])
+
+
 @pytest.mark.parametrize(("text", "expected"), [(None, "missing"), ("a: [", "damaged")])
 def test_a_run_without_its_configuration_cannot_go_on(runs, text, expected):
     run = write(runs / "four", state="stopped")

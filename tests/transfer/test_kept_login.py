@@ -6,6 +6,7 @@ import os
 import pty
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -160,8 +161,10 @@ def on_a_terminal(config, answer, *words):
 
 
 @pytest.mark.slow
-def test_a_login_is_offered_once_on_a_terminal_and_kept(server, place, monkeypatch):
-    config = server("--password", PASSWORD)
+@pytest.mark.parametrize("wanted", ["--password", "--code"])
+def test_a_login_is_offered_once_on_a_terminal_and_kept(server, place, monkeypatch, wanted):
+    """--code: the key, then a word that PAM asks for, as with a second factor."""
+    config = server(wanted, PASSWORD)
     (place / "sshd" / "home" / "kit").mkdir()
     code, _, errors = quiet_run(config, "echo", "there")
     assert (
@@ -175,6 +178,9 @@ def test_a_login_is_offered_once_on_a_terminal_and_kept(server, place, monkeypat
     socket = kept_login.kept_socket("gpu-test")
     try:
         assert quiet_run(config, "echo", "again") == (0, "again\n", "")
+        listing = [sys.executable, ROOT / "scripts" / "jobs.py", "list", "--host", "gpu-test"]
+        listed = subprocess.run(listing, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        assert (listed.returncode, listed.stderr) == (0, "") and "no jobs" in listed.stdout
     finally:
         subprocess.run(["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "gpu-test"],
                        check=True, stderr=subprocess.DEVNULL)  # fmt: skip

@@ -27,6 +27,11 @@ def make(*words, env=None):
         (["--rehearse", "--host", "gpu1; touch x"], 2, "gpu1; touch x"),
         (["--rehearse", "--host", "-oProxyCommand=touch x"], 2, "-oProxyCommand"),
         ([], 2, "no host was named; HOST=gpu1"),
+        (["--host", "./x", "--nodes", "2"], 2, "NODES=2 needs ENGINE=slurm; make job-run HOSTS="),
+        (["--host", "./x", "--gpus", "many"], 2, "GPUS=many is no count"),
+        (["--host", "./x", "--nodes", "0"], 2, "NODES=0 is no count"),
+        (["--host", "./x", "--budget", "nan"], 2, "BUDGET=nan is no amount of money"),
+        (["--host", "./x", "--rate", "-1"], 2, "RATE=-1 is no price of an hour"),
     ],
 )
 def test_a_wrong_call_ends_before_any_work(command, words, code, expected):
@@ -127,8 +132,8 @@ def test_a_field_of_a_hosts_answer_has_its_type(answer):
 def test_the_whole_trip_works_through_a_login_node_of_slurm(tmp_path):
     with SlurmCluster(tmp_path / "slurm") as slurm:
         host = tmp_path / "login"
-        report = rehearse(HOST=str(host), ENGINE="slurm", **slurm.variables)
+        report = rehearse(HOST=str(host), ENGINE="slurm", NODES="2", **slurm.variables)
     jobs = sorted(p.name for p in (host / "tandem-rehearsal" / ".jobs").iterdir())
-    assert [name.rpartition("-")[2] for name in jobs] == ["evaluate", "train"]
+    assert [name.split("-")[2] for name in jobs] == ["evaluate", "train"]
     assert all((host / "tandem-rehearsal" / ".jobs" / n / "job.id").exists() for n in jobs)
     assert report["run"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from jobs.contract import Job
 from jobs.engines.shell import SUPERVISOR
 from jobs.several import PASS_ON_AND_WAIT
@@ -114,6 +116,25 @@ def hours(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
+TIME_OPTION = re.compile(r"(?:--time[= ]|-t ?)(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+
+
+def site_seconds(options: tuple[str, ...]) -> float:
+    """The time limit in options such as --time=24:00:00 or -t 90, in seconds; 0 for none.
+
+    Slurm reads M, M:S, H:M:S, D-H, D-H:M and D-H:M:S.
+    """
+    seconds = 0.0
+    for option in options:
+        if match := TIME_OPTION.fullmatch(option.strip()):
+            days, *parts = (int(part or 0) for part in match.groups())
+            if match[1] is None and match[4] is None:
+                parts = [0, *parts[:2]]  # minutes and seconds
+            hours, minutes, rest = parts
+            seconds = 86400.0 * days + 3600 * hours + 60 * minutes + rest
+    return seconds
+
+
 def batch_script(job: Job) -> str:
     """The script that sbatch gets. Site lines (`extra`) come last, so that they hold."""
     more = []
@@ -122,8 +143,9 @@ def batch_script(job: Job) -> str:
     if job.gpus:
         more.append(f"#SBATCH --gpus-per-node={job.gpus}")
     more += [f"#SBATCH {option}" for option in job.extra]
+    warning = job.warning_seconds(site_seconds(job.extra))
     return BATCH.format(
-        name=job.name, warning=job.warning_seconds, nodes=job.nodes, more="\n".join(more),
+        name=job.name, warning=warning, nodes=job.nodes, more="\n".join(more),
         restarts=job.max_restarts, supervisor=" ".join(SUPERVISOR), wait=PASS_ON_AND_WAIT,
     )  # fmt: skip
 
