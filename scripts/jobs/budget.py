@@ -8,6 +8,7 @@ from typing import Any
 from jobs import contract
 from kit import console
 
+SHORTEST_SECONDS = 60.0  # Slurm counts no less
 LONGEST_SECONDS = 3650 * 86400.0  # ten years: a limit that no engine refuses as a number
 
 
@@ -36,6 +37,16 @@ def cap_seconds(budget: float, rate: float, storage_rate: float, save_seconds: f
             f"give at least BUDGET={needed:.2f}, or lower budget.save_seconds in configs/jobs.yaml",
         )
     return min(seconds, LONGEST_SECONDS)
+
+
+def time_seconds(hours: float) -> float:
+    """The seconds of a time limit. Misuse for one in which no run could save anything."""
+    if 3600 * hours < SHORTEST_SECONDS:
+        raise console.Misuse(
+            f"--time {hours:g} is {console.duration(3600 * hours)}, and it counts hours",
+            "give at least a minute: --time 0.02",
+        )
+    return min(3600 * hours, LONGEST_SECONDS)
 
 
 def refuse_too_long(estimate_seconds: float | None, cap: float, rate: float) -> None:

@@ -33,6 +33,12 @@ ENGINES = ("folder", "ssh", "slurm", "sky")
 GO_ON = ("--resume", "--run-id")
 
 
+def check_name(name: str) -> None:
+    """Misuse for what is no name of a job: it becomes a path and a word of scripts."""
+    if not NAME.fullmatch(name):
+        raise console.Misuse(f"NAME={name!r}", "use letters, digits, _ and -")
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What engine.json says. `words`: the command less its run id; `run_id` '' for any command."""

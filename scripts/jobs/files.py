@@ -43,14 +43,14 @@ CDPATH= cd {root} 2>/dev/null || exit 97
 mkdir -p .jobs || exit 1
 [ -z "$(find {lock} -maxdepth 0 -mmin +5 2>/dev/null)" ] || rm -rf {lock}
 if ! mkdir {lock} 2>/dev/null; then
-  [ -d {lock} ] && {{ head -c 200 {lock}/owner >&2; exit 98; }}
+  [ -d {lock} ] && {{ readlink {lock}/owner | head -c 200 >&2; exit 98; }}
   mkdir {lock} || exit 1
 fi
-echo {owner} >{lock}/owner
+ln -s {owner} {lock}/owner 2>/dev/null || : # a full disk takes no file, but mostly a link
 """
 RELEASE = """
 CDPATH= cd {root} || exit 97
-[ "$(head -c 200 {lock}/owner 2>/dev/null)" != {owner} ] || rm -rf {lock}
+case $(readlink {lock}/owner 2>/dev/null) in (''|{owner}) rm -rf {lock} ;; esac
 """
 
 
@@ -71,7 +71,8 @@ class JobFolder:
 
 
 def read_folder(host: Host, name: str) -> JobFolder:
-    """Look at .jobs/NAME there. Misuse where there is none."""
+    """Look at .jobs/NAME there. Misuse where there is none, or the name is no name."""
+    contract.check_name(name)
     script = ALIVE + LOOK.format(root=quote(host.root), name=name)
     try:
         output = host.run(script, repeatable=True, limits=AnswerLimits(stdout=1 << 18, silence=60))

@@ -55,8 +55,7 @@ def choose_engine(request: Request, host: Host, section: Any) -> str:
 
 def make(request: Request, host: Host, settings: Any) -> Job:
     """The Job for a request on a host. settings: the JobsConfig."""
-    if not contract.NAME.fullmatch(request.name):
-        raise console.Misuse(f"NAME={request.name!r}", "use letters, digits, _ and -")
+    contract.check_name(request.name)
     section = settings.hosts.get(host.name)
     engine = choose_engine(request, host, section)
     amount = request.budget or settings.budget.amount or 0.0
@@ -100,7 +99,7 @@ def limits(request: Request, amount: float, section: Any, settings: Any) -> tupl
         storage = section.storage_rate if section else 0.0
         cap = budget.cap_seconds(amount, rate, storage, settings.budget.save_seconds)
     if request.time_limit:
-        cap = min(cap or float("inf"), 3600 * request.time_limit)
+        cap = min(cap or float("inf"), budget.time_seconds(request.time_limit))
     return rate, cap
 
 
@@ -195,10 +194,11 @@ def _submit_alone(host: Host, job: Job) -> tuple[Job, str]:
 
 
 def existing(host: Host, name: str) -> tuple[Job, files.JobFolder] | None:
-    """The job of that name on the host, None where there is none.
+    """The job of that name on the host, None where there is none. Misuse for what is no name.
 
     A command of host_run.sh --detach has its folder there, too: Problem while it runs.
     """
+    contract.check_name(name)
     try:
         folder = files.read_folder(host, name)
     except console.Misuse:

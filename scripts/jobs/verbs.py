@@ -16,6 +16,8 @@ from kit import console, paths
 from transfer import address
 from transfer.host import Host, host_at, open_host
 
+MOST = 10_000  # machines, and GPUs a machine, that a job may name (jobs/contract.py)
+
 
 def run(args: Any, settings: Any, host_name: str) -> int:
     """Submit a job, once: a second call finds the first one's job."""
@@ -115,7 +117,7 @@ def _check_numbers(args: Any) -> None:
             raise console.Misuse(
                 f"--{name} {value:g}", f"give a number above 0, or leave {name.upper()} out"
             )
-    if args.nodes < 1 or args.gpus < 0:
+    if not (1 <= args.nodes < MOST and 0 <= args.gpus < MOST):
         raise console.Misuse("--nodes and --gpus count machines and GPUs", "--nodes 2 --gpus 8")
 
 

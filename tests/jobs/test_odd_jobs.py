@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from config.schemas.jobs import JobsConfig
-from jobs import contract, files, submission, table, verbs, watch
+from jobs import budget, contract, files, submission, table, verbs, watch
 from jobs.contract import Job
 from kit import console
 from support.checkout import ROOT
@@ -207,6 +207,34 @@ def test_a_number_that_is_none_is_refused_and_never_means_no_limit(name, value):
         verbs._check_numbers(args)
 
 
+@pytest.mark.parametrize(("nodes", "gpus"), [(0, 0), (-1, 0), (10_000, 0), (1, -1), (1, 10**9)])
+def test_a_count_that_no_job_can_hold_is_refused(nodes, gpus):
+    args = argparse.Namespace(budget=None, rate=None, time=None, nodes=nodes, gpus=gpus)
+    with pytest.raises(console.Misuse, match="count machines and GPUs"):
+        verbs._check_numbers(args)
+
+
+@pytest.mark.parametrize("hours", [1e-9, 1 / 61, 5e-324])
+def test_a_time_limit_below_a_minute_is_refused(hours):
+    with pytest.raises(console.Misuse, match=r"it counts hours; give at least a minute"):
+        budget.time_seconds(hours)
+    assert budget.time_seconds(1e300) == budget.LONGEST_SECONDS
+    assert budget.time_seconds(0.025) == 90
+
+
+@pytest.mark.parametrize("name", ["", "../x", "x; touch y", "*", "$(touch y)", "a b", "Ä", "x\n"])
+def test_no_verb_takes_a_name_that_is_none(desk, name):
+    """It would become a word of a script there."""
+    host = desk.host_here()
+    try:
+        for look in (submission.required, submission.existing, files.read_folder):
+            with pytest.raises(console.Misuse, match="use letters, digits"):
+                look(host, name)
+    finally:
+        host.close()
+    assert not (desk.there / "y").exists()
+
+
 @pytest.mark.parametrize(("amount", "rate"), [(1e300, 1e-300), (1e12, 0.01), (5.0, 1e-12)])
 def test_a_budget_for_ever_is_a_limit_that_every_engine_can_write(amount, rate):
     request = submission.Request("x", budget=amount, rate=rate)
@@ -280,7 +308,8 @@ def test_the_lock_of_a_killed_command_of_this_machine_is_taken_over(desk, owner,
     lock = desk.there / ".jobs" / ".train.submitting"
     lock.mkdir()
     facts = {"here": files._this_machine(), "dead": ended.pid, "alive": os.getpid()}
-    (lock / "owner").write_text(owner.format(**facts) + "\n")
+    if owner:
+        (lock / "owner").symlink_to(owner.format(**facts))
     host = desk.host_here()
     try:
         outcome = contextlib.nullcontext() if taken else pytest.raises(console.Problem)
