@@ -59,8 +59,7 @@ class Trip:
         self.name = args.name or ("rehearsal" if args.rehearse else "mapper-lora")
         home = REHEARSAL if self.rehearsal else paths.ROOT / ".cache" / "trip"
         self.engine = args.engine
-        given = {"engine": args.engine} | {name: getattr(args, name) for name in JOB_OPTIONS}
-        self.job_options = [f"--{name}={value}" for name, value in given.items() if value]
+        self._job_options = {name: getattr(args, name) for name in JOB_OPTIONS}
         self.nodes, self.gpus = int(args.nodes or 1), int(args.gpus or 1)
         self.uses_jobs = args.engine == "slurm" or not args.rehearse
         self.stages = StageSeries(home / "log")
@@ -105,6 +104,11 @@ class Trip:
         """scripts/jobs.py VERB for a stage that runs as a job."""
         name = self.job_name(stage)
         return self.local("local", "jobs.py", verb, name, "--host", self.host, *words)
+
+    def job_options(self, **changes: str) -> list[str]:
+        """The options of a stage's job that the call gave; '' in `changes` leaves one out."""
+        given = {"engine": self.engine} | self._job_options | changes
+        return [f"--{name}={value}" for name, value in given.items() if value]
 
     def job_name(self, stage: str) -> str:
         """The name of a stage's job; a rehearsal's is new."""

@@ -132,7 +132,7 @@ def train_on_nodes(trip: Trip, stage: Stage) -> None:
     facts = [publish.sha256(file) for file in files if file.is_file()] + trip.settings(True)
     name = f"train-{hashlib.sha256(' '.join(facts).encode()).hexdigest()[:8]}"
     try:
-        words = (*trip.job_options, "--confirm", *trip.settings(True))
+        words = (*trip.job_options(), "--confirm", *trip.settings(True))
         stage.run(trip.job("run", name, *words), env=trip.env)
         stage.run(trip.job("watch", name), env=trip.env)
     except StageFailed as failure:
@@ -144,8 +144,10 @@ def train_on_nodes(trip: Trip, stage: Stage) -> None:
     stage.set_fact(f"run {trip.result['run']} on {trip.nodes} machines")
 
 
-def as_job(trip: Trip, stage: Stage, name: str, words: list[str], plan: list[str]) -> None:
-    """Run words of the manager as a job of the trip's engine, to its end.
+def as_job(
+    trip: Trip, stage: Stage, name: str, words: list[str], plan: list[str], **options: str
+) -> None:
+    """Run words of the manager as a job of the trip's engine, on one machine, to its end.
 
     A login node has no GPU, and a job outlives the connection. A job of this name that is completed
     may be one of an earlier trip: `plan`, the words without --confirm, says whether work is left.
@@ -153,8 +155,8 @@ def as_job(trip: Trip, stage: Stage, name: str, words: list[str], plan: list[str
     for number in range(1, MOST_JOBS):
         job = name if number == 1 else f"{name}-{number}"
         try:
-            confirmed = (*trip.job_options, "--confirm", "--", *words)
-            started = stage.run(trip.job("run", job, *confirmed), env=trip.env)
+            chosen = (*trip.job_options(nodes="", **options), "--confirm", "--", *words)
+            started = stage.run(trip.job("run", job, *chosen), env=trip.env)
             stage.run(trip.job("watch", job), env=trip.env)
         except StageFailed as failure:
             if "is completed" not in failure.text:
@@ -180,7 +182,8 @@ def evaluate(trip: Trip, stage: Stage) -> None:
     chosen = [*which, *sets, *trip.settings(True)]
     words = trip.manager("eval", "--confirm", *chosen)
     if trip.engine == "slurm":
-        as_job(trip, stage, "evaluate", words, trip.manager("eval", *chosen))
+        one = {"gpus": "1"} if trip.gpus > 1 else {}
+        as_job(trip, stage, "evaluate", words, trip.manager("eval", *chosen), **one)
     answer = stage.json(trip.on_host(*words), env=trip.host_env)
     before = checked_metrics(answer.get("before"), trip.host)
     after = checked_metrics(answer.get("after"), trip.host)
