@@ -19,6 +19,7 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def check_name(name: str) -> None:
     """Misuse for what is no name of a job: it becomes a path and a word of scripts."""
     if not NAME.fullmatch(name):
         raise console.Misuse(f"NAME={name!r}", "use letters, digits, _ and -")
+
+
+def make_command(verb: str, host: str, name: str = "train") -> str:
+    """What to type for a verb: 'make watch HOST=gpu1', with NAME where it is not the default."""
+    chosen = f" NAME={name}" if name != "train" else ""
+    return f"make {verb} HOST={shlex.quote(host)}{chosen}"
 
 
 @dataclasses.dataclass(frozen=True)

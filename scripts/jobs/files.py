@@ -79,7 +79,7 @@ def read_folder(host: Host, name: str) -> JobFolder:
     except ScriptFailed as failed:
         if failed.exit_code in (96, 97):
             raise console.Misuse(
-                f"no job {name} at {host.place}", f"scripts/jobs.py list --host {host.name}"
+                f"no job {name} at {host.place}", contract.make_command("jobs", host.name)
             ) from None
         raise
     return parse_folder(output.decode("utf-8", "replace"))

@@ -124,7 +124,7 @@ def take_to(host: Host, name: str, bucket: str = "") -> contract.Job:
     if not file.is_file():
         raise console.Misuse(
             f"no job {name} at {host.place}, and none was kept here",
-            f"scripts/jobs.py run {name} --host {host.name} starts one",
+            f"{contract.make_command('job-run', host.name, name)} starts one",
         )
     job = contract.parse(file.read_text(encoding="utf-8"), str(file))
     run = paths.folder("runs") / job.run_id
@@ -132,7 +132,7 @@ def take_to(host: Host, name: str, bucket: str = "") -> contract.Job:
     if not latest:
         raise console.Problem(
             f"no checkpoint of {job.run_id} is here",
-            f"scripts/jobs.py run {name} --host {host.name} begins anew under another NAME",
+            f"{contract.make_command('job-run', host.name, 'NEW')} begins anew under another name",
         )
     try:
         host.run(UNPACK.format(root=quote(host.root), run=job.run_id), packed(run, latest[0]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,15 @@ from typing import Any
 from config import options
 from jobs import budget, contract, engines, files
 from jobs.contract import Job
+from jobs.detached import no_kit
 from kit import clock, console, paths, publish
-from transfer.host import Host, quote
+from transfer.host import Host, ScriptFailed, quote
 
+PLAN = """
+CDPATH= cd {root} 2>/dev/null || exit 97
+[ -x {python} ] || exit 95
+{{ {command}; }} </dev/null 2>&1 || exit 0
+"""
 TRAINER = (".venv-remote/bin/python", "scripts/lora_trainer.py")
 
 
@@ -82,8 +89,8 @@ def make(request: Request, host: Host, settings: Any) -> Job:
         max_restarts=settings.watchdog.max_restarts,
         hung_factor=settings.watchdog.hung_factor,
         hung_seconds=settings.watchdog.hung_seconds,
-        notify=settings.at_end.notify or "",
-        stop_command=settings.at_end.stop or "",
+        notify=os.environ.get("NOTIFY_CMD") or settings.at_end.notify or "",
+        stop_command=os.environ.get("STOP_CMD") or settings.at_end.stop or "",
         grace_seconds=settings.at_end.grace_seconds,
         submitted=time.time(),
         manifest_sha256=publish.sha256(manifest) if manifest.is_file() else "",
@@ -240,11 +247,30 @@ def required(host: Host, name: str) -> tuple[Job, files.JobFolder]:
 
 
 def plan_seconds(host: Host, job: Job) -> float | None:
-    """What the trainer's own plan on the host estimates, None where it says nothing."""
+    """What the trainer's own plan on the host estimates, None where it says nothing.
+
+    Problem where there is no kit or no training environment. A plan that failed is warned about.
+    """
     words = [word for word in job.words if word not in ("--confirm-run", "--gpus", "auto")]
-    script = f"CDPATH= cd {quote(host.root)} || exit 97\n{' '.join(map(quote, [*words, '--json']))}"
-    output = host.run(f"{{ {script}\n}} </dev/null || true", repeatable=True)
-    return parse_seconds(output.decode("utf-8", "replace"))
+    command = " ".join(map(quote, [*words, "--json"]))
+    try:
+        output = host.run(
+            PLAN.format(root=quote(host.root), python=quote(words[0]), command=command),
+            repeatable=True,
+        )
+    except ScriptFailed as failed:
+        if failed.exit_code == 97:
+            raise no_kit(host) from None
+        if failed.exit_code == 95:
+            raise console.Problem(
+                f"{host.name} has no training environment", f"make setup-remote HOST={host.name}"
+            ) from None
+        raise
+    text = output.decode("utf-8", "replace")
+    if not any(line.startswith("{") for line in text.splitlines()):
+        cause = console.printable(console.last_line(text, "it printed nothing"))
+        console.warn(f"{host.name}: the trainer's plan failed there: {cause}")
+    return parse_seconds(text)
 
 
 def parse_seconds(text: str) -> float | None:

@@ -88,7 +88,26 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
             "cost": f"{cost:.2f}" if cost is not None else None,
         }
         cells.append([str(shown.get(c, made.get(c)) or "-") for c in COLUMNS])
-    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    return aligned(cells)
+
+
+def cost_lines(rows: list[dict[str, Any]], total: float) -> list[str]:
+    """What each job took, and the sum; jobs whose rate nobody gave are counted beside it."""
+    cells = [["job", "host", "time", "cost"]]
+    for made in rows:
+        damaged, cost = made["state"] == "damaged", made.get("cost")
+        time = "damaged" if damaged else console.duration(made.get("seconds") or 0.0)
+        cells.append([made["job"], made["host"], time,
+                      "rate unknown" if cost is None else f"{cost:.2f}"])  # fmt: skip
+    unknown = sum(made.get("cost") is None for made in rows)
+    addition = f" and {unknown} of unknown cost" if unknown else ""
+    cells.append(["together", "", "", f"{total:.2f}{addition}"])
+    return aligned(cells)
+
+
+def aligned(cells: list[list[str]]) -> list[str]:
+    """Rows of texts as lines whose columns stand below each other."""
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     return [
         "  ".join(w.ljust(n) for w, n in zip(line, widths, strict=True)).rstrip() for line in cells
     ]

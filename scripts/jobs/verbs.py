@@ -9,7 +9,7 @@ import math
 import os
 from typing import Any
 
-from jobs import budget, engines, idle, several, submission, table
+from jobs import budget, contract, engines, idle, several, submission, table
 from jobs import watch as watching
 from jobs.contract import Job
 from kit import console, paths
@@ -93,7 +93,9 @@ def _request(args: Any) -> submission.Request:
 def _planned(args: Any, host: Host, job: Job, seconds: float | None) -> int:
     """Print what a submission would do, and that nothing was started."""
     money = job.rate * seconds / 3600 if job.rate and seconds else None
-    cause = "" if job.rate else " (RATE=1.90 says what an hour costs)"
+    cause = " (RATE=1.90 says what an hour costs)"
+    if job.rate:
+        cause = f", at most {job.budget:.2f}" if job.budget else f", {job.rate:.2f} an hour"
     facts = {
         "engine": job.engine,
         "time": f"about {console.duration(seconds)}" if seconds else "not estimated there",
@@ -155,14 +157,10 @@ def _submitted(args: Any, host: Host, job: Job, what: str) -> int:
 def next_commands(host: Host, name: str) -> None:
     """What can be done with a job now."""
     for verb, why in (
-        ("watch", "follow it"), ("stop", "end it with a checkpoint"), ("list", "every job"),
+        ("watch", "follow it"), ("stop", "end it with a checkpoint"), ("jobs", "every job there"),
     ):  # fmt: skip
-        words = (
-            f"scripts/jobs.py {verb} {name} --host {host.name}"
-            if verb != "list"
-            else ("scripts/jobs.py list")
-        )
-        console.note(f"  {words:<52} {why}")
+        words = contract.make_command(verb, host.name, "train" if verb == "jobs" else name)
+        console.note(f"  {words:<40}  {why}")
 
 
 def watch(args: Any, settings: Any, host_name: str) -> int:
@@ -203,9 +201,8 @@ def stop(args: Any, settings: Any, host_name: str) -> int:
         engine.cancel(host, job, args.now)
         how = "is ended" if args.now else "stops after its step, with a checkpoint"
         console.result(f"{job.name} {how}")
-        console.note(
-            f"  scripts/jobs.py resume {job.name} --host {host.name}   goes on with the run"
-        )
+        words = contract.make_command("resume", host.name, job.name)
+        console.note(f"  {words:<40}  goes on with the run")
     return console.GOOD
 
 
@@ -254,7 +251,8 @@ def list_jobs(args: Any, settings: Any, host_name: str) -> int:
         print(json.dumps({"jobs": rows, "idle": idling}))
         return console.GOOD
     if not rows:
-        console.result("no jobs; scripts/jobs.py run train --host gpu1 starts one")
+        words = contract.make_command("job-run", host_name or "gpu1")
+        console.result(f"no jobs; {words} plans one, with CONFIRM=1 it starts")
     for line in table.lines(rows) if rows else ():
         console.result(line)
     for made in rows:
@@ -271,7 +269,7 @@ def _rows(settings: Any, host_name: str) -> tuple[list[dict[str, Any]], list[idl
     idle_hosts: list[idle.IdleHost] = []
     known = [host_name] if host_name else [*settings.hosts]
     if not known:
-        raise console.Misuse("no host is known", "give --host gpu1, or hosts in configs/jobs.yaml")
+        raise console.Misuse("no host is known", "give HOST=gpu1, or hosts in configs/jobs.yaml")
     for name in known:
         try:
             with open_host(name) as host:
@@ -294,11 +292,11 @@ def costs(args: Any, settings: Any, host_name: str) -> int:
         keys = ("job", "host", "run", "seconds", "rate", "cost")
         print(json.dumps({"jobs": [{k: r.get(k) for k in keys} for r in rows], "total": total}))
         return console.GOOD
-    for made in rows:
-        spent = console.duration(made.get("seconds") or 0.0)
-        price = f"{made['cost']:.2f}" if made.get("cost") is not None else "rate unknown"
-        console.result(f"{made['job']:<20} {made['host']:<16} {spent:>12}  {price:>12}")
-    console.result(f"{'together':<20} {'':<16} {'':>12}  {total:>12.2f}")
+    if not rows:
+        console.result("no jobs, so no costs")
+        return console.GOOD
+    for line in table.cost_lines(rows, total):
+        console.result(line)
     return console.GOOD
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from jobs import engines
+from jobs import contract, engines
 from jobs.detached import ALIVE
 from kit import console
 from transfer.adapter_units import RUN_ID
@@ -138,12 +138,12 @@ class SchedulerLook:
         self.state, self.asked_at = self.ask(), time.monotonic()
         return self.state.over
 
-    def must_not_be_gone(self, view: JobView) -> None:
+    def must_not_be_gone(self, host: Host, view: JobView) -> None:
         """A Problem for a job that the scheduler has no more and that left no exit code."""
         if self.state and self.state.kind == engines.GONE:
             raise console.Problem(
                 f"{view.name} is gone and left no exit code ({self.state.why})",
-                f"scripts/jobs.py resume {view.name} goes on with its run",
+                f"{contract.make_command('resume', host.name, view.name)} goes on with its run",
             )
 
     def words(self, view: JobView) -> str:
@@ -179,7 +179,7 @@ def follow(host: Host, name: str, ask: Callable[[], engines.JobState] | None = N
         if len(view.log) == PIECE:
             continue  # there is more
         must_not_be_killed(host, view)
-        scheduler.must_not_be_gone(view)
+        scheduler.must_not_be_gone(host, view)
         words = scheduler.words(view)
         if words != last_words:
             console.note(words)

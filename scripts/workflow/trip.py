@@ -197,7 +197,7 @@ def _mistakes(args) -> list[tuple[bool, str, str]]:
          "no host was named", "HOST=gpu1, HOST=./folder, or host in configs/paths_config.json"),
         (args.engine not in ("", "folder", "ssh", "slurm"),
          f"ENGINE={args.engine}: the trip knows slurm, ssh and folder",
-         "scripts/jobs.py run train --engine sky trains in a cloud"),
+         "make job-run ENGINE=sky trains in a cloud"),
     ]  # fmt: skip
 
 

@@ -113,7 +113,7 @@ def test_ctrl_c_in_watch_leaves_the_job_alone_and_says_what_can_be_done(desk):
     os.kill(watching.pid, 2)
     _, errors = watching.communicate(timeout=60)
     assert watching.returncode == 130
-    assert "followed goes on" in errors and errors.count("scripts/jobs.py ") == 3
+    assert "followed goes on" in errors and errors.count("  make ") == 3
     desk.release()
     assert "completed" in desk.jobs("watch", "followed")
     assert desk.adapter("followed") == desk.adapter("whole")

@@ -290,6 +290,18 @@ def test_the_table_shows_what_is_known_and_a_dash_for_the_rest():
     assert second.split() == ["x", "gpu1", "-", "damaged", "-", "-", "-", "-", "-", "-"]
 
 
+def test_costs_count_jobs_of_unknown_rate_beside_the_sum():
+    rows = [
+        {"job": "train", "host": "gpu1", "state": "running", "seconds": 7200.0, "cost": 3.8},
+        {"job": "other", "host": "gpu1", "state": "ended (0)", "seconds": 5.0, "cost": None},
+        {"job": "x", "host": "gpu1", "state": "damaged", "cost": None},
+    ]
+    head, first, second, third, last = table.cost_lines(rows, 3.8)
+    assert head.split() == ["job", "host", "time", "cost"]
+    assert first.endswith("2 h 00 min  3.80") and second.endswith("rate unknown")
+    assert "damaged" in third and last.split("  ")[-1].strip() == "3.80 and 2 of unknown cost"
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a b", "-x", "x" * 65])
 def test_a_name_that_is_no_name_is_refused(name):
     class Nowhere:

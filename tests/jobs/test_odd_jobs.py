@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
-import threading
 import time
 
 import psutil
@@ -20,56 +18,13 @@ from jobs import budget, contract, files, submission, table, verbs, watch
 from jobs.contract import Job
 from kit import console
 from support.checkout import ROOT
+from support.ended_job import JOB, EndedJobDesk
 from support.processes import wait_until
-from transfer import address
-from transfer.host import host_at
-
-JOB = Job("train", "folder", ("sh", "-c", "exit 3"), run_id="20261127-train")
-
-
-class Desk:
-    """A laptop and a folder host with a job that ended."""
-
-    def __init__(self, place):
-        self.host, self.laptop = place / "host", place / "laptop"
-        self.laptop.mkdir()
-        self.there = self.host / "tandem"
-        self.folder = self.there / ".jobs" / "train"
-        self.folder.mkdir(parents=True)
-        (self.there / "scripts").symlink_to(ROOT / "scripts")
-        (self.there / ".venv-remote").symlink_to(sys.prefix)
-        self.describe({})
-        (self.folder / "exit").write_text("143\n")
-        (self.folder / "pid").write_text("4194305\n")  # of no process
-        (self.folder / "log.txt").write_text("a line\n")
-        life = {"began": 1e9, "ended": 1e9 + 60, "code": 143, "hung": False}
-        (self.folder / "lives.jsonl").write_text(json.dumps(life) + "\n")
-        run = self.there / "adapters" / "runs" / JOB.run_id
-        run.mkdir(parents=True)
-        (run / "status.json").write_text('{"state": "stopped", "step": 5, "heartbeat": 1e9}')
-
-    def describe(self, changes):
-        (self.folder / "engine.json").write_text(json.dumps(json.loads(JOB.to_json()) | changes))
-
-    def jobs(self, verb, *words):
-        """(exit code, what it printed)"""
-        env = os.environ | {"TANDEM_WORKDIR": str(self.laptop), "TANDEM_WATCH_SECONDS": "0.02"}
-        command = [sys.executable, str(ROOT / "scripts" / "jobs.py"), verb, *words]
-        done = subprocess.run([*command, "--host", str(self.host)], env=env, text=True, timeout=60,
-                              capture_output=True, stdin=subprocess.DEVNULL)  # fmt: skip
-        printed = done.stdout + done.stderr
-        assert "Traceback" not in printed and done.returncode in (0, 1, 2), printed
-        return done.returncode, printed
-
-    def host_here(self):
-        made = host_at(address.parse(str(self.host), "tandem"))
-        made.open()
-        return made
 
 
 @pytest.fixture
 def desk(tmp_path):
-    return Desk(tmp_path)
+    return EndedJobDesk(tmp_path)
 
 
 EDITED = [
@@ -243,81 +198,29 @@ def test_a_budget_for_ever_is_a_limit_that_every_engine_can_write(amount, rate):
     assert contract.parse(job.to_json().decode(), "engine.json").cap_seconds == cap < 1e9
 
 
-# --- two laptops, a full disk -----------------------------------------------------------------
+# --- the plan ---------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_two_laptops_that_submit_at_once_start_one_job(desk):
-    (desk.there / "hold").write_text("")
-    words = ("sh", "-c", "echo began >>begun; while [ -e hold ]; do sleep 0.02; done")
-    printed, outcomes = [], []
-
-    def submit(number):
-        host = desk.host_here()
-        try:
-            job = dataclasses.replace(JOB, name="both", words=words, run_id=f"run-{number}")
-            outcomes.append(submission.submit(host, job)[1])
-        except console.Problem as problem:
-            printed.append(str(problem))
-        finally:
-            host.close()
-
-    laptops = [threading.Thread(target=submit, args=(n,)) for n in range(4)]
-    for laptop in laptops:
-        laptop.start()
-    for laptop in laptops:
-        laptop.join()
-    wait_until((desk.there / "begun").exists)
-    (desk.there / "hold").unlink()
-    wait_until((desk.folder.parent / "both" / "exit").exists)
-    assert outcomes.count("started") == 1 and set(outcomes) <= {"started", "runs"}
-    assert all("another laptop is submitting both" in line for line in printed)
-    assert (desk.there / "begun").read_text() == "began\n"
-    assert not list((desk.there / ".jobs").glob(".*submitting"))
-
-
-@pytest.mark.slow
-def test_the_lock_of_a_laptop_that_was_cut_off_ends_by_itself(desk):
-    lock = desk.there / ".jobs" / ".train.submitting"
-    lock.mkdir()
+def plan(desk, words):
     host = desk.host_here()
     try:
-        with (
-            pytest.raises(console.Problem, match="at this moment"),
-            files.submitting(host, "train"),
-        ):
-            pass
-        old = time.time() - 600
-        os.utime(lock, (old, old))
-        with files.submitting(host, "train"):
-            assert lock.is_dir()
+        return submission.plan_seconds(host, dataclasses.replace(JOB, words=words))
     finally:
         host.close()
-    assert not lock.exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("owner", "taken"),
-    [("{here} {dead}", True), ("{here} {alive}", False), ("ab12-other {dead}", False),
-     ("{here} x", False), ("{here} -1", False), ("", False), ("\x1b[31m$(touch x)", False)],
-)  # fmt: skip
-def test_the_lock_of_a_killed_command_of_this_machine_is_taken_over(desk, owner, taken):
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    lock = desk.there / ".jobs" / ".train.submitting"
-    lock.mkdir()
-    facts = {"here": files._this_machine(), "dead": ended.pid, "alive": os.getpid()}
-    if owner:
-        (lock / "owner").symlink_to(owner.format(**facts))
-    host = desk.host_here()
-    try:
-        outcome = contextlib.nullcontext() if taken else pytest.raises(console.Problem)
-        with outcome, files.submitting(host, "train"):
-            pass
-    finally:
-        host.close()
-    assert lock.exists() is not taken
+def test_a_plan_that_cannot_be_made_says_why(desk, capsys):
+    assert plan(desk, ("/bin/sh", "-c", "echo no such rows >&2; exit 2")) is None
+    assert "the trainer's plan failed there: no such rows" in capsys.readouterr().err
+    with pytest.raises(console.Problem, match="has no training environment; make setup-remote"):
+        plan(desk, (".venv-none/bin/python", "x"))
+    desk.there.rename(desk.there.with_name("away"))
+    with pytest.raises(console.Problem, match="does not exist; make sync-up"):
+        plan(desk, ("/bin/sh", "-c", "true"))
+
+
+# --- a full disk ------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -334,7 +237,7 @@ def small_disk(tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk_there_is_one_line_and_the_earlier_end_stays(small_disk):
-    desk = Desk(small_disk)
+    desk = EndedJobDesk(small_disk)
     fill(small_disk)
     code, printed = desk.jobs("resume", "train")
     assert code == 1 and printed.strip().count("\n") == 0 and "space" in printed.lower()
@@ -358,7 +261,7 @@ def fill(disk):
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_while_a_job_runs_does_not_end_the_watch_over_it(small_disk):
-    desk = Desk(small_disk)
+    desk = EndedJobDesk(small_disk)
     desk.describe({"words": ["sh", "-c", ": >up; exec sleep 600"], "run_id": ""})
     (desk.folder / "exit").unlink()
     env = os.environ | {"TANDEM_SUPERVISOR_SECONDS": "0.05"}
