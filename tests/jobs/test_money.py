@@ -109,3 +109,17 @@ def test_the_table_nags_about_a_rented_host(tmp_path, capsys):
     assert verbs.list_jobs(argparse.Namespace(json=True), known, "") == 0
     [named] = json.loads(capsys.readouterr().out)["idle"]
     assert named["cost"] == pytest.approx(4.1, abs=0.1)
+
+
+def test_the_commands_at_the_end_may_be_variables(monkeypatch):
+    class Folder:
+        name, is_folder = "./gpu", True
+
+    request = submission.Request("train", words=("true",))
+    configured = JobsConfig(at_end={"notify": "mail me", "stop": "shutdown"})
+    job = submission.make(request, Folder(), configured)
+    assert (job.notify, job.stop_command) == ("mail me", "shutdown")
+    monkeypatch.setenv("NOTIFY_CMD", "curl -d done ntfy.sh/me")
+    monkeypatch.setenv("STOP_CMD", "runpodctl stop pod x")
+    job = submission.make(request, Folder(), configured)
+    assert (job.notify, job.stop_command) == ("curl -d done ntfy.sh/me", "runpodctl stop pod x")
