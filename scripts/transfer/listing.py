@@ -24,6 +24,7 @@ from transfer.frame import AnswerLimits, patience
 from transfer.host import Host, quote
 
 LISTING_BYTES = 256 << 20  # about 1.5 million files
+MOST_FOLDERS = 100_000  # of a pull: 512 in each path of a long listing would fill the memory
 HASH_SPEED = 20 << 20  # bytes a second of the slowest disk that a hash waits for
 # A path of ordinary names needs no second look.
 _ORDINARY = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+=@ -]*/)*[A-Za-z0-9_][A-Za-z0-9._+=@-]*")
@@ -196,6 +197,7 @@ class NameCheck:
         self._spelled: dict[str, str] = {}  # folded path of a file or folder -> as it was written
         self._folders: set[str] = set()
         self._files: set[str] = set()
+        self._looked_at = 0  # folders that were new, each held as a whole path
 
     def why_refused(self, path: str) -> str:
         """Why `path` may not be used, or ''."""
@@ -204,10 +206,13 @@ class NameCheck:
     def _clash(self, path: str) -> str:
         """Whether an earlier path means the same file where names are folded, as on a Mac."""
         at, above = path.rfind("/"), []
+        if self._looked_at > MOST_FOLDERS and path[:at] not in self._folders:
+            return f"is in a folder beyond the first {MOST_FOLDERS:,}"
         while at > 0:
             folder = path[:at]
             if folder in self._folders:
                 break
+            self._looked_at += 1
             first = self._spelled.setdefault(folded(folder), folder)
             if folder in self._files:
                 return "is below a file there"

@@ -196,3 +196,16 @@ def test_only_hashes_that_were_asked_for_are_taken():
 )
 def test_final_is_whole_with_a_configuration_and_weights(names, missing):
     assert adapter_units.missing_part("adapters/runs/r1/final", names) == missing
+
+
+def test_folders_without_end_are_refused_and_not_held_in_memory(monkeypatch):
+    monkeypatch.setattr(listing, "MOST_FOLDERS", 50)
+    check = listing.NameCheck(("adapters",))
+    deep = [check.why_refused(f"adapters/runs/r{n}/" + "d/" * 40 + "f") for n in range(10)]
+    assert deep[0] == "" and deep[-1] == "is in a folder beyond the first 50"
+    assert len(check._spelled) < 200
+    known = "adapters/runs/r0/" + "d/" * 40
+    assert all(check.why_refused(f"{known}g{n}") == "" for n in range(100)), "a known folder"
+    few = listing.NameCheck(("adapters",))
+    assert all(few.why_refused(f"adapters/runs/r/f{n}") == "" for n in range(100))
+    assert few.why_refused("adapters/runs/s/f") == "", "files are not counted"
