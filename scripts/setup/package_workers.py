@@ -33,6 +33,7 @@ from setup.installed_packages import (  # noqa: E402
 
 POLL = 0.02  # seconds between two looks at a folder that is being filled
 MOST_WORKERS = 16
+BLOCK = 1 << 20  # bytes
 
 
 class Findings(NamedTuple):
@@ -46,12 +47,13 @@ class Findings(NamedTuple):
 
 
 # --- in a worker ------------------------------------------------------------------------------
-def file_digest(path: str) -> str:
-    """SHA-256 as RECORD writes it: urlsafe base64 without padding."""
-    digest = hashlib.sha256()
+def file_digest(path: str, size: int = BLOCK) -> str:
+    """SHA-256 as RECORD writes it: urlsafe base64 without padding. A small file that has `size`
+    bytes is read with one call."""
     file = os.open(path, os.O_RDONLY)  # open() would ask the system twice as much for each file
     try:
-        while block := os.read(file, 1 << 20):
+        digest = hashlib.sha256(block := os.read(file, min(size + 1, BLOCK)))
+        while (len(block) != size or size >= BLOCK) and (block := os.read(file, BLOCK)):
             digest.update(block)
     finally:
         os.close(file)
@@ -73,7 +75,7 @@ def compare(site: str, dist_info: str, unchanged_since: int) -> tuple[list[str],
         try:
             if unchanged_since and _is_unchanged(path, row.size, unchanged_since):
                 continue
-            if file_digest(path) != row.digest:
+            if file_digest(path, row.size) != row.digest:
                 wrong.append(f"{row.path}: damaged")
         except OSError as error:
             wrong.append(f"{row.path}: {'missing' if error.errno == 2 else error.strerror}")
@@ -190,7 +192,8 @@ class PackageChecker:
     def follow(self, filling: Callable[[], bool]) -> None:
         """Hash each package as soon as it is complete, as long as `filling()` is true."""
         while filling():
-            for dist_info in self._site.glob("*.dist-info"):
+            names = [name for name in os.listdir(self._site) if name.endswith(".dist-info")]
+            for dist_info in map(self._site.joinpath, names):
                 if dist_info not in self._records and is_complete(dist_info):
                     self._records[dist_info] = _record_state(dist_info)
                     self._ask(dist_info)
