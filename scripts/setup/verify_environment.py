@@ -25,52 +25,26 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from kit import console  # noqa: E402
+from kit.moving_line import MovingLine  # noqa: E402
 from kit.report import Check, report, table  # noqa: E402
 from setup import installed_packages, lock_file  # noqa: E402
 from setup.package_workers import Findings, PackageChecker  # noqa: E402
 
 COMMAND_FAILED = 3
-QUIET = 25.0  # seconds without a line, where there is no terminal
-
-
-class Progress:
-    """Shows `state()`: on a terminal in a line that moves, elsewhere in a line every 25 s."""
-
-    def __init__(self, state: Callable[[], str]):
-        self._state, self._ended = state, threading.Event()
-        self._thread = threading.Thread(target=self._show, daemon=True)
-
-    def __enter__(self) -> Progress:
-        self._thread.start()
-        return self
-
-    def _show(self) -> None:
-        began, terminal = time.monotonic(), sys.stderr.isatty()
-        while not self._ended.wait(0.5 if terminal else QUIET):
-            line = f"{self._state()}, {time.monotonic() - began:.0f} s"
-            print(f"\r{line}\033[K" if terminal else line, end="" if terminal else None,
-                  file=sys.stderr, flush=True)  # fmt: skip
-        if terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
 
 
 def run_command(command: list[str], checker: PackageChecker) -> tuple[int, str]:
     """Run what fills the environment, hashing what is complete: (its exit code, why it failed).
 
-    On a terminal it shows its own progress; elsewhere its lines are passed on, but for the list
-    of what was installed, and a line is added every 25 s.
+    On a terminal it shows its own progress, if it is not told to be quiet; elsewhere its lines are
+    passed on, but for the list of what was installed, and a line is added every 25 s.
     """
     terminal = sys.stderr.isatty()
+    shows_its_own = terminal and "--quiet" not in command
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stderr=None if terminal else subprocess.PIPE, text=True
     )
@@ -79,7 +53,7 @@ def run_command(command: list[str], checker: PackageChecker) -> tuple[int, str]:
     try:
         if not terminal:
             reader.start()
-        with contextlib.nullcontext() if terminal else Progress(checker.state):
+        with contextlib.nullcontext() if shows_its_own else MovingLine(checker.state):
             checker.follow(lambda: process.poll() is None)
     finally:
         if process.poll() is None:
@@ -198,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
             return COMMAND_FAILED
     if args.mark:
         args.mark.write_text("")
-    with Progress(checker.state):
+    with MovingLine(checker.state):
         findings = checker.finish()
     checks, absent = check_lock(env, site, args.seal)
     compared, damaged = file_checks(env, site, findings)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from kit import console
+from kit.moving_line import MovingLine
 from transfer import address, kept_login, refusals, ssh_configuration
 from transfer.address import Address
 from transfer.frame import AnswerFrame, AnswerLimits, BrokenAnswer, Framed, seconds_of
@@ -82,8 +83,7 @@ class Host:
 
     def _begin(self, command: str, pipes: dict) -> tuple[subprocess.Popen, IO[bytes] | None]:
         """A process here that runs `command` there; the file that takes its stderr."""
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE} | pipes
-        errors = None
+        pipes, errors = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE} | pipes, None
         if "stderr" not in pipes:  # not a pipe: a shared connection may keep it open
             path = self.private / f"stderr.{os.urandom(4).hex()}"
             pipes["stderr"] = errors = open(path, "x+b")  # noqa: SIM115
@@ -94,12 +94,12 @@ class Host:
             raise console.Problem("ssh is not installed", "install OpenSSH's client") from None
 
     def _next(self, script: str) -> RemoteScript:
-        """Give `script` to the shell that this command keeps there."""
+        """Give `script` to the kept shell."""
         if not self._kept or (self._kept.fed and self._kept.process.poll() is not None):
             self.log_in()
-        self._kept = remote = self._kept.followed_by(AnswerFrame())
-        remote.feed(remote.frame.wrap(script, kept=True).encode("utf-8", "surrogateescape"))
-        return remote
+        self._kept = self._kept.followed_by(frame := AnswerFrame())
+        self._kept.feed(frame.wrap(script, kept=True).encode("utf-8", "surrogateescape"))
+        return self._kept
 
     def log_in(self) -> None:
         """Begin the shell that this command keeps there. Does not wait for it."""
@@ -119,13 +119,14 @@ class Host:
         limits, tries = limits or AnswerLimits(), TRIES if repeatable else 0
         return persist(self.name, lambda: self._run_once(script, data, limits), tries)
 
-    def run_in_shell(self, script: str, limits: AnswerLimits | None = None, **options) -> bytes:
+    def run_in_shell(self, script: str, doing: str, **options) -> bytes:
         """The same in the shell that this command keeps there.
 
-        A login costs more than most questions: its start-up files take 0.1 to 0.5 s with conda or
-        pyenv. Of a script that is cut nothing runs; one that fails ends the shell.
+        A login's start-up files take 0.1 to 0.5 s with conda or pyenv. Of a script that is cut
+        nothing runs; one that fails ends the shell. A line says meanwhile what it is `doing`.
         """
-        return self.run(script, None, limits, **options)
+        with MovingLine(f"{self.name}: {doing}") if doing else contextlib.nullcontext():
+            return self.run(script, None, **options)
 
     def _run_once(self, script: str, data: bytes | None, limits: AnswerLimits) -> bytes:
         remote = self._next(script) if data is None else self.start(script, data=data)

@@ -278,17 +278,20 @@ def read_hashes(output: bytes, wanted: Iterable[str] | None = None) -> dict[str,
     return {name: hashes[name] for name in wanted if name in hashes}
 
 
-def hashes_on(host: Host, files: dict[str, int]) -> dict[str, str]:
-    """{path: SHA-256} of `files` ({path: bytes}) in the kit there. Unreadable ones are missing."""
+def hashes_on(host: Host, files: dict[str, int], shown: bool = True) -> dict[str, str]:
+    """{path: SHA-256} of `files` ({path: bytes}) in the kit there. Unreadable ones are missing.
+
+    shown: a line moves meanwhile.
+    """
     if not files:
         return {}
     if host.is_bucket:
         return host.hashes(files)
     named = "printf '%s\\0' " + " ".join(quote(f"./{name}") for name in files)
     limits = hash_limits(files.values(), len(os.fsencode(named)))
-    return read_hashes(
-        host.run_in_shell(host_shell.hash_script(host, named), limits, repeatable=True), files
-    )
+    doing = f"hashing {len(files):,} files, {console.size(sum(files.values()))}" if shown else ""
+    script = host_shell.hash_script(host, named)
+    return read_hashes(host.run_in_shell(script, doing, limits=limits, repeatable=True), files)
 
 
 def hash_limits(sizes: Iterable[int], name_bytes: int) -> AnswerLimits:

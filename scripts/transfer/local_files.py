@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from kit import console, paths, publish
+from kit.moving_line import MovingLine
 from transfer import exclusions
 from transfer.listing import ListedFile
 
@@ -91,9 +92,13 @@ class Background:
         except BaseException as error:
             self._raised.append(error)
 
-    def result(self):
-        """What the function returned, or the exception that it raised."""
-        self._thread.join()
+    def result(self, doing: str = ""):
+        """What the function returned, or the exception that it raised.
+
+        `doing`: what the line says that moves meanwhile; '' where the function shows one.
+        """
+        with MovingLine(doing) if doing else contextlib.nullcontext():
+            self._thread.join()
         if self._raised:
             raise self._raised[0]
         return self._returned[0]

@@ -155,7 +155,7 @@ class PullPlan:
         """Compare the contents of `unsure`, on both sides at once."""
         hashing = local_files.Background(local_files.hash_all, {p: local_path(p) for p in unsure})
         remote_hashes = hashes_on(self.host, {p: self.remote_files[p].size for p in unsure})
-        for path, digest in hashing.result().items():
+        for path, digest in hashing.result("hashing here").items():
             if digest and digest == remote_hashes.get(path):
                 self.same.append(path)
                 self.record.put(path, digest, self.here[path], self.remote_files[path])

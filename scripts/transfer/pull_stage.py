@@ -13,6 +13,7 @@ from pathlib import Path
 
 from base_model import safetensors_header
 from kit import console, json_files, paths, publish
+from kit.moving_line import MovingLine
 from transfer import adapter_units, card_files, host_shell, local_files, open_files, record
 from transfer.adapter_units import is_checkpoint, is_version, unit_of
 from transfer.carriers import Carrier
@@ -39,7 +40,8 @@ def listing_of(host: Host) -> HostState:
     if host.is_bucket:
         return host.listing(TOPS)
     probe, limits = host_shell.probe_script(host, FIND), AnswerLimits(stdout=LISTING_BYTES)
-    return HostState(host, host.run_in_shell(probe, limits, repeatable=True), TOPS)
+    output = host.run_in_shell(probe, "listing its files", limits=limits, repeatable=True)
+    return HostState(host, output, TOPS)
 
 
 class PullStage:
@@ -79,7 +81,7 @@ class PullStage:
         broken = {unit_of(p) or p: self._difference(p) for p in bad if p not in live}
         broken |= self._against_cards(broken)
         self._forget_others()
-        with record.publishing():
+        with record.publishing(), MovingLine("putting files in place"):
             self._publish([p for p in self.plan.fetch if (unit_of(p) or p) not in broken], live)
         self.plan.refused |= broken
         return live
@@ -87,7 +89,7 @@ class PullStage:
     def _round(self, pending: list[str]) -> list[str]:
         """One transfer and comparison; the paths that do not agree."""
         sizes = {p: self.plan.remote_files[p].size for p in pending}
-        hashing = local_files.Background(hashes_on, self.host, sizes)
+        hashing = local_files.Background(hashes_on, self.host, sizes, False)
         self.larger.clear()
         for top, stage in self.stages.items():
             names = {p.partition("/")[2]: sizes[p] for p in pending if p.startswith(top + "/")}
@@ -95,8 +97,9 @@ class PullStage:
                 growth = 0 if all(unit_of(f"{top}/{name}") for name in names) else GROWTH
                 larger = self.carrier.fetch(names, top, stage, growth)
                 self.larger |= {f"{top}/{name}" for name in larger}
-        remote_hashes = hashing.result()
-        here = local_files.hash_all({p: self.staged(p) for p in pending})
+        remote_hashes = hashing.result(f"{self.host.name}: hashing what was fetched")
+        with MovingLine("hashing what was fetched, here"):
+            here = local_files.hash_all({p: self.staged(p) for p in pending})
         self.digests |= here
         unequal = {p for p in pending if not here[p] or here[p] != remote_hashes.get(p)}
         return [p for p in pending if p in unequal | self.larger]

@@ -109,7 +109,8 @@ class Push:
             return self.host.listing(skipped=self.stay)
         probe = host_shell.probe_script(self.host, find_arguments(), stage_name_if_any())
         limits = AnswerLimits(stdout=LISTING_BYTES)
-        return HostState(self.host, self.host.run_in_shell(probe, limits, repeatable=True))
+        output = self.host.run_in_shell(probe, "listing its files", limits=limits, repeatable=True)
+        return HostState(self.host, output)
 
     def _files_here(self) -> LocalFiles:
         return LocalFiles(self.args.kit_only)
@@ -189,7 +190,7 @@ class Push:
             strays = [p for p in self.state.listing().files if p.endswith("/.tandem-link")]
             lines += [f"rm -f {quote(self.host.root)}/{quote(path)}" for path in strays]
         if lines:
-            self.host.run_in_shell("\n".join([host_shell.HEAD, *lines]), repeatable=True)
+            self.host.run_in_shell("\n".join([host_shell.HEAD, *lines]), "tidying", repeatable=True)
 
     def _sum_up(self, seconds: float) -> None:
         local, plan = self.local, self.plan

@@ -75,7 +75,7 @@ class PushPlan:
         here = {p: local.place[p] for p in self.unsure}
         hashing = local_files.Background(local_files.hash_all, here)
         remote = hashes_on(host, {p: remote_files[p].size for p in self.unsure})
-        for path, digest in hashing.result().items():
+        for path, digest in hashing.result("hashing here").items():
             if digest and digest == remote.get(path):
                 self.same.append(path)
                 record.put(path, digest, local.files[path], remote_files[path])

@@ -95,7 +95,9 @@ class PushStage:
         for path in seeds:
             old, new = quote(f"./{path}"), quote(f"{self.folder}/{path}")
             lines.append(f"[ -e {new} ] || cp -p {old} {new} || rm -f {new}")
-        self.host.run_in_shell("\n".join([host_shell.HEAD, *lines, "exit 0"]), repeatable=True)
+        self.host.run_in_shell(
+            "\n".join([host_shell.HEAD, *lines, "exit 0"]), "making folders", repeatable=True
+        )
 
     def _copy(self, names: list[str]) -> dict[str, str]:
         """Carry them there, and at the same time hash what is here."""
@@ -108,14 +110,16 @@ class PushStage:
         for (here, below), rest in self.local.groups(names).items():
             size = sum(self.local.files[f"{below}/{r}" if below else r].size for r in rest)
             self.carrier.send(rest, here, f"{self.folder}/{below}".rstrip("/"), size)
-        return hashing.result()
+        return hashing.result("hashing what was sent, here")
 
     def _hashes(self, names: list[str]) -> dict[str, str]:
         find = "find . -name .rsync-partial -prune -o -type f -print0"
         script = host_shell.hash_script(self.host, f"cd {quote(self.folder)} && {find}")
         sizes = [self.local.files[path].size for path in names]
         limits = hash_limits(sizes, 2 * sum(len(os.fsencode(name)) for name in names))
-        return read_hashes(self.host.run_in_shell(script, limits, repeatable=True), names)
+        doing = f"hashing {len(names):,} files, {console.size(sum(sizes))}"
+        output = self.host.run_in_shell(script, doing, limits=limits, repeatable=True)
+        return read_hashes(output, names)
 
     def _problem(self, doubtful: list[str]) -> console.Problem:
         many = "1 file differs" if len(doubtful) == 1 else f"{len(doubtful)} files differ"
@@ -143,7 +147,8 @@ class PushStage:
         lines += commit_shell.placing(names, over)
         limits = AnswerLimits(stdout=LISTING_BYTES)
         try:
-            output = self.host.run_in_shell("\n".join(lines), limits)
+            doing = f"putting {len(names):,} files in place"
+            output = self.host.run_in_shell("\n".join(lines), doing, limits=limits)
         except ScriptFailed as failed:
             if failed.exit_code == commit_shell.BUSY:
                 raise console.Problem(
@@ -203,7 +208,9 @@ class PushStage:
         # find fails on a loop of links or a closed folder, too: what it lists is all the same
         lines += ["echo done yes; echo", f"list_files {listing} || true"]
         limits = AnswerLimits(stdout=LISTING_BYTES)
-        output = self.host.run_in_shell("\n".join(lines), limits, repeatable=True)
+        output = self.host.run_in_shell(
+            "\n".join(lines), "listing its files again", limits=limits, repeatable=True
+        )
         state = HostState(self.host, output, known=self.records)
         held = [path for fact, path in state.facts.items() if fact.startswith("held-")]
         kept += [path.removeprefix(f"./{self.kept}") for path in held]

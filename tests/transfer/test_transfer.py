@@ -256,24 +256,24 @@ def test_of_a_script_that_is_cut_nothing_runs(tmp_path, monkeypatch, folder_host
             patched.setattr(
                 remote_script.RemoteScript, "feed", functools.partialmethod(cut_short, cut)
             )
-            there.run_in_shell(script)
+            there.run_in_shell(script, "a test")
         assert not list(tmp_path.iterdir())
-    there.run_in_shell(script)
+    there.run_in_shell(script, "a test")
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_kept_shell_takes_scripts_one_after_another_and_none_sees_the_next(folder_host):
-    assert folder_host.run_in_shell("echo $$; cat; cd /; set -e; word=1") != b""
-    first = folder_host.run_in_shell("echo $$ $word; pwd")
-    second = folder_host.run_in_shell("echo $$ $word; pwd")
+    assert folder_host.run_in_shell("echo $$; cat; cd /; set -e; word=1", "a test") != b""
+    first = folder_host.run_in_shell("echo $$ $word; pwd", "a test")
+    second = folder_host.run_in_shell("echo $$ $word; pwd", "a test")
     assert first == second, "one shell, and nothing of a script is left in it"
     with pytest.raises(host.ScriptFailed) as failed:
-        folder_host.run_in_shell("echo a reason >&2; exit 3")
+        folder_host.run_in_shell("echo a reason >&2; exit 3", "a test")
     assert (failed.value.exit_code, failed.value.complaint) == (3, "a reason")
-    third = folder_host.run_in_shell("echo an old reason >&2; echo $$ $word; pwd")
+    third = folder_host.run_in_shell("echo an old reason >&2; echo $$ $word; pwd", "a test")
     assert third != second, "a script that failed ended the shell"
     with pytest.raises(host.ScriptFailed, match="a new reason"):
-        folder_host.run_in_shell("echo a new reason >&2; exit 4")
+        folder_host.run_in_shell("echo a new reason >&2; exit 4", "a test")
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "", "a;b", "-x", "a.b"])

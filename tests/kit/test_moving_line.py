@@ -1,0 +1,47 @@
+"""The line that shows that something goes on."""
+
+from __future__ import annotations
+
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+from kit import moving_line
+
+SCRIPTS = Path(moving_line.__file__).parent.parent
+PROGRAM = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from kit import moving_line
+moving_line.FIRST = moving_line.STEP = moving_line.QUIET = 0.01
+with moving_line.MovingLine("hashing 3 files") as line:
+    while not line.shown:
+        time.sleep(0.001)
+"""
+
+
+def test_without_a_terminal_each_line_stands_alone():
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(SCRIPTS)], capture_output=True, text=True, timeout=20
+    )
+    assert done.stderr.splitlines()[0] == "hashing 3 files, 0 s"
+    assert "\r" not in done.stderr
+
+
+def test_on_a_terminal_one_line_moves_and_is_gone_at_the_end():
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as terminal:
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(SCRIPTS)], stderr=theirs, check=True, timeout=20
+        )
+        text = terminal.read(4096).decode()
+    assert text.startswith("\rhashing 3 files, 0 s\033[K")
+    assert text.endswith("\r\033[K")
+    assert "\n" not in text
+
+
+def test_what_ends_at_once_shows_nothing(capsys):
+    with moving_line.MovingLine("a moment"):
+        pass
+    assert capsys.readouterr().err == ""
