@@ -138,12 +138,16 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+QUIET = 25.0  # seconds after which a stage that goes on says so, where there is no terminal
+
+
 class _Lines:
-    """tqdm's `update` and `close` as one line per 10 %, where there is no terminal."""
+    """tqdm's `update` and `close` as a line per 10 % and every 25 s, where there is no terminal."""
 
     def __init__(self, total: int | None, what: str, unit: str):
         self.total, self.what, self.unit = total, what, unit
         self.n, self.shown, self.began = 0, 0, time.monotonic()
+        self.last = self.began
 
     def __enter__(self):
         return self
@@ -153,10 +157,15 @@ class _Lines:
 
     def update(self, n: float = 1) -> None:
         self.n += n
-        tenth = int(10 * self.n / self.total) if self.total else 0
-        if tenth > self.shown and time.monotonic() - self.began > 2:
-            self.shown = tenth
-            note(f"{self.what}: {tenth * 10} % ({self.n:,.0f} of {self.total:,.0f} {self.unit})")
+        tenth, now = int(10 * self.n / self.total) if self.total else 0, time.monotonic()
+        late = now - self.last >= QUIET
+        if late or (tenth > self.shown and now - self.began > 2):
+            self.shown, self.last = tenth, now
+            if not self.total:
+                note(f"{self.what}: {self.n:,.0f} {self.unit}")
+                return
+            percent = 100 * self.n / self.total if late else tenth * 10
+            note(f"{self.what}: {percent:.0f} % ({self.n:,.0f} of {self.total:,.0f} {self.unit})")
 
     def set_postfix_str(self, text: str, refresh: bool = True) -> None:
         """Only a terminal shows it."""
@@ -166,7 +175,7 @@ class _Lines:
 
 
 def progress(total: int | None, what: str, unit: str = "it", **kwargs):
-    """A tqdm bar on a terminal; elsewhere, after two seconds, one line per 10 %.
+    """A tqdm bar on a terminal; elsewhere, after two seconds, a line per 10 % and every 25 s.
 
     Use as a context manager; `update(n)` counts.
     """

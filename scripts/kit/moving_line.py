@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 from kit import console
 
-FIRST, STEP, QUIET = 1.0, 0.5, 25.0  # seconds: before the first, between two; without a terminal
+FIRST, STEP = 1.0, 0.5  # seconds before the first line on a terminal, and between two
+QUIET = console.QUIET
 
 
 class MovingLine:

@@ -1,4 +1,6 @@
-"""How far a transfer is: one line that moves on a terminal, elsewhere a line for each 10 %."""
+"""How far a transfer is: one line that moves on a terminal, elsewhere a line for each 10 % and
+every 25 s.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import sys
 import time
 
 from kit import console
+from kit.moving_line import STEP
 
 
 class ProgressLine:
@@ -17,7 +20,7 @@ class ProgressLine:
     def __init__(self, total: int):
         self.total, self.done, self.shown = total, 0, 0
         self.terminal = sys.stderr.isatty()
-        self.began = time.monotonic()
+        self.began = self.last = time.monotonic()
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -35,14 +38,16 @@ class ProgressLine:
         if not self.total:
             return
         percent = min(100, 100 * done // self.total)
-        seconds = time.monotonic() - self.began
+        now = time.monotonic()
+        seconds, late = now - self.began, now - self.last >= console.QUIET
         rate = f"{console.size(done / max(0.001, seconds))}/s"
-        if self.terminal and percent > self.shown:
-            print(f"\r{percent:4d} %  {rate}   ", end="", file=sys.stderr, flush=True)
-            self.shown = percent
-        elif not self.terminal and percent // 10 > self.shown // 10 and seconds > 2:
+        if self.terminal and (percent > self.shown or now - self.last >= STEP):
+            amount = f"{console.size(done)}  {rate}"
+            print(f"\r{percent:4d} %  {amount}\033[K", end="", file=sys.stderr, flush=True)
+            self.shown, self.last = max(1, percent), now
+        elif not self.terminal and (late or (percent // 10 > self.shown // 10 and seconds > 2)):
             console.note(f"      {percent} %  {console.size(done)}  {rate}")
-            self.shown = percent
+            self.shown, self.last = percent, now
 
     def end(self) -> None:
         """Finish the line on a terminal."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from checks import rsync_tool
 from kit import console
+from kit.moving_line import MovingLine
 from transfer import refusals
 from transfer.child_process import ended_with_us
 from transfer.host import TRIES, Host, wait_to_retry
@@ -95,7 +96,9 @@ class RsyncCarrier:
     ) -> None:
         tries, once_more = 0, True
         while True:
-            rc, stderr = _once(command, self.host.environment(), progress, guard)
+            silent = not progress.total  # Apple's rsync does not say how far it is
+            with MovingLine(f"{self.host.name}: copying") if silent else contextlib.nullcontext():
+                rc, stderr = _once(command, self.host.environment(), progress, guard)
             if guard and "File too large" in stderr:
                 guard.passed = True
             if rc == 0 or (guard and guard.passed):

@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kit import moving_line
+from kit import console, moving_line
 
 SCRIPTS = Path(moving_line.__file__).parent.parent
 PROGRAM = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from kit import moving_line
+from kit import console, moving_line
 moving_line.FIRST = moving_line.STEP = moving_line.QUIET = 0.01
 with moving_line.MovingLine("hashing 3 files") as line:
     while not line.shown:
@@ -45,3 +45,16 @@ def test_what_ends_at_once_shows_nothing(capsys):
     with moving_line.MovingLine("a moment"):
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_a_slow_stage_says_how_far_it_is_before_its_next_tenth(capsys, monkeypatch):
+    clock = iter([0.0, 1.0, 30.0, 31.0, 60.0, 90.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console.progress(1000, "rows cleaned", "rows") as bar:
+        for _ in range(3):
+            bar.update(10)
+    with console.progress(None, "rows read", "rows") as bar:
+        bar.update(7)
+    assert capsys.readouterr().err.splitlines() == [
+        "rows cleaned: 2 % (20 of 1,000 rows)", "rows read: 7 rows",
+    ]  # fmt: skip
