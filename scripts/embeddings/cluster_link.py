@@ -23,8 +23,8 @@ from embeddings.cluster_ssh import ClusterDown
 from embeddings.cluster_transfer import ClusterTransfer
 from embeddings.credentials import Cluster
 from kit import console
-from transfer.host import wait_before
 from transfer.refusals import START_FILE
+from transfer.retries import wait_before
 
 NO_FOLDER = {
     "closed": ("this user may not enter the folder", "ask for its permissions there"),

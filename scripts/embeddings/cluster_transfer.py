@@ -18,8 +18,8 @@ from typing import Any
 from embeddings import child_processes, cluster_ssh
 from embeddings.cluster_listing import BANNER_BYTES, SILENCE_SECONDS, ShardFile
 from kit import console, publish
-from transfer.host import TRIES, wait_before
 from transfer.refusals import NETWORK, NOISY_LOGIN, START_FILE, is_final
+from transfer.retries import TRIES, wait_before
 from transfer.rsync_carrier import SOME_FILES
 
 PARALLEL = 4  # more gains nothing: one connection's window is full

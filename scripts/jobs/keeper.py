@@ -17,7 +17,8 @@ from typing import Any
 
 from jobs import contract, engines, second_place, submission
 from kit import console, paths, publish
-from transfer.host import Host, ScriptFailed, quote, wait_before
+from transfer.host import Host, ScriptFailed, quote
+from transfer.retries import wait_before
 
 TRIES_ONCE = 4  # a file of a run that goes on may change while it is fetched
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")

@@ -14,8 +14,9 @@ from jobs.detached import ALIVE
 from kit import console
 from transfer.adapter_units import RUN_ID
 from transfer.frame import AnswerLimits
-from transfer.host import Host, ScriptFailed, open_host, quote, wait_before
+from transfer.host import Host, ScriptFailed, open_host, quote
 from transfer.listing import read_facts
+from transfer.retries import wait_before
 
 QUIET = 120  # seconds without a heartbeat after which a run is said to be silent
 ASK_SECONDS = 10  # between two questions to the scheduler

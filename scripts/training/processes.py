@@ -84,6 +84,17 @@ def promised() -> int:
     return int(text)
 
 
+def refuse_half_a_launch() -> None:
+    """Misuse where WORLD_SIZE promises others and no launcher says where they meet."""
+    needed = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if not os.environ.get(name)]
+    if promised() > 1 and missing:
+        raise console.Misuse(
+            f"WORLD_SIZE={promised()} is set and {', '.join(missing)} not: no launcher's variables",
+            "unset WORLD_SIZE and RANK; --gpus all starts one process a GPU",
+        )
+
+
 def refuse_other_world(processes: int, fsdp: bool = False) -> None:
     """Problem where a launcher promised more processes than there are, or FSDP has no GPUs."""
     wanted = promised()

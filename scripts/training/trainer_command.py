@@ -68,6 +68,7 @@ def show_plan(made, lines: Sequence[str], args, why: str, closing: str = "") -> 
 
 def relaunched(args, argv: Sequence[str] | None) -> int | None:
     """The exit code of the same command under torchrun; None where this process trains itself."""
+    processes.refuse_half_a_launch()
     if args.gpus == "auto" and processes.visible_gpus() < 2:
         args.gpus = None  # nothing to share: this process trains
     if not args.gpus or processes.launched():
@@ -95,7 +96,7 @@ def without_gpus(words: Sequence[str]) -> list[str]:
 
 def is_rank_zero() -> bool:
     """Whether this process names the run and prints."""
-    return os.environ.get("RANK", "0") == "0"
+    return not processes.launched() or os.environ["RANK"] == "0"
 
 
 def train(args, recipe, kinds: tuple[str, ...]) -> tuple[int, Any]:

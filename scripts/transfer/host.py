@@ -15,26 +15,20 @@ import os
 import shlex
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
 from kit import console
 from kit.moving_line import MovingLine
 from transfer import address, kept_login, refusals, ssh_configuration
 from transfer.address import Address
-from transfer.frame import AnswerFrame, AnswerLimits, BrokenAnswer, Framed, seconds_of
+from transfer.frame import AnswerFrame, AnswerLimits, BrokenAnswer, Framed
 from transfer.remote_script import RemoteScript
+from transfer.retries import TRIES, ConnectionLost, persist
 
-T = TypeVar("T")
-TRIES = 5
 # Variables of a command here that would mislead one there; ssh does not carry them either.
 OURS = "HOST RAW DRY_RUN CONFIRM ARGS MAKEFLAGS MAKELEVEL MFLAGS VIRTUAL_ENV PYTHONPATH PYTHONHOME"
-
-
-class ConnectionLost(console.Problem):
-    """The connection failed or ended in the middle of an answer: another try may help."""
 
 
 class Host:
@@ -155,13 +149,16 @@ class Host:
             self.reached, self.banner = True, self.banner or framed.banner
             return
         code, stderr = remote.process.returncode, remote.stderr()
+        known = self.reached or framed.banner.strip() or refusals.refusal_in(stderr)
+        if code == 255 and not known:
+            stderr = self.own_words() or stderr
         if problem := refusals.explain(self.name, code, stderr):
             retry = self.reached and not problem.refusal.final
             raise ConnectionLost(problem.text, problem.remedy) if retry else problem
         printed = framed.banner.decode(errors="replace") + stderr
         if code == 255 and not framed.banner.strip():
             raise ConnectionLost(
-                f"{self.name}: the connection failed ({refusals.last_line(stderr)})",
+                f"{self.name}: the connection failed ({refusals.last_line(stderr, 3)})",
                 f"try: ssh {self.name} true",
             )
         words = " / ".join(line.strip() for line in printed.splitlines() if line.strip())[:300]
@@ -187,6 +184,10 @@ class Host:
             f"{self.name}: {complaint} (exit {code})",
             "repair that there, then run the same command again", code, complaint,
         )  # fmt: skip
+
+    def own_words(self) -> str:
+        """What the connection says of its failure when it is asked once more; '' for nothing."""
+        return ""
 
     def rsync_target(self, below: str = "") -> str:
         """The kit's folder there (or a folder below it) as rsync names it, ending with /."""
@@ -235,6 +236,7 @@ class SshHost(Host):
         super().__init__(where)
         self.accept_new = accept_new
         self.password: dict[str, str] = {}
+        self.words: str | None = None  # of a connection that failed
 
     def open(self) -> None:
         """Write this command's ssh configuration into its private folder."""
@@ -274,6 +276,17 @@ class SshHost(Host):
     def ssh(self) -> list[str]:
         """The ssh command with this command's configuration, without the name."""
         return ["ssh", "-F", f"{self.private}/config"]
+
+    def own_words(self) -> str:
+        """ssh's lines of one more try, once: some (on algorithms) are no errors to it, and those
+        of a ProxyCommand are lost where the connection is shared."""
+        if self.words is None:
+            more = ["-o", "LogLevel=INFO", "-o", "ControlPath=none", self.name, "true"]
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                done = subprocess.run([*self.ssh(), *more], env=self.environment(), timeout=20,
+                                      stdin=subprocess.DEVNULL, capture_output=True)  # fmt: skip
+                self.words = done.stderr.decode(errors="replace")
+        return self.words or ""
 
     def environment(self) -> dict[str, str]:
         return dict(os.environ) | self.password
@@ -317,34 +330,3 @@ def environment_there() -> dict[str, str]:
 def quote(text: str) -> str:
     """`text` as one word of a POSIX shell."""
     return shlex.quote(text)
-
-
-def wait_before(attempt: int) -> float:
-    """Seconds before try `attempt` (from 1): 2, 4 … 32, each give or take a quarter.
-
-    TANDEM_RETRY_WAIT replaces the 2 s.
-    """
-    import random
-
-    first = seconds_of("TANDEM_RETRY_WAIT", 2)
-    return min(first * 2 ** (attempt - 1), 16 * first) * random.uniform(0.75, 1.25)
-
-
-def persist(name: str, once: Callable[[], T], tries: int = TRIES) -> T:
-    """Call `once`, and again after a lost connection up to `tries` times; returns its result."""
-    attempt = 0
-    while True:
-        try:
-            return once()
-        except ConnectionLost as lost:
-            attempt += 1
-            if attempt > tries:
-                raise
-            wait_to_retry(name, lost, attempt)
-
-
-def wait_to_retry(name: str, lost: console.Problem, attempt: int) -> None:
-    """Warn why, and wait before try `attempt`."""
-    pause = wait_before(attempt)
-    console.warn(f"{lost.text}; again in {pause:.0f} s, try {attempt} of {TRIES}")
-    time.sleep(pause)

@@ -15,19 +15,13 @@ from kit import console
 from transfer import carriers, host_shell, sync_lines
 from transfer.exclusions import STAY
 from transfer.frame import AnswerLimits
-from transfer.host import (
-    TRIES,
-    ConnectionLost,
-    Host,
-    ScriptFailed,
-    quote,
-    wait_to_retry,
-)
+from transfer.host import Host, ScriptFailed, quote
 from transfer.listing import LISTING_BYTES, HostState
 from transfer.local_files import Background, LocalFiles
 from transfer.push_plan import PushPlan
 from transfer.push_stage import PushStage, stage_name, stage_name_if_any
 from transfer.record import TransferRecord, only_one
+from transfer.retries import TRIES, ConnectionLost, wait_to_retry
 
 MARGIN = 16 << 20  # bytes that must stay free there
 SEED = 1 << 20  # above this size rsync gets the old file to build the new one on

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from kit import console
 from transfer.child_process import ended_with_us
 from transfer.frame import patience
-from transfer.host import TRIES, ConnectionLost, wait_to_retry
 from transfer.received_files import MORE
+from transfer.retries import TRIES, ConnectionLost, wait_to_retry
 
 INSTALL = "apt-get install rclone, brew install rclone, or conda install -c conda-forge rclone"
 # No question is asked, no progress is drawn; every message is one JSON object on stderr.

@@ -44,10 +44,16 @@ def _refusal(pattern: str, meaning: str, remedy: str, **kind: bool) -> Refusal:
     return Refusal(re.compile(pattern, re.MULTILINE), meaning, remedy, **kind)
 
 
-WANTS_MORE = (
-    r"^(?:\S+: )?Permission denied \([a-z0-9@.,-]*(?:keyboard-interactive|password)"
-    r"[a-z0-9@.,-]*\)\.?\s*$"
-)
+# Ways to log in, as ssh lists them; a program there may put other words behind its own refusal.
+_WAYS = r"(?:publickey|hostbased|gssapi-[a-z-]+|keyboard-interactive|password|none)(?:,|(?=\)))"
+DENIED = rf"^(?:\S+: )?Permission denied \((?:{_WAYS})+\)\.?\s*$"
+WANTS_MORE = DENIED.replace(
+    r"\((?:", r"\((?=[a-z,-]*(?:keyboard-interactive|password))(?:", 1
+)  # fmt: skip
+# What both sides must have in common, as ssh names it, and the line of a Host block that adds one.
+_METHODS = {
+    "host key type": "HostKeyAlgorithms", "key exchange method": "KexAlgorithms", "MAC": "MACs",
+}  # fmt: skip
 # The first that matches counts. NAME, TIMEOUT and \1 are filled in.
 REFUSALS = (
     _refusal(
@@ -72,6 +78,12 @@ REFUSALS = (
         final=True,
     ),
     _refusal(
+        r"^The \S+ host key for \S+ is marked as revoked",
+        "its host key is marked as revoked here",
+        "ask the owner of the host for its new key: do not go on with this one",
+        final=True,
+    ),
+    _refusal(
         "Host key verification failed",
         "its host key is not known here yet",
         "log in once with ssh and compare the fingerprint, or add --accept-new-host-key",
@@ -84,6 +96,13 @@ REFUSALS = (
         final=True,
     ),
     _refusal(
+        rf'^Load key "(.+)": ([^\r\n]+?)\s*$[\s\S]*?{DENIED}',
+        r"it refused the login, and ssh cannot use the key \1 (\2)",
+        "name the file of a private key of yours as IdentityFile in ~/.ssh/config",
+        final=True,
+        login=True,
+    ),
+    _refusal(
         WANTS_MORE,
         "it refused the login: another key, a password or a code is wanted",
         "check User and IdentityFile, or log in once: the same command in a terminal offers it and "
@@ -93,7 +112,7 @@ REFUSALS = (
         login=True,
     ),
     _refusal(
-        r"^(?:\S+: )?Permission denied \([a-z0-9@.,-]+\)\.?\s*$",
+        DENIED,
         "it refused the login",
         "try ssh with this name: check User and IdentityFile, ssh-add a key with a passphrase, or "
         "put a password into a 0600 file and its path into TANDEM_SSH_PASSWORD_FILE",
@@ -111,6 +130,21 @@ REFUSALS = (
         r"Bad configuration option|Bad owner or permissions|terminating, \d+ bad",
         "the ssh configuration has an error",
         "correct the line that ssh names",
+        final=True,
+    ),
+    *(
+        _refusal(
+            rf"Unable to negotiate with .*?: (no matching {what} found)\. Their offer: (\S+)",
+            r"\1: it offers \2",
+            rf"add it to the Host block in ~/.ssh/config ({line} +\2), or update sshd there",
+            final=True,
+        )
+        for what, line in _METHODS.items()
+    ),
+    _refusal(
+        "Unable to negotiate",
+        "ssh here and sshd there have no method in common",
+        "update sshd there",
         final=True,
     ),
     _refusal(
@@ -154,10 +188,11 @@ def explain(name: str, code: int, stderr: str) -> Refused | None:
     meaning = match.expand(refusal.meaning).replace("TIMEOUT", timeout())
     remedy = match.expand(refusal.remedy).replace("NAME", name)
     wants_more = re.search(WANTS_MORE, stderr, re.MULTILINE) is not None
-    return Refused(f"{name}: {meaning} ({last_line(stderr)})", remedy, refusal, wants_more)
+    own_words = last_line(match[0] if refusal.login else stderr)  # not a later "closed"
+    return Refused(f"{name}: {meaning} ({own_words})", remedy, refusal, wants_more)
 
 
-def last_line(text: str) -> str:
-    """The last line that says something."""
+def last_line(text: str, count: int = 1) -> str:
+    """The last line that says something, or the last `count` of them in one."""
     lines = [line.strip() for line in text.splitlines() if line.strip(" @\t")]
-    return lines[-1] if lines else "it said nothing"
+    return " / ".join(lines[-count:]) or "it said nothing"

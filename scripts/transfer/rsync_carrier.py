@@ -19,10 +19,11 @@ from kit import console
 from kit.moving_line import MovingLine
 from transfer import refusals
 from transfer.child_process import ended_with_us
-from transfer.host import TRIES, Host, wait_to_retry
+from transfer.host import Host
 from transfer.progress_line import ProgressLine
 from transfer.received_files import MORE, cut_to_size, use_of
 from transfer.refusals import NETWORK
+from transfer.retries import TRIES, wait_to_retry
 
 SOME_FILES = {23, 24}
 NO_RSYNC = "install rsync there (apt-get install rsync, conda install rsync, brew install rsync)"

@@ -13,10 +13,11 @@ from typing import IO
 from kit import console
 from transfer import host_shell, local_files
 from transfer.frame import AnswerLimits, BrokenAnswer, TooLong
-from transfer.host import Host, persist, quote
+from transfer.host import Host, quote
 from transfer.listing import LISTING_BYTES, ListedFile, read_listing
 from transfer.progress_line import ProgressLine
 from transfer.received_files import MORE, settle, write_at_most
+from transfer.retries import persist
 
 LISTING_LIMITS = AnswerLimits(stdout=LISTING_BYTES)
 TAR_SILENCE = 600  # seconds: while files are sent, the host says nothing

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from kit import console
-from training import failures, model_shape, processes, saving, setting_checks
+from training import failures, model_shape, processes, saving, setting_checks, trainer_command
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,27 @@ def test_a_launched_process_keeps_the_gpus_that_its_launcher_gave_it(monkeypatch
 def test_data_parallel_is_refused_with_what_it_would_do():
     with pytest.raises(console.Problem, match="2 times as large as configured; start with --gpus"):
         processes.refuse_data_parallel(types.SimpleNamespace(args=types.SimpleNamespace(n_gpu=2)))
+
+
+@pytest.mark.parametrize("left", [(), ("RANK",), ("RANK", "LOCAL_RANK", "MASTER_PORT")])
+def test_a_world_without_a_meeting_point_is_one_line(left, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in left:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    processes.refuse_half_a_launch()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(console.Misuse, match="MASTER_ADDR.* not: no launcher's variables"):
+        processes.refuse_half_a_launch()
+
+
+def test_a_rank_that_another_program_left_behind_is_none(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("RANK", "3")
+    assert trainer_command.is_rank_zero()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert not trainer_command.is_rank_zero()
 
 
 @pytest.mark.parametrize("text", ["x", "0", "-1", "2.0"])

@@ -105,6 +105,11 @@ load ../support/transfer
     >"$BATS_TEST_TMPDIR/known"
   trouble "s|UserKnownHostsFile.*|UserKnownHostsFile $BATS_TEST_TMPDIR/known|" "ssh-keygen -R"
   says "-f '$BATS_TEST_TMPDIR/known'"
+  sed 's/^/@revoked /' "$SSHD/known_hosts" >"$BATS_TEST_TMPDIR/revoked"
+  trouble "s|UserKnownHostsFile.*|UserKnownHostsFile $BATS_TEST_TMPDIR/revoked|" "marked as revoked"
+  (umask 077 && echo none >"$BATS_TEST_TMPDIR/no key")
+  trouble "s|IdentityFile.*|IdentityFile \"$BATS_TEST_TMPDIR/no key\"|" "cannot use the key $BATS"
+  trouble "s|IdentityAgent.*|HostKeyAlgorithms ssh-rsa|" "(HostKeyAlgorithms +ssh-ed25519)"
   trouble "s|Port .*|Port 1|" "nothing listens on its ssh port"
   trouble "s|HostName .*|HostName no-such-name.invalid|" "no such name"
   trouble "s|Port .*|Prot 1|" "the ssh configuration has an error"

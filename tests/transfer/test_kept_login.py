@@ -41,6 +41,22 @@ def on_terminal(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "said",
+    ["root@x: Permission denied (quota).", "mkdir: cannot create directory: Permission denied",
+     "bash: /usr/bin/x: Permission denied (os error 13)"],
+)  # fmt: skip
+def test_another_programs_permission_is_no_login(said):
+    assert refusals.explain("gpu1", 255, said) is None
+
+
+def test_the_line_of_the_refusal_is_shown_and_not_a_later_one():
+    said = "me@jump: Permission denied (publickey).\nConnection closed by UNKNOWN port 65535"
+    assert "(me@jump: Permission denied (publickey).)" in str(refusals.explain("gpu1", 255, said))
+    offer = "Unable to negotiate with 1.2.3.4 port 22: no matching cipher found. Their offer: x"
+    assert refusals.is_final(offer) and refusals.explain("gpu1", 255, offer) is not None
+
+
+@pytest.mark.parametrize(
     ("said", "offered"),
     [
         (ASKED, True),

@@ -25,6 +25,7 @@ from transfer import (
     push,
     push_plan,
     remote_script,
+    retries,
     ssh_configuration,
 )
 
@@ -117,7 +118,9 @@ def test_leftovers_of_killed_commands_are_swept_and_live_ones_kept(tmp_path):
 def test_waits_double_from_2_to_32_seconds_give_or_take_a_quarter(monkeypatch):
     monkeypatch.delenv("TANDEM_RETRY_WAIT", raising=False)
     for attempt, middle in enumerate([2, 4, 8, 16, 32, 32, 32], 1):
-        assert all(0.75 * middle <= host.wait_before(attempt) <= 1.25 * middle for _ in range(50))
+        assert all(
+            0.75 * middle <= retries.wait_before(attempt) <= 1.25 * middle for _ in range(50)
+        )
 
 
 NEVER = (
