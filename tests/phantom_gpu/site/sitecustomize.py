@@ -95,6 +95,11 @@ def generation(module) -> None:
     mixin.generate, mixin._has_unfinished_sequences = counted, unfinished
 
 
+def serving(module) -> None:
+    """The server asks the card which token comes next, and whether its numbers are finite."""
+    module.pick = lambda logits, answers: [TOKEN] * len(answers)
+
+
 def loading(module) -> None:
     """A tensor of a file goes to the card without being read: the files are holes."""
     import torch
@@ -122,6 +127,7 @@ def collectives(module) -> None:
 
 
 AFTER_IMPORT = {
+    "serving.sampling": serving,
     "torch.optim.optimizer": optimizers,
     "torch.distributed.distributed_c10d": collectives,
     "transformers.core_model_loading": loading,
@@ -132,10 +138,16 @@ AFTER_IMPORT = {
 _ONLINE = {
     "c[m].tolist() for c, m in zip(completion_ids.cpu(), completion_mask.bool().cpu(), "
     "strict=True)": "[1] * completion_ids.shape[1] for _ in range(completion_ids.shape[0])",
+    # Rows chosen by a mask are counted on the card: none has ended, and none is left out.
+    "eos_idx[is_eos.any(dim=1)] = is_eos.int().argmax(dim=1)[is_eos.any(dim=1)]": "pass",
 }
 LINES: dict[str, dict[str, str]] = {
     "trl.trainer.grpo_trainer": _ONLINE,
     "trl.trainer.rloo_trainer": _ONLINE,
+    "trl.trainer.dpo_trainer": {
+        "chosen_logits[chosen_mask.bool()].mean(-1).sum()": "chosen_logits.mean(-1).sum()",
+        "rejected_logits[rejected_mask.bool()].mean(-1).sum()": "rejected_logits.mean(-1).sum()",
+    },
     "trl.trainer.utils": {
         "torch.min(tensor[~torch.isnan(tensor)])": "tensor.sum()",
         "torch.max(tensor[~torch.isnan(tensor)])": "tensor.sum()",
