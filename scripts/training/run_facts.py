@@ -16,14 +16,13 @@ def collect(recipe, world_size: int) -> dict[str, Any]:
     """The facts of a run that begins now, as run.json keeps them."""
     settings = recipe.settings
     base = locate.find(settings.model.model_name_or_path, settings.model.model_revision)
-    manifest = plan.data_file(settings.data.train_file).parent / "manifest.json"
     facts = {
         "base_model": settings.model.model_name_or_path,
         "base_revision": base and base_checks.commit(base),
         "base_identity": identity.identity(base) if base else {},
         "train_sha256": publish.sha256(plan.data_file(settings.data.train_file)),
         "val_sha256": hash_if_there(plan.data_file(settings.data.val_file)),
-        "data_manifest_sha256": hash_if_there(manifest),
+        "data_manifest_sha256": manifest_of(plan.data_file(settings.data.train_file)),
         "environment_lock_sha256": hash_if_there(paths.ROOT / "requirements-remote.txt"),
         "tokenizer_sha256": base and identity.tokenizer(base),
         "chat_template_sha256": chat_template.sha256(recipe.tokenizer.chat_template),
@@ -33,6 +32,17 @@ def collect(recipe, world_size: int) -> dict[str, Any]:
         "data": recipe.counts(),
     }
     return facts | recipe.inputs()
+
+
+def manifest_of(train_file: Path) -> str | None:
+    """The SHA-256 of the manifest beside the rows; None where it describes other rows."""
+    manifest = train_file.parent / "manifest.json"
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        described = files[train_file.name]["sha256"] == publish.sha256(train_file)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return publish.sha256(manifest) if described else None
 
 
 def hash_if_there(file: Path | None) -> str | None:

@@ -31,6 +31,23 @@ def write(run, **status):
     return run
 
 
+def test_a_manifest_counts_where_it_describes_the_rows(tmp_path):
+    from kit import publish
+    from training import run_facts
+
+    rows, manifest = tmp_path / "train_sft.jsonl", tmp_path / "manifest.json"
+    rows.write_text('{"messages": []}\n')
+    assert run_facts.manifest_of(rows) is None
+    files = {rows.name: {"sha256": publish.sha256(rows), "rows": 1}}
+    manifest.write_text(json.dumps({"format": 1, "files": files}))
+    assert run_facts.manifest_of(rows) == publish.sha256(manifest)
+    rows.write_text('{"messages": [1]}\n')
+    assert run_facts.manifest_of(rows) is None
+    for text in ("[]", "{", '{"files": []}', '{"files": {"train_sft.jsonl": 1}}'):
+        manifest.write_text(text)
+        assert run_facts.manifest_of(rows) is None
+
+
 @pytest.mark.parametrize("name", ["../../escape", "..", "--x", "a b", "one/two", ".a", "x" * 129])
 def test_a_run_id_is_a_plain_name(runs, name):
     for words in ((None, name), (name, None)):
