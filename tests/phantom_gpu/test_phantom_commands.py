@@ -60,8 +60,9 @@ def test_a_reward_model_is_trained(work):
     assert runs.facts(run)["memory"]["card"] == "stand-in sm_90"
 
 
-def test_preferences_are_trained_on_by_dpo(work):
-    code, err, run = preference(work, "dpo", "ppo_trainer.py", "--algorithm", "dpo")
+@pytest.mark.parametrize("algorithm", ["dpo", "grpo"])
+def test_preferences_are_trained_on(work, algorithm):
+    code, err, run = preference(work, algorithm, "ppo_trainer.py", "--algorithm", algorithm)
     assert code == 0, err
     assert runs.status(run)["state"] == "completed" and runs.status(run)["step"] == 2
     saving.check_adapter(run / "final", 7 * 2)
