@@ -19,8 +19,9 @@ from adapters import card_schema, peft_config, weights
 from base_model import chat_template, identity, locate
 from config import yaml_reader
 from kit import clock, console, json_files, paths
+from transfer import card_files
 
-FILE = "card.json"
+FILE = card_files.CARD
 MOST_BYTES = 4 << 20  # of a run's config.yaml
 LOADING = ("model", "quantization")  # sections of a configuration that say how to load the base
 

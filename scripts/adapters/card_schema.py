@@ -20,7 +20,7 @@ MOST_NUMBER = 1 << 53  # a count or a size above it is none
 MOST_TEXT = 2000  # characters of a text that is shown
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-Check = Callable[[Any], bool]
+Predicate = Callable[[Any], bool]
 
 
 def is_text(value: Any) -> bool:
@@ -69,7 +69,7 @@ def are_measures(value: Any) -> bool:
 
 
 BOUNDS = ("value", "low", "high")
-REQUIRED: dict[str, Check] = {
+REQUIRED: dict[str, Predicate] = {
     "name": lambda value: isinstance(value, str) and bool(names.NAME.fullmatch(value)),
     "version": lambda value: isinstance(value, str) and names.number(value) is not None,
     "created": is_time, "config": is_object, "data": is_object,
@@ -77,7 +77,7 @@ REQUIRED: dict[str, Check] = {
     "bump.kind": is_text, "bump.why": is_text,
     "adapter.r": is_rank, "adapter.max_rank": is_rank, "adapter.parameters": is_count,
 }  # fmt: skip
-OPTIONAL: dict[str, Check] = {  # where they are there and not null
+OPTIONAL: dict[str, Predicate] = {  # where they are there and not null
     "run.step": is_number, "run.loss": is_number, "run.state": is_text,
     "base.revision": is_text, "base.config_sha256": is_text, "base.weights_sha256": is_text,
     "base.weights_sample_sha256": is_text, "base.weights_bytes": is_count,
@@ -91,7 +91,7 @@ OPTIONAL: dict[str, Check] = {  # where they are there and not null
     "evaluation.dataset.sha256": is_text, "evaluation.dataset.rows": is_count,
     "evaluation.difference": are_measures,
 }  # fmt: skip
-OF_EVALUATION: dict[str, Check] = {
+OF_EVALUATION: dict[str, Predicate] = {
     "evaluation.dataset": is_object, "evaluation.metrics": are_measures,
     "evaluation.base": are_measures,
 }  # fmt: skip

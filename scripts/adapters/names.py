@@ -21,7 +21,7 @@ PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of a file's path: the same 
 LONGEST = 200  # characters of NAME@VERSION
 RESERVED = ("runs",)  # the folders below adapters/ that hold no versions
 BUMPS = ("major", "minor", "patch")
-Number = tuple[int, int, int]
+VersionNumber = tuple[int, int, int]
 
 
 def check_name(name: str) -> str:
@@ -34,18 +34,18 @@ def check_name(name: str) -> str:
     return name
 
 
-def number(version: str) -> Number | None:
+def number(version: str) -> VersionNumber | None:
     """'v1.20.3' -> (1, 20, 3); None for what is not a version."""
     match = VERSION.fullmatch(version)
     return (int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
-def text(version: Number) -> str:
+def text(version: VersionNumber) -> str:
     """(1, 20, 3) -> 'v1.20.3'"""
     return "v{}.{}.{}".format(*version)
 
 
-def after(latest: Number | None, bump: str) -> Number:
+def after(latest: VersionNumber | None, bump: str) -> VersionNumber:
     """The number that follows `latest`; the first version of all is v1.0.0."""
     if latest is None:
         return (1, 0, 0)
@@ -68,7 +68,7 @@ def split(reference: str) -> tuple[str, str]:
     return name, wanted.strip() or "latest"
 
 
-def matches(wanted: str, versions: list[Number]) -> list[Number]:
+def matches(wanted: str, versions: list[VersionNumber]) -> list[VersionNumber]:
     """Those of `versions` that 'latest', '1.0.0', '^1.0', '~1.2' or '>=1.0,<2' allows, sorted."""
     if wanted == "latest":
         return sorted(versions)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from base_model.identity import Difference
+from base_model.locate import ADAPTER_CONFIG
 from kit import json_files
 
-FILE = "adapter_config.json"
+FILE = ADAPTER_CONFIG
 AGAIN = "save the adapter again with PEFT's save_pretrained, or fetch it again"
 
 

@@ -83,7 +83,7 @@ def register(
     card = cards.build(folder, final, evaluated)
     chosen: dict[str, Any] = {}
 
-    def number() -> names.Number:
+    def number() -> names.VersionNumber:
         versions = chosen["versions"] = version_store.readable(root, name)
         chosen["gate"] = gate.decide(evaluated, versions, force)
         latest = versions[-1] if versions else None

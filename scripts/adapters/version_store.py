@@ -31,7 +31,7 @@ class Version:
     """One version: `folder` contains the PEFT files and card.json."""
 
     name: str
-    number: names.Number
+    number: names.VersionNumber
     folder: Path
 
     @property
@@ -166,7 +166,7 @@ def resolve(root: Path, reference: str) -> Version:
     return matching(root, reference)[-1]
 
 
-def latest_number(root: Path, name: str) -> names.Number | None:
+def latest_number(root: Path, name: str) -> names.VersionNumber | None:
     """The highest number ever given to a version of `name`."""
     folder = root / name
     if not folder.is_dir():
@@ -186,7 +186,10 @@ def sweep(folder: Path, pattern: str) -> None:
 
 
 def publish_version(
-    root: Path, name: str, number: Callable[[], names.Number], fill: Callable[[Version], None]
+    root: Path,
+    name: str,
+    number: Callable[[], names.VersionNumber],
+    fill: Callable[[Version], None],
 ) -> Version:
     """Stage a version with `fill(staged version)` and give it the number that is free at the end.
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from adapters import peft_config
 from adapters.peft_config import AGAIN
-from base_model import safetensors_header
+from base_model import locate, safetensors_header
 from base_model.identity import Difference
 
-FILE = "adapter_model.safetensors"
+FILE = locate.ADAPTER_WEIGHTS
 PART = 1 << 24  # values that are read at once: 64 MB as float32
 # base_model.model.<module>.lora_A.weight; embeddings have no .weight; DoRA and others add vectors
 _LORA = re.compile(

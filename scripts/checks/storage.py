@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from kit import console, paths
+from kit.console import GB
 from kit.report import Check
 
-GB = 1 << 30
 WARN_BELOW, FAIL_BELOW = 30.0, 20.0  # GB free where checkout and base model share a disk
 BASE_MODEL = 15.0  # GB of those, in safetensors; what is already downloaded counts
 FEW_INODES, NO_INODES = 100_000, 20_000  # the two environments hold about 60,000 files

@@ -33,7 +33,7 @@ from serving import api_errors
 from serving.api_errors import ApiError
 
 router = APIRouter(default_response_class=HTMLResponse)
-Fields = Annotated[dict[str, str], Depends(browser_safety.form)]
+FormFields = Annotated[dict[str, str], Depends(browser_safety.form)]
 HERE = Path(__file__).resolve().parent
 OTHERS = 30  # earlier runs that are listed
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
@@ -211,7 +211,7 @@ def get_log(run_id: str) -> Response:
 
 # --- what is done: every form brings its token --------------------------------------------------
 @router.post("/login")
-def post_login(request: Request, fields: Fields) -> Response:
+def post_login(request: Request, fields: FormFields) -> Response:
     """Keep a proof of the right token in this browser."""
     token, given = request.app.state.token, fields.get("token", "").strip()
     if not token or not hmac.compare_digest(given.encode(), token.encode()):
@@ -223,7 +223,7 @@ def post_login(request: Request, fields: Fields) -> Response:
 
 
 @router.post("/plan")
-def post_plan(request: Request, fields: Fields) -> Response:
+def post_plan(request: Request, fields: FormFields) -> Response:
     """Plan a new run, or the resumption of one."""
     try:
         plan = request.app.state.plans.make(wish_of(fields))
@@ -234,21 +234,21 @@ def post_plan(request: Request, fields: Fields) -> Response:
 
 
 @router.post("/run")
-def post_run(request: Request, fields: Fields) -> Response:
+def post_run(request: Request, fields: FormFields) -> Response:
     """Begin the planned training."""
     begun = request.app.state.plans.start(fields.get("token", ""))
     return RedirectResponse(f"/?run={begun['run_id']}#run", 303)
 
 
 @router.post("/stop")
-def post_stop(fields: Fields) -> Response:
+def post_stop(fields: FormFields) -> Response:
     """Stop a run with a checkpoint."""
     stopping = jobs.stop(fields.get("run") or None)
     return RedirectResponse(f"/?run={stopping['run_id']}#run", 303)
 
 
 @router.post("/try")
-def post_try(request: Request, fields: Fields) -> Response:
+def post_try(request: Request, fields: FormFields) -> Response:
     """Ask base and adapter the same."""
     prompt = fields.get("prompt", "").strip()
     if not prompt:
@@ -271,14 +271,14 @@ def post_try(request: Request, fields: Fields) -> Response:
 
 
 @router.post("/serve")
-def post_serve(request: Request, fields: Fields) -> Response:
+def post_serve(request: Request, fields: FormFields) -> Response:
     """Start a model server for a version."""
     request.app.state.server.start(fields.get("reference", ""))
     return RedirectResponse("/#try", 303)
 
 
 @router.post("/serve/stop")
-def post_serve_stop(request: Request, fields: Fields) -> Response:
+def post_serve_stop(request: Request, fields: FormFields) -> Response:
     """End the model server that was started here."""
     request.app.state.server.stop()
     return RedirectResponse("/#try", 303)

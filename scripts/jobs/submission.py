@@ -26,7 +26,7 @@ TRAINER = (".venv-remote/bin/python", "scripts/lora_trainer.py")
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class JobRequest:
     """The options of the call; 0 and '' mean: not given."""
 
     name: str
@@ -48,7 +48,7 @@ def natural_engine(host: Host) -> str:
     return "folder" if host.is_folder else "ssh"
 
 
-def choose_engine(request: Request, host: Host, section: Any) -> str:
+def choose_engine(request: JobRequest, host: Host, section: Any) -> str:
     """The engine: as given, else as configs/jobs.yaml says, else by the kind of HOST."""
     named = request.engine or (section.engine if section else None)
     natural = natural_engine(host)
@@ -60,7 +60,7 @@ def choose_engine(request: Request, host: Host, section: Any) -> str:
     return named or natural
 
 
-def make(request: Request, host: Host, settings: Any) -> Job:
+def make(request: JobRequest, host: Host, settings: Any) -> Job:
     """The Job for a request on a host. settings: the JobsConfig."""
     contract.check_name(request.name)
     section = settings.hosts.get(host.name)
@@ -98,7 +98,7 @@ def make(request: Request, host: Host, settings: Any) -> Job:
     )
 
 
-def limits(request: Request, amount: float, section: Any, settings: Any) -> tuple[float, float]:
+def limits(request: JobRequest, amount: float, section: Any, settings: Any) -> tuple[float, float]:
     """(money an hour, seconds that a job may run; 0 for no limit) on a host with its section."""
     rate = request.rate or (section.rate if section and section.rate else 0.0)
     cap = 0.0
@@ -110,7 +110,7 @@ def limits(request: Request, amount: float, section: Any, settings: Any) -> tupl
     return rate, cap
 
 
-def with_limits(job: Job, request: Request, host: Host, settings: Any) -> Job:
+def with_limits(job: Job, request: JobRequest, host: Host, settings: Any) -> Job:
     """A job that goes on, with the budget, rate or time that the call gives anew."""
     if not (request.budget or request.rate or request.time_limit):
         return job
@@ -125,7 +125,7 @@ def new_run_id(name: str) -> str:
     return f"{clock.name_stamp()}-{name}"
 
 
-def trainer_words(request: Request) -> tuple[str, ...]:
+def trainer_words(request: JobRequest) -> tuple[str, ...]:
     """The trainer's command, without its run id."""
     words = [*TRAINER, "--confirm-run"]
     words += ["--config", request.config] if request.config else []
@@ -144,7 +144,7 @@ def same_run(job: Job, file: Path) -> Job:
     return dataclasses.replace(job, run_id=old.run_id)
 
 
-def _settings(request: Request) -> Any:
+def _settings(request: JobRequest) -> Any:
     """The trainer's configuration with the request's overrides."""
     from config import loader
 
@@ -152,7 +152,7 @@ def _settings(request: Request) -> Any:
     return loader.load(config, request.overrides, kind="training_config")
 
 
-def base_model(request: Request) -> tuple[str, str]:
+def base_model(request: JobRequest) -> tuple[str, str]:
     """(the base model's folder below models/, the repository that it comes from; '' for none)."""
     from base_model import locate
 
@@ -161,7 +161,7 @@ def base_model(request: Request) -> tuple[str, str]:
     return (key, known[key]["repo"]) if key else ("", "")
 
 
-def refuse_dry_run(request: Request) -> None:
+def refuse_dry_run(request: JobRequest) -> None:
     """Misuse where the configuration says that the trainer only plans."""
     if _settings(request).safety.dry_run:
         raise console.Misuse(

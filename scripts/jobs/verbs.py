@@ -81,10 +81,10 @@ def _with_the_run(args: Any, host_name: str) -> str:
     return names[0] if names else host_name
 
 
-def _request(args: Any) -> submission.Request:
+def _request(args: Any) -> submission.JobRequest:
     """What the call asked for; Misuse for a number that is none."""
     _check_numbers(args)
-    return submission.Request(
+    return submission.JobRequest(
         args.name, args.engine, args.words, args.config, tuple(args.overrides), args.nodes,
         args.gpus, args.budget or 0.0, args.rate or 0.0, args.partition, args.time or 0.0,
     )  # fmt: skip
@@ -123,7 +123,7 @@ def _check_numbers(args: Any) -> None:
         raise console.Misuse("--nodes and --gpus count machines and GPUs", "--nodes 2 --gpus 8")
 
 
-def _to_the_cloud(args: Any, request: submission.Request, settings: Any) -> int:
+def _to_the_cloud(args: Any, request: submission.JobRequest, settings: Any) -> int:
     """Write the task file; launch it where that is confirmed and `sky` is there."""
     from jobs.engines import sky
 

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 GOOD, FAILED, MISUSED = 0, 1, 2
+GB = 1 << 30
 
 
 class Problem(Exception):

@@ -36,7 +36,7 @@ class ToolCall(BaseModel):
     function: Function
 
 
-class Message(BaseModel):
+class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | None = None
     name: str | None = None
@@ -56,7 +56,7 @@ class Message(BaseModel):
         return "".join(str(part.get(part["type"], "")) for part in value)
 
     @model_validator(mode="after")
-    def has_content(self) -> Message:
+    def has_content(self) -> ChatMessage:
         if self.content is None and not self.tool_calls:
             raise ValueError("content is missing")
         return self
@@ -152,7 +152,7 @@ class GenerationRequest(BaseModel):
 class ChatRequest(GenerationRequest):
     """A request of /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_CHANCES)
@@ -222,10 +222,10 @@ class CompletionRequest(GenerationRequest):
         return self.logprobs
 
 
-Request = TypeVar("Request", ChatRequest, CompletionRequest)
+AnyRequest = TypeVar("AnyRequest", ChatRequest, CompletionRequest)
 
 
-def read(body: bytes, kind: type[Request]) -> Request:
+def read(body: bytes, kind: type[AnyRequest]) -> AnyRequest:
     """The request in `body`; ApiError 400 that names the first thing wrong."""
     given = read_object(body)
     for name in [key for key in given if key in NOT_SUPPORTED or key in WITHOUT_EFFECT]:

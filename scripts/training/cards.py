@@ -9,8 +9,8 @@ import dataclasses
 import re
 
 from kit import console
+from kit.console import GB
 
-GB = 1 << 30
 FULL_ABOVE = (
     1.05  # share of a card's memory above which an estimate does not fit (it is off by 9 %)
 )

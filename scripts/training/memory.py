@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from kit.console import GB
 from training.model_shape import VOCABULARY_LAYERS, ModelShape, of_config
 
-GB = 1 << 30
 CUDA_CONTEXT = GB // 2
 CUBLAS_WORKSPACES = 64 << 20
 FRAGMENTS = 1.1  # reserved over allocated: 1.01 to 1.15 in the traces

@@ -11,12 +11,11 @@ import shutil
 
 from adapters.exports.vllm import RANKS
 from kit import console, paths
+from kit.console import GB
 from kit.report import Check
 from training import memory
 from training.cards import Card
 from training.model_shape import VOCABULARY_LAYERS, ModelShape
-
-GB = 1 << 30
 
 
 def before_data(shape: ModelShape, settings) -> list[Check]:

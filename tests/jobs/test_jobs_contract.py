@@ -308,7 +308,7 @@ def test_a_name_that_is_no_name_is_refused(name):
         name, is_folder = "gpu1", False
 
     with pytest.raises(console.Misuse, match="use letters, digits"):
-        submission.make(submission.Request(name), Nowhere(), None)
+        submission.make(submission.JobRequest(name), Nowhere(), None)
 
 
 # --- several hosts ----------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_a_job_that_used_up_its_limit_is_refused_until_it_gets_a_larger_one():
     budget.refuse_used_up(JOB, 3599.0)
     with pytest.raises(console.Problem, match=r"ran 1 h 00 min \(about 2.00\) and its limit is"):
         budget.refuse_used_up(JOB, 3600.0)
-    request = submission.Request("train", budget=4.0)
+    request = submission.JobRequest("train", budget=4.0)
     more = submission.with_limits(JOB, request, Silent(), JobsConfig())
     assert (more.budget, more.rate, more.cap_seconds) == (4.0, 2.0, 3600 * 4 / 2 - 120)
     budget.refuse_used_up(more, 3600.0)
@@ -87,7 +87,7 @@ def test_a_job_that_used_up_its_limit_is_refused_until_it_gets_a_larger_one():
     ],
 )
 def test_what_a_resume_does_not_give_stays(given, budgeted, rate, cap):
-    request = submission.Request("train", **given)
+    request = submission.JobRequest("train", **given)
     job = submission.with_limits(JOB, request, Silent(), JobsConfig())
     assert (job.budget, job.rate, job.cap_seconds) == (budgeted, rate, cap)
 

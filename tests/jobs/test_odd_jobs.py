@@ -192,7 +192,7 @@ def test_no_verb_takes_a_name_that_is_none(desk, name):
 
 @pytest.mark.parametrize(("amount", "rate"), [(1e300, 1e-300), (1e12, 0.01), (5.0, 1e-12)])
 def test_a_budget_for_ever_is_a_limit_that_every_engine_can_write(amount, rate):
-    request = submission.Request("x", budget=amount, rate=rate)
+    request = submission.JobRequest("x", budget=amount, rate=rate)
     _, cap = submission.limits(request, amount, None, JobsConfig())
     job = dataclasses.replace(JOB, cap_seconds=cap, rate=rate, budget=amount)
     assert contract.parse(job.to_json().decode(), "engine.json").cap_seconds == cap < 1e9

@@ -115,9 +115,18 @@ def test_a_class_name_means_one_thing():
     named = collections.defaultdict(list)
     for module, file in modules().items():
         for node in tree(file).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                named[node.name].append(module)
+            for name in class_names(node):
+                named[name].append(module)
     assert not doubles(named)
+
+
+def class_names(node: ast.stmt) -> list[str]:
+    """The class or the type alias (Name = …, in CamelCase) that a statement makes."""
+    if isinstance(node, ast.ClassDef):
+        return [] if node.name.startswith("_") else [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    return [name for name in names if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name)]
 
 
 def test_a_file_name_means_one_thing():

@@ -9,9 +9,10 @@ import pytest
 
 from config import loader
 from kit import console
+from kit.console import GB
 from support.model_files import LLAMA_8B
 from training import cards, memory, memory_advice, memory_checks, model_shape, step_time
-from training.memory import DPO, GB, ONLINE, PPO, REWARD, Workload
+from training.memory import DPO, ONLINE, PPO, REWARD, Workload
 from training.memory_advice import MemoryCase
 
 MISTRAL = LLAMA_8B | {"model_type": "mistral", "vocab_size": 32768, "head_dim": 128}

@@ -8,17 +8,17 @@ from pydantic import Field
 
 from config.schemas import Section
 
-Engine = Literal["folder", "ssh", "slurm", "sky"]
+EngineName = Literal["folder", "ssh", "slurm", "sky"]
 Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+HourlyRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class HostSection(Section):
     """One host: how jobs run there, and what an hour of it costs."""
 
-    engine: Engine | None = None
-    rate: Rate | None = None
+    engine: EngineName | None = None
+    rate: HourlyRate | None = None
     storage_rate: Money = 0.0
     partition: str | None = None
     extra: list[str] = []
@@ -31,7 +31,7 @@ class WatchdogSection(Section):
 
 
 class BudgetSection(Section):
-    amount: Rate | None = None
+    amount: HourlyRate | None = None
     save_seconds: Seconds = 120.0
 
 

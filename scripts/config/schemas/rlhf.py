@@ -10,7 +10,7 @@ from config.schemas import Positive, Section, Share
 from config.schemas import training as sft
 from config.schemas.training import Optimizer, QuantizationSection, Seed
 
-Rate = Annotated[float, Field(gt=0, lt=1)]
+LearningRate = Annotated[float, Field(gt=0, lt=1)]
 Above = Annotated[float, Field(gt=0)]
 NotBelow = Annotated[float, Field(ge=0)]
 Algorithm = Literal["dpo", "grpo", "rloo", "ppo"]
@@ -59,13 +59,13 @@ class RlhfTrainingSection(Section):
 
 
 class RewardSection(Section):
-    learning_rate: Rate = 1e-4
+    learning_rate: LearningRate = 1e-4
     max_length: Positive = 1024
     center_rewards_coefficient: NotBelow | None = 0.01
 
 
 class DpoSection(Section):
-    learning_rate: Rate = 5e-6
+    learning_rate: LearningRate = 5e-6
     max_length: Positive = 1024
     beta: Above = 0.1
     loss_type: list[Literal["sigmoid", "ipo", "hinge", "robust", "sft"]] = ["sigmoid"]
@@ -73,7 +73,7 @@ class DpoSection(Section):
 
 
 class GrpoSection(Section):
-    learning_rate: Rate = 1e-5
+    learning_rate: LearningRate = 1e-5
     beta: NotBelow = 0.04
     num_generations: Annotated[int, Field(ge=2)] = 8
     max_completion_length: Positive = 256
@@ -85,7 +85,7 @@ class GrpoSection(Section):
 
 
 class RlooSection(Section):
-    learning_rate: Rate = 1e-5
+    learning_rate: LearningRate = 1e-5
     beta: NotBelow = 0.05
     num_generations: Annotated[int, Field(ge=2)] = 4
     max_completion_length: Positive = 256
@@ -97,7 +97,7 @@ class RlooSection(Section):
 
 
 class PpoSection(Section):
-    learning_rate: Rate = 1e-5
+    learning_rate: LearningRate = 1e-5
     kl_coef: NotBelow = 0.05
     kl_estimator: Literal["k1", "k3"] = "k1"
     response_length: Positive = 256
