@@ -115,7 +115,7 @@ def test_the_commands_at_the_end_may_be_variables(monkeypatch):
     class Folder:
         name, is_folder = "./gpu", True
 
-    request = submission.Request("train", words=("true",))
+    request = submission.JobRequest("train", words=("true",))
     configured = JobsConfig(at_end={"notify": "mail me", "stop": "shutdown"})
     job = submission.make(request, Folder(), configured)
     assert (job.notify, job.stop_command) == ("mail me", "shutdown")
