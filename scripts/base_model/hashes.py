@@ -25,10 +25,26 @@ def downloaded(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def commits(folder: Path) -> set[str]:
-    """The revisions that the files there are of, where the hub's tools noted them."""
-    cached = locate.snapshot(folder)
+    """The revisions that the files there are of, where the hub's tools or a clone noted them."""
+    cached, cloned = locate.snapshot(folder), _head(folder / ".git")
     noted = {commit for commit, _ in downloaded(folder).values()}
-    return noted | ({cached[1]} if cached else set())
+    return noted | ({cached[1]} if cached else set()) | ({cloned} if cloned else set())
+
+
+def _head(git: Path) -> str | None:
+    """The commit that a clone has checked out, read without running git; None where unknown."""
+    try:
+        text = (git / "HEAD").read_text(encoding="utf-8").strip()
+        branch = text.removeprefix("ref: ")
+        if branch != text and re.fullmatch(r"refs/heads/[\w.-]+", branch):
+            packed = git / "packed-refs"
+            lines = packed.read_text(encoding="utf-8").splitlines() if packed.is_file() else []
+            known = {name: commit for commit, _, name in (line.partition(" ") for line in lines)}
+            loose = git / branch
+            text = loose.read_text().strip() if loose.is_file() else known.get(branch, "")
+    except (OSError, ValueError):
+        return None
+    return text if re.fullmatch(r"[0-9a-f]{40}", text) else None
 
 
 def sha256(path: Path, done: Callable[[int], None] = lambda n: None, git: bool = False) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 from checks import storage
 from kit import console, paths
 
+COMMIT = re.compile(r"[0-9a-fA-F]{7,40}")  # a commit or its beginning; shorter is a branch's name
+
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's
 
 Known = Mapping[str, Mapping[str, Any]]
@@ -105,12 +107,10 @@ def snapshot(folder: Path) -> tuple[str, str] | None:
 
 def fits(folder: Path, commit: str, revision: str) -> bool | None:
     """Whether the commit in `folder` is the revision; None for an unknown branch or tag."""
-    if commit.startswith(revision.lower()):
-        return True
     reference = folder.parent.parent / "refs" / revision
     if snapshot(folder) and _is_file(reference):
         return reference.read_text(encoding="utf-8").strip() == commit
-    return False if re.fullmatch(r"[0-9a-fA-F]{7,40}", revision) else None
+    return commit.startswith(revision.lower()) if COMMIT.fullmatch(revision) else None
 
 
 def _snapshots(repository: str, revision: str | None) -> Iterator[Path]:
@@ -121,8 +121,8 @@ def _snapshots(repository: str, revision: str | None) -> Iterator[Path]:
     reference = home / "refs" / (revision or "main")
     if _is_file(reference):
         revision = reference.read_text(encoding="utf-8").strip()
-    if re.fullmatch(r"[\w.-]*", revision or ""):
-        yield from sorted((home / "snapshots").glob(f"{revision or ''}*"))[:1]
+    if revision is None or COMMIT.fullmatch(revision):
+        yield from sorted((home / "snapshots").glob(f"{(revision or '').lower()}*"))[:1]
 
 
 def _is_folder(path: Path) -> bool:

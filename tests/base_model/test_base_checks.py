@@ -223,6 +223,24 @@ def test_the_revision_is_what_lies_there(model):
     assert "files of 2 revisions" in base_checks.revisions(base, "a" * 40)[0].found
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_clone_is_held_against_the_revision(model, packed):
+    folder = model().folder
+    (git := folder / ".git").mkdir()
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    assert base_checks.commit(folder) is None
+    if packed:
+        (git / "packed-refs").write_text(f"# pack-refs with: peeled\n{'c' * 40} refs/heads/main\n")
+    else:
+        (git / "refs/heads").mkdir(parents=True)
+        (git / "refs/heads/main").write_text("c" * 40 + "\n")
+    assert base_checks.commit(folder) == "c" * 40
+    (git / "HEAD").write_text("ref: refs/heads/../../../secret\n")
+    assert base_checks.commit(folder) is None
+    (git / "HEAD").write_text("d" * 40 + "\n")
+    assert base_checks.commit(folder) == "d" * 40
+
+
 def test_a_folder_of_the_cache_is_held_against_the_revision_too(model, tmp_path):
     home = tmp_path / "models--acme--small"
     (home / "refs" / "refs" / "pr").mkdir(parents=True)

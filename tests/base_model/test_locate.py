@@ -35,7 +35,7 @@ def test_a_snapshot_is_found_by_branch_tag_or_commit(cache, revision, commit):
     assert locate.snapshot(cache / commit) == (REPO, commit)
 
 
-@pytest.mark.parametrize("revision", ["f" * 40, "../..", "v9"])
+@pytest.mark.parametrize("revision", ["f" * 40, "../..", "v9", "0", "abc"])
 def test_a_revision_that_is_not_there_is_nowhere(cache, revision):
     assert locate.find(REPO, revision) is None
     with pytest.raises(console.Problem, match=f"no model at {REPO}"):
