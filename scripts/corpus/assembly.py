@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from corpus.preparation import Preparation, PreparedRows
 from corpus.sources import recipes
 from kit import console
+from kit.moving_line import MovingLine
 
 
 def of_files(root: Path, config, recipe: str | None, without: Path) -> PreparedRows:
@@ -16,24 +19,38 @@ def of_files(root: Path, config, recipe: str | None, without: Path) -> PreparedR
     for reject in skipped:
         console.warn(f"{reject.line()}: not read")
     preparation.result.rejects += skipped
-    total = sum(s.path.stat().st_size for s in sources)
-    with console.progress(total, "reading", unit="B", unit_scale=True, delay=2) as bar:
+    with console.progress(None, "reading", unit="rows", delay=2) as bar:
         for source in sources:
             console.note(f"    {source.name}: recipe {source.recipe_name}")
-            preparation.add(source.name, source.recipe_name, recipes.rows(source, config))
-            bar.update(source.path.stat().st_size)
-    return preparation.finish()
+            items = _counted(recipes.rows(source, config), bar)
+            preparation.add(source.name, source.recipe_name, items)
+    return _finished(preparation)
+
+
+def _counted(items: Iterable[Any], bar: Any) -> Iterator[Any]:
+    """The items, each shown by the bar."""
+    for item in items:
+        yield item
+        bar.update()
+
+
+def _finished(preparation: Preparation) -> PreparedRows:
+    with MovingLine("looking for near-duplicates, counting tokens, splitting"):
+        result = preparation.finish()
+    for loss in result.losses:
+        console.warn(loss)
+    return result
 
 
 def of_collection(config, recipe: str | None, store: str | None) -> PreparedRows:
     """Questions on the passages of the Chroma collection that `documents` names."""
     preparation = Preparation(config)
     preparation.add(*recipes.collection(config, recipe, store))
-    return preparation.finish()
+    return _finished(preparation)
 
 
 def of_generated(config, recipe: str | None) -> PreparedRows:
     """Generated weather dialogues."""
     preparation = Preparation(config)
     preparation.add(*recipes.generated(config, recipe))
-    return preparation.finish()
+    return _finished(preparation)

@@ -39,13 +39,14 @@ class Tally:
 
 @dataclasses.dataclass
 class PreparedRows:
-    """The rows of both sides, the rejects, a tally per source, the lengths."""
+    """The rows of both sides, the rejects, a tally per source, the lengths, the great losses."""
 
     train: list[Row] = dataclasses.field(default_factory=list)
     val: list[Row] = dataclasses.field(default_factory=list)
     rejects: list[Reject] = dataclasses.field(default_factory=list)
     tallies: dict[str, Tally] = dataclasses.field(default_factory=dict)
     length: dict[str, Any] = dataclasses.field(default_factory=dict)
+    losses: list[str] = dataclasses.field(default_factory=list)  # where a filter took the most
 
     @property
     def bad(self) -> list[Reject]:
@@ -175,7 +176,7 @@ class Preparation:
         result, config = self.result, self.config
         by_likeness = config.deduplication.near
         rows = self._without_near_duplicates(self._rows) if by_likeness else self._rows
-        self._warn_of_losses()
+        result.losses = self._losses()
         rows = self._within_length(rows)
         shared_text.group(rows)
         drawn = splitting.sample(rows, config.seed, config.max_samples)
@@ -185,15 +186,15 @@ class Preparation:
             self._part_sides()
         return result
 
-    def _warn_of_losses(self) -> None:
-        """Say where one filter takes most of a source: then its threshold may not fit the data."""
-        for name, tally in self.result.tallies.items():
-            for reason, count in tally.dropped.items():
-                if count >= 10 and 2 * count > tally.read and reason not in self._bad_reasons():
-                    console.warn(
-                        f"{name}: {reason} takes {count} of {tally.read} rows; --rejects FILE shows"
-                        f" them, docs/DATA.md names the settings"
-                    )
+    def _losses(self) -> list[str]:
+        """Where one filter takes most of a source: then its threshold may not fit the data."""
+        return [
+            f"{name}: {reason} takes {count} of {tally.read} rows; --rejects FILE shows"
+            f" them, docs/DATA.md names the settings"
+            for name, tally in self.result.tallies.items()
+            for reason, count in tally.dropped.items()
+            if count >= 10 and 2 * count > tally.read and reason not in self._bad_reasons()
+        ]
 
     def _bad_reasons(self) -> set[str]:
         return {reject.reason for reject in self.result.bad}

@@ -221,25 +221,25 @@ def test_a_version_that_comes_while_vllm_runs_is_verified_and_loaded_into_it(wor
         adapter_runs.run(work, name, changes.pop("tensors", None), **changes)
         return register.register(work / "adapters", name, "one-lora", bump="minor")
 
-    def said(model):
+    def answer_of(model):
         answer = front.post(model=model).json()
         if "error" in answer:
             return answer["error"]["code"], answer["error"]["message"]
         return json.loads(answer["choices"][0]["message"]["content"])["asked"]["model"]
 
     with Front("--checkpoint", "one-lora") as front:
-        assert said("one-lora") == "one-lora@v1.0.0"
+        assert answer_of("one-lora") == "one-lora@v1.0.0"
         more("second")
-        assert said("one-lora@latest") == said("one-lora@v1.1.0") == "one-lora@v1.1.0"
-        assert said("one-lora@v1.0.0") == "one-lora@v1.0.0"
+        assert answer_of("one-lora@latest") == answer_of("one-lora@v1.1.0") == "one-lora@v1.1.0"
+        assert answer_of("one-lora@v1.0.0") == "one-lora@v1.0.0"
         damaged = more("third")
         (damaged.folder / "adapter_config.json").chmod(0o644)
         (damaged.folder / "adapter_config.json").write_text("{}")
-        code, message = said("one-lora@v1.2.0")
+        code, message = answer_of("one-lora@v1.2.0")
         assert code == "version_refused" and RESTORE in message
         assert "one-lora@v1.2.0 cannot be served: adapter_config.json" in message
-        assert said("one-lora") == "one-lora@v1.1.0"
+        assert answer_of("one-lora") == "one-lora@v1.1.0"
         more("wide", tensors=adapter_runs.tensors(rank=32), r=32)
-        assert "ranks up to 8; restart the server" in said("one-lora@v1.3.0")[1]
+        assert "ranks up to 8; restart the server" in answer_of("one-lora@v1.3.0")[1]
         more("odd", tensors=dora(adapter_runs.tensors()), use_dora=True)
-        assert "DoRA" in said("one-lora@v1.4.0")[1]
+        assert "DoRA" in answer_of("one-lora@v1.4.0")[1]

@@ -50,8 +50,8 @@ def test_another_programs_permission_is_no_login(said):
 
 
 def test_the_line_of_the_refusal_is_shown_and_not_a_later_one():
-    said = "me@jump: Permission denied (publickey).\nConnection closed by UNKNOWN port 65535"
-    assert "(me@jump: Permission denied (publickey).)" in str(refusals.explain("gpu1", 255, said))
+    text = "me@jump: Permission denied (publickey).\nConnection closed by UNKNOWN port 65535"
+    assert "(me@jump: Permission denied (publickey).)" in str(refusals.explain("gpu1", 255, text))
     offer = "Unable to negotiate with 1.2.3.4 port 22: no matching cipher found. Their offer: x"
     assert refusals.is_final(offer) and refusals.explain("gpu1", 255, offer) is not None
 
