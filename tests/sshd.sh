@@ -70,7 +70,8 @@ add_account() { # DIR PASSWORD: prints the account's name
   printf '%s\n' "$name"
 }
 
-# Every session begins in DIR/home with HOME set to it, whatever account it runs under.
+# Every session begins in DIR/home with HOME set to it, whatever account it runs under. sshd sets it
+# too: the account's shell would read the account's own start files before the session.
 write_session() { # DIR
   cat >"$1/session" <<EOF
 #!/bin/sh
@@ -115,6 +116,7 @@ UsePAM $code
 UseDNS no
 MaxStartups 100:30:200
 ForceCommand $1/session
+SetEnv HOME=$1/home
 Subsystem sftp $(sftp_server)
 EOF
 }

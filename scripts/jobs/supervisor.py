@@ -87,7 +87,7 @@ class Supervisor:
     def _has_time(self, spent: float) -> bool:
         """Whether another life may go on: nobody asked for the end, and the budget has time."""
         remaining = self.job.cap_seconds - spent - self.life.seconds
-        last = self.job.cap_seconds and remaining <= self.job.warning_seconds + EARLY_SECONDS
+        last = self.job.cap_seconds and remaining <= self.job.warning_seconds() + EARLY_SECONDS
         return not self.wished and not last
 
     def _once(self, spent: float) -> int:

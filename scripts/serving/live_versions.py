@@ -32,7 +32,7 @@ class FollowedAdapter:
     root: Path
     ranges: list[str]
     listed: list[Version] = dataclasses.field(default_factory=list)
-    retired: set[names.Number] = dataclasses.field(default_factory=set)
+    retired: set[names.VersionNumber] = dataclasses.field(default_factory=set)
     changed: int = 0  # when the listed folder changed last, in ns; 0: not known
 
     def look(self, name: str) -> list[Version]:

@@ -191,3 +191,42 @@ def test_a_function_has_at_most_45_lines():
 def test_a_command_has_at_most_150_lines():
     files = SCRIPTS.glob("*.py")
     assert long_ones(((f, len(f.read_text().splitlines())) for f in files), 150) == []
+
+
+@functools.cache
+def names_of(file: Path) -> set[str]:
+    """What a module of the house may be asked for: its classes, functions, names and imports."""
+    names = {node.id for node in definitions(file) if isinstance(node, ast.Name)}
+    for node in definitions(file):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif not isinstance(node, ast.Name):
+            names.add(node.name)
+    return names
+
+
+def aliases(file: Path) -> dict[str, str]:
+    """{name: module of the house} that a file imports, less what it binds anew somewhere."""
+    known = {}
+    for node in definitions(file):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            room = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            known |= {alias.asname or alias.name: f"{room}{alias.name}" for alias in node.names}
+    bound = {node.id for node in definitions(file) if isinstance(node, ast.Name)}
+    bound |= {node.arg for node in ast.walk(tree(file)) if isinstance(node, ast.arg)}
+    return {k: v for k, v in known.items() if v in modules() and k not in bound}
+
+
+@pytest.mark.slow
+def test_what_a_module_is_asked_for_is_there():
+    """A name that was moved or renamed is missed also where only a slow test would come by."""
+    missing = []
+    for file in python_files():
+        known = aliases(file)
+        for node in ast.walk(tree(file)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                module = known.get(node.value.id, "")
+                names = names_of(modules()[module]) | {"__doc__", "__file__"} if module else ()
+                if module and f"{module}.{node.attr}" not in modules() and node.attr not in names:
+                    missing.append(f"{file.relative_to(ROOT)}:{node.lineno}: {module}.{node.attr}")
+    assert missing == []

@@ -262,10 +262,10 @@ def test_a_saved_adapter_is_read_back_before_it_counts(adapted, tmp_path, spoil,
 
     adapted.save_pretrained(tmp_path)
     saving.check_adapter(tmp_path, 2)
-    tensors = load_file(tmp_path / saving.WEIGHTS)
+    tensors = load_file(tmp_path / saving.ADAPTER_WEIGHTS)
     spoiled = {name: spoil(name, value) for name, value in tensors.items()}
     kept = {name: value for name, value in spoiled.items() if value is not None}
-    save_file(kept, tmp_path / saving.WEIGHTS)
+    save_file(kept, tmp_path / saving.ADAPTER_WEIGHTS)
     with pytest.raises(console.Problem, match=expected):
         saving.check_adapter(tmp_path, 2)
 
@@ -273,7 +273,7 @@ def test_a_saved_adapter_is_read_back_before_it_counts(adapted, tmp_path, spoil,
 @pytest.mark.remote_env
 def test_a_truncated_adapter_is_one_line(adapted, tmp_path):
     adapted.save_pretrained(tmp_path)
-    whole = (tmp_path / saving.WEIGHTS).read_bytes()
-    (tmp_path / saving.WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    whole = (tmp_path / saving.ADAPTER_WEIGHTS).read_bytes()
+    (tmp_path / saving.ADAPTER_WEIGHTS).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(console.Problem, match="cannot be read back"):
         saving.check_adapter(tmp_path, 2)
