@@ -61,6 +61,19 @@ def parse(data: bytes) -> dict[str, Any]:
     return value
 
 
+def shallow(text: str | bytes) -> Any:
+    """The value of JSON from elsewhere; ValueError where it is none, or nests too deep.
+
+    How deep Python itself reads depends on its version, and what comes after recurses as well.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {MOST_DEPTH} levels") from None
+    check_size(value)
+    return value
+
+
 def read(path: Path) -> dict[str, Any]:
     """parse() of a file, of which no more than the limit is read. OSError where there is none."""
     if path.exists() and not path.is_file():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.json_schema import models_json_schema
 
+from kit import json_files
 from serving.api_errors import ApiError
 
 # name -> the values that change nothing; any other value is refused rather than ignored
@@ -246,8 +246,8 @@ def read(body: bytes, kind: type[AnyRequest]) -> AnyRequest:
 def read_object(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`; ApiError 400 where there is none."""
     try:
-        given = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        given = json_files.shallow(body)
+    except ValueError as error:
         place = f" (line {error.lineno}, column {error.colno})" if hasattr(error, "lineno") else ""
         raise ApiError(400, "invalid_json", f"the body is not valid JSON{place}") from None
     if not isinstance(given, dict):

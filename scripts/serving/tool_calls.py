@@ -14,6 +14,8 @@ import secrets
 import string
 from typing import Any
 
+from kit import json_files
+
 MARKS = re.compile(r"</?tool_call>|[,;\s]")
 _OPENS = ("{", "[", "<tool_call>")
 _ALPHABET = string.ascii_letters + string.digits
@@ -47,8 +49,8 @@ def for_template(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _call(call: dict[str, Any], place: str) -> dict[str, Any]:
     arguments = call["function"]["arguments"]
     try:
-        arguments = json.loads(arguments or "{}")
-    except (ValueError, RecursionError):
+        arguments = json_files.shallow(arguments or "{}")
+    except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
         raise ValueError(place)
@@ -89,6 +91,7 @@ def parse(text: str, tools: list[dict[str, Any]] | None) -> tuple[str | None, li
         if text[position] in "{[":
             try:
                 value, position = json.JSONDecoder().raw_decode(text, position)
+                json_files.check_size(value)
             except (ValueError, RecursionError):  # a model that repeats one bracket nests deep
                 return text, []
             calls += value if isinstance(value, list) else [value]
@@ -110,8 +113,8 @@ def _read(call: Any, known: set[str]) -> dict[str, Any] | None:
     arguments = call.get("arguments", call.get("parameters"))
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
+            arguments = json_files.shallow(arguments)
+        except ValueError:
             return None
     if call["name"] not in known or not isinstance(arguments, dict):
         return None

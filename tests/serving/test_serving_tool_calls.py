@@ -51,6 +51,7 @@ def test_several_calls_are_read():
         "<tool_call>nothing</tool_call>",
         "[" * 5000,
         '{"a":' * 5000,
+        '{"name": "add", "arguments": ' + '{"a":' * 5000 + "1" + "}" * 5001,
         json.dumps({"name": "add", "arguments": "[" * 5000}),
         json.dumps({"name": "add", "arguments": '{"a":' * 5000 + "1" + "}" * 5000}),
     ],
