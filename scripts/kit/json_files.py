@@ -41,7 +41,7 @@ def parse(data: bytes) -> dict[str, Any]:
     if len(data) > MOST_BYTES:
         raise ValueError(f"larger than {MOST_BYTES >> 20} MB")
     try:
-        value = json.loads(
+        value = shallow(
             data.decode("utf-8"),
             parse_int=_integer,
             parse_float=_finite,
@@ -49,25 +49,23 @@ def parse(data: bytes) -> dict[str, Any]:
         )
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
-    except RecursionError:
-        raise ValueError(f"nested deeper than {MOST_DEPTH} levels") from None
     except json.JSONDecodeError:
         raise ValueError("not JSON") from None
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    check_size(value)
     if _SURROGATE.search(data):
         _check_texts(value)
     return value
 
 
-def shallow(text: str | bytes) -> Any:
+def shallow(text: str | bytes, **hooks: Any) -> Any:
     """The value of JSON from elsewhere; ValueError where it is none, or nests too deep.
 
     How deep Python itself reads depends on its version, and what comes after recurses as well.
+    hooks: those of json.loads.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, **hooks)
     except RecursionError:
         raise ValueError(f"nested deeper than {MOST_DEPTH} levels") from None
     check_size(value)
