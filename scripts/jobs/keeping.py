@@ -28,7 +28,7 @@ class KeepingInBackground:
     def _fetch(self) -> None:
         try:
             keeper.fetch_finished(self.host_name, self.job, self.settings.keep_last, self.bucket)
-        except console.Problem as problem:
+        except (console.Problem, OSError) as problem:  # a thread's traceback helps nobody
             if not self._warned:
                 console.warn(f"checkpoints are not kept here: {problem}; it is tried again")
             self._warned = True
