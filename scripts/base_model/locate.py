@@ -119,9 +119,12 @@ def _snapshots(repository: str, revision: str | None) -> Iterator[Path]:
         return
     home = storage.hf_cache() / f"models--{repository.replace('/', '--')}"
     reference = home / "refs" / (revision or "main")
-    if _is_file(reference):
-        revision = reference.read_text(encoding="utf-8").strip()
-    if revision is None or COMMIT.fullmatch(revision):
+    if _is_file(reference):  # a branch or tag: the name of its snapshot, whatever it looks like
+        name = reference.read_text(encoding="utf-8", errors="replace").strip()
+        cached = home / "snapshots" / name
+        if name == cached.name and _is_folder(cached):
+            yield cached
+    elif revision is None or COMMIT.fullmatch(revision):
         yield from sorted((home / "snapshots").glob(f"{(revision or '').lower()}*"))[:1]
 
 

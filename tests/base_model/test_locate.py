@@ -49,6 +49,15 @@ def test_a_known_name_means_its_repository(cache, name):
     assert locate.find("other/Llama-3.1-8B-Instruct", known=KNOWN) is None
 
 
+@pytest.mark.parametrize("text", ["", "../snapshots/abc", "..", "/etc", "nowhere"])
+def test_a_branch_names_its_snapshot_whatever_the_name_and_nothing_else(cache, text):
+    write_model(cache / "abc", LLAMA)
+    (cache.parent / "refs" / "main").write_text("abc\n")
+    assert locate.find(REPO) == cache / "abc"
+    (cache.parent / "refs" / "main").write_text(text)
+    assert locate.find(REPO) is None
+
+
 def test_a_known_revision_is_taken_where_main_is_not_there(cache):
     (cache.parent / "refs" / "main").write_text("9" * 40)
     assert locate.find("Llama-3.1-8B-Instruct", known=KNOWN) == cache / OTHER
