@@ -9,6 +9,7 @@ expression is replaced where it is in use.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -160,6 +161,19 @@ def configured(model) -> Any:
         tokenizer.pad_token = _unused_token(tokenizer)
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def special_tokens_sha256(tokenizer) -> str:
+    """SHA-256 of the special and the added tokens as they were loaded.
+
+    tokenizer_config.json decides them, and its other keys change no text: the file's own hash
+    would differ for a new chat template, which is recorded apart.
+    """
+    fields = ("content", "special", "lstrip", "rstrip", "normalized", "single_word")
+    added = {i: [getattr(t, f) for f in fields] for i, t in tokenizer.added_tokens_decoder.items()}
+    values = [tokenizer.special_tokens_map, sorted(added.items())]
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def of_adapter(adapter: Path, base: Path) -> Any:

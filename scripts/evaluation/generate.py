@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from adapters import metrics
 from base_model import chat_template, tokenizer_checks
 from base_model.gpu_errors import memory_is_full
+from base_model.template_refusals import TemplateRefusals
 from evaluation import example_rows
 from kit import console
 from training import encoding
 
 
-@contextlib.contextmanager
-def _templated(example: example_rows.Example, remedy: str = "correct or delete that row"):
-    """A template's own refusal (order of roles, tool calls) as a Problem with file and line."""
-    try:
-        yield
-    except Exception as error:
-        raise console.Problem(
-            f"{example.where}: the chat template refuses the row ({str(error).strip()})", remedy
-        ) from None
+def _rows_to_render(
+    examples: Sequence[example_rows.Example], remedy: str = "correct or delete that row"
+) -> Iterator[tuple[example_rows.Example, AbstractContextManager[None]]]:
+    """(example, the block to render it in) of each; at the end a Problem counts refused rows."""
+    refusals = TemplateRefusals()
+    for example in examples:
+        yield example, refusals.collected(example.where, lambda error: remedy)
+    refusals.check(len(examples))
 
 
 def prompts(tokenizer, examples: Sequence[example_rows.Example]) -> list[list[int]]:
     """Token ids of each prompt with the opening of the answer, by the chat template."""
     encoded = []
-    for example in examples:
-        with _templated(example):
+    for example, block in _rows_to_render(examples):
+        with block:
             text = chat_template.render(tokenizer, example.prompt, example.tools, prompt=True)
-        encoded.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+            encoded.append(tokenizer(text, add_special_tokens=False)["input_ids"])
     return encoded
 
 
 def fill_references(tokenizer, examples: Sequence[example_rows.Example]) -> None:
     """Give tool-call rows their reference: the call as the template writes it, markers removed."""
-    for example in examples:
-        if not example.references:
-            with _templated(example):
-                before = chat_template.render(tokenizer, example.prompt, example.tools, prompt=True)
-                turns = [*example.prompt, example.answer]
-                after = chat_template.render(tokenizer, turns, example.tools)
+    without = [example for example in examples if not example.references]
+    for example, block in _rows_to_render(without):
+        with block:
+            before = chat_template.render(tokenizer, example.prompt, example.tools, prompt=True)
+            turns = [*example.prompt, example.answer]
+            after = chat_template.render(tokenizer, turns, example.tools)
             ids = tokenizer(after[len(before) :], add_special_tokens=False)["input_ids"]
             example.references = [tokenizer.decode(ids, skip_special_tokens=True).strip()]
 
@@ -113,10 +113,11 @@ def encode_losses(
 ) -> list[list[dict[str, list[int]]]]:
     """The samples of each row as training sees them: the same turns, loss tokens and cut."""
     encoded = []
-    for example in examples:
-        with _templated(example, "correct or delete that row, or measure no loss: --no-loss"):
+    remedy = "correct or delete that row, or measure no loss: --no-loss"
+    for example, block in _rows_to_render(examples, remedy):
+        with block:
             samples = encoding.encode_turns(tokenizer, example.conversation, max_length)
-        encoded.append([{k: ids[:max_length] for k, ids in s.items()} for s in samples])
+            encoded.append([{k: ids[:max_length] for k, ids in s.items()} for s in samples])
     return encoded
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from base_model import chat_template, rendered_rows
+from base_model.template_refusals import TemplateRefusals
 from corpus.row_files import RowFile, sound_rows
 from corpus.rows import BadRow, Row
 from kit import console
@@ -83,18 +85,22 @@ def _texts(tokenizer, row: Row) -> tuple[str, list[str]]:
     prompt = prompt_of(row)
     answers = [row.messages[row.prompt_turns :]]
     answers += [row.rejected] if row.rejected is not None else []
-    try:
-        before = chat_template.render(tokenizer, prompt, row.tools, prompt=True)
-        whole = [chat_template.render(tokenizer, prompt + answer, row.tools) for answer in answers]
-    except Exception as error:  # a template's own refusal: order of roles, tool calls
-        raise console.Problem(
-            f"{row.where}: the chat template refuses the row ({str(error).strip()})",
-            rendered_rows.way_out(tokenizer, prompt + answers[0], row.tools, error),
-        ) from None
+    before = chat_template.render(tokenizer, prompt, row.tools, prompt=True)
+    whole = [chat_template.render(tokenizer, prompt + answer, row.tools) for answer in answers]
     if unlike := [a for a, text in zip(answers, whole, strict=True) if not text.startswith(before)]:
-        error = rendered_rows.mismatch(before, unlike[0][0])
-        raise console.Problem(f"{row.where}: {error}", error.remedy)
+        raise rendered_rows.mismatch(before, unlike[0][0])
     return before, [text[len(before) :] for text in whole]
+
+
+def _way_out(tokenizer, row: Row) -> Callable[[Exception], str]:
+    """The remedy for an error of the template in this row."""
+
+    def remedy(error: Exception) -> str:
+        if isinstance(error, rendered_rows.Mismatch):
+            return error.remedy
+        return rendered_rows.way_out(tokenizer, row.messages, row.tools, error)
+
+    return remedy
 
 
 def _ids(tokenizer, text: str) -> list[int]:
@@ -108,10 +114,15 @@ def encode_pairs(
 
     cut: keep rows of more than `max_length` tokens (the trainer cuts them), else drop them.
     """
-    result = EncodedPreferences([])
+    result, refusals = EncodedPreferences([]), TemplateRefusals()
     for row in rows:
         result.read += 1
-        before, (chosen, rejected) = _texts(tokenizer, row)
+        texts = None
+        with refusals.collected(row.where, _way_out(tokenizer, row)):
+            texts = _texts(tokenizer, row)
+        if texts is None:
+            continue
+        before, (chosen, rejected) = texts
         prompt = _ids(tokenizer, before)
         better, worse = _ids(tokenizer, chosen), _ids(tokenizer, rejected)
         if len(prompt) > max_prompt_length:
@@ -122,6 +133,7 @@ def encode_pairs(
             if not cut:
                 continue
         result.rows.append({"prompt_ids": prompt, "chosen_ids": better, "rejected_ids": worse})
+    refusals.check(result.read)
     return result
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from base_model import rendered_rows
 from base_model.chat_template import render
+from base_model.template_refusals import TemplateRefusals
 from corpus import formats
 from corpus.row_files import RowFile
 from corpus.rows import Message, Row
@@ -145,31 +147,38 @@ def _ends(tokenizer) -> set[int]:
 def encode_file(
     path: Path, tokenizer, max_length: int, assistant_only: bool = True, limit: int | None = None
 ) -> EncodedRows:
-    """Encode a JSONL file of rows. Problem for a row that cannot be, with file and line."""
+    """Encode a JSONL file of rows.
+
+    Problem for rows that the template refuses: the first with file and line, and their number.
+    """
     result = EncodedRows([])
     ends = _ends(tokenizer)
-    rows = RowFile(path, limit)
+    rows, refusals = RowFile(path, limit), TemplateRefusals()
     for row in rows:
-        try:
-            faults: set[str] = set()
+        faults: set[str] = set()
+        samples: list[dict[str, list[int]]] = []
+        with refusals.collected(row.where, _way_out(tokenizer, row)):
             samples = encode_turns(tokenizer, row, max_length, assistant_only, faults)
-        except rendered_rows.Mismatch as error:
-            text = f"{row.where}: the chat template refuses the row ({error})"
-            raise console.Problem(text, error.remedy) from None
-        except ImportError:
-            raise
-        except Exception as error:  # a template's own refusal: order of roles, tool calls
-            text = f"{row.where}: the chat template refuses the row ({str(error).strip()})"
-            messages, tools = conversation(row)
-            remedy = rendered_rows.way_out(tokenizer, unmarked(messages), tools, error)
-            raise console.Problem(text, remedy) from None
         result.split += len(samples) > 1
         result.faults.update(faults)
         for coded in samples:
             if _count(result, coded, tokenizer, ends, max_length):
                 result.lines.append(row.number)
+    refusals.check(rows.read)
     result.read, result.unused, result.left_out = rows.read, rows.unused, rows.left_out
     return result
+
+
+def _way_out(tokenizer, row: Row) -> Callable[[Exception], str]:
+    """The remedy for an error of the template in this row."""
+
+    def remedy(error: Exception) -> str:
+        if isinstance(error, rendered_rows.Mismatch):
+            return error.remedy
+        messages, tools = conversation(row)
+        return rendered_rows.way_out(tokenizer, unmarked(messages), tools, error)
+
+    return remedy
 
 
 def _count(result: EncodedRows, coded, tokenizer, ends: set[int], max_length: int) -> bool:

@@ -18,6 +18,7 @@ INPUTS = {
     "val_sha256": "the rows of data.val_file",
     "chat_template_sha256": "the chat template",
     "tokenizer_sha256": "the tokenizer",
+    "special_tokens_sha256": "the special tokens of tokenizer_config.json",
     "base_identity": "the base model",
     "start": "the start adapter",
     "reward_model": "the reward model",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from base_model import base_checks, chat_template, identity, loading, locate
+from base_model import base_checks, chat_template, identity, loading, locate, tokenizer
 from kit import paths, publish
 from training import gpu_memory, plan
 
@@ -25,6 +25,7 @@ def collect(recipe, world_size: int) -> dict[str, Any]:
         "data_manifest_sha256": manifest_of(plan.data_file(settings.data.train_file)),
         "environment_lock_sha256": hash_if_there(paths.ROOT / "requirements-remote.txt"),
         "tokenizer_sha256": base and identity.tokenizer(base),
+        "special_tokens_sha256": tokenizer.special_tokens_sha256(recipe.tokenizer),
         "chat_template_sha256": chat_template.sha256(recipe.tokenizer.chat_template),
         "seed": settings.training.seed,
         "world_size": world_size,

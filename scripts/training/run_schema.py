@@ -107,8 +107,9 @@ FACTS: dict[str, Callable[[Any], bool]] = {
     "base_model": is_text, "base_revision": is_text, "base_identity": is_object,
     "train_sha256": is_text, "val_sha256": is_text, "data_manifest_sha256": is_text,
     "environment_lock_sha256": is_text, "chat_template_sha256": is_text,
-    "tokenizer_sha256": is_text, "seed": is_count, "world_size": is_count, "device": is_text,
-    "data": is_object, "kind": is_text, "start": is_object, "reward_model": is_object,
+    "tokenizer_sha256": is_text, "special_tokens_sha256": is_text, "seed": is_count,
+    "world_size": is_count, "device": is_text, "data": is_object,
+    "kind": is_text, "start": is_object, "reward_model": is_object,
     "memory": is_object, "speed": is_object,
 }  # fmt: skip
 

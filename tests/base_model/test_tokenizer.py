@@ -177,3 +177,14 @@ def test_a_tokenizer_without_an_end_cannot_pad_and_says_so(tmp_path):
     with pytest.raises(console.Problem, match="no end token and none to pad with") as refused:
         tokenizer.configured(section)
     assert "eos_token" in refused.value.remedy
+
+
+def test_other_special_tokens_have_another_hash_and_another_template_has_not(tmp_path):
+    def hashed(name, **config):
+        return tokenizer.special_tokens_sha256(made(tmp_path / name, **config)[0])
+
+    first = hashed("first")
+    assert hashed("same") == first
+    assert hashed("template", chat_template="{{ messages }}") == first
+    assert hashed("end", eos_token="<|assistant|>") != first
+    assert hashed("more", additional_special_tokens=["<|more|>"]) != first

@@ -101,6 +101,9 @@ def test_a_row_that_the_template_refuses_is_named_with_file_and_line():
         generate.fill_references(tokenizer, [example])
     with pytest.raises(console.Problem, match="val.jsonl:3: .*--no-loss"):
         generate.encode_losses(tokenizer, [example], 512)
+    good = example_rows.Example(1, turns, {"role": "assistant", "content": "y"}, ["y"])
+    with pytest.raises(console.Problem, match="val.jsonl:3: .*it refuses 2 of 3 rows; "):
+        generate.encode_losses(tokenizer, [good, example, example], 512)
 
 
 def test_a_row_that_is_trained_turn_by_turn_has_the_loss_of_all_its_turns():

@@ -176,8 +176,8 @@ def test_a_process_that_is_no_trainer_is_never_named(run):
 # --- resume compares what the run stands on -------------------------------------------------------
 
 FACTS = {"train_sha256": "a", "val_sha256": "b", "chat_template_sha256": "c", "world_size": 1,
-         "tokenizer_sha256": "t", "base_identity": {"config_sha256": "d", "weights_sha256": "e"},
-         "start": None}  # fmt: skip
+         "tokenizer_sha256": "t", "special_tokens_sha256": "s",
+         "base_identity": {"config_sha256": "d", "weights_sha256": "e"}, "start": None}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,7 @@ FACTS = {"train_sha256": "a", "val_sha256": "b", "chat_template_sha256": "c", "w
         ({"val_sha256": None}, "the rows of data.val_file"),
         ({"chat_template_sha256": "x"}, "the chat template"),
         ({"tokenizer_sha256": "x"}, "the tokenizer"),
+        ({"special_tokens_sha256": "x"}, "the special tokens"),
         ({"base_identity": {"config_sha256": "d", "weights_sha256": "x"}}, "the base model"),
         ({"world_size": 2}, "1 process"),
     ],

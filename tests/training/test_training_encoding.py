@@ -170,3 +170,25 @@ def test_an_answer_of_null_is_refused_with_file_and_line(tokenizer, tmp_path):
     file.write_text(json.dumps({"messages": [asked, empty]}) + "\n")
     with pytest.raises(console.Problem, match=r"rows\.jsonl:1: empty turn"):
         encoding.encode_file(file, tokenizer, 4096)
+
+
+REFUSES_SHOUTING = (
+    "{% for m in messages %}{% if m.content is upper %}{{ raise_exception('no shouting') }}"
+    "{% endif %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("loud", [1, 3])
+def test_all_rows_that_the_template_refuses_are_counted(tmp_path, capsys, loud):
+    words = miniature.build_tokenizer(["user: hello assistant: well"], "llama")
+    words.chat_template = REFUSES_SHOUTING
+    texts = ["a word", *[f"WHAT {'I' * n}" for n in range(loud)], "another word"]
+    file = tmp_path / "rows.jsonl"
+    jsonl.write(file, [{"prompt": text, "completion": "Well."} for text in texts])
+    with pytest.raises(console.Problem, match=r"rows.jsonl:2: .*refuses the row.*shout") as problem:
+        encoding.encode_file(file, words, 512)
+    more = f"; it refuses {loud} of {loud + 2} rows"
+    assert (more in problem.value.text) == (loud > 1)
+    assert capsys.readouterr().err.count("no shouting") == (loud if loud > 1 else 0)
+    assert "model.chat_template" in problem.value.remedy or "delete" in problem.value.remedy
