@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from corpus.fields import Fields, is_empty
 from corpus.rows import NO_ANSWER, BadRow
+from corpus.sources.readers import loads
+
+_OBJECT = re.compile(r"""\s*\{\s*["'](?:text|value|aliases|answer_start)["']\s*:""")
+_LIST = re.compile(r"""\s*(?:array\()?\[\s*["']""")
 
 
 def _has_none(value: Any) -> bool:
@@ -20,10 +26,27 @@ def answers_key(f: Fields, keys: Iterable[str]) -> str | None:
     return next((k for k in named if k in f and not _has_none(f.peek(k))), next(iter(named), None))
 
 
+def _read(value: Any, key: str) -> Any:
+    """Answers that a table has as JSON text, as an object or list; other values as they are.
+
+    A text that begins like SQuAD's object is one; under `answers` a list is one, too. Raises BadRow
+    where it is Python's or NumPy's writing of them.
+    """
+    if not isinstance(value, str) or not (
+        _OBJECT.match(value) or (key == "answers" and _LIST.match(value))
+    ):
+        return value
+    try:
+        return loads(value)
+    except json.JSONDecodeError:
+        raise BadRow("not text", f"{key} has answers written out, not as JSON") from None
+
+
 def references_of(value: Any, f: Fields, key: str) -> list[str]:
     """The answers that count as right: a text, a list, SQuAD's {"text": …}, TriviaQA's
     {"value": …, "aliases": …}. The first is the one that is learned. [""] for a question without
     an answer (SQuAD 2.0). Raises BadRow."""
+    value = _read(value, key)
     if _has_none(value):
         return list(NO_ANSWER)
     if is_empty(value) and value != "":

@@ -10,9 +10,11 @@ from corpus.rows import Message, Reject, Row
 # control characters but \t \n; zero-width space, word joiner, byte-order mark (ZWJ and ZWNJ carry
 # meaning in emoji and Persian and stay)
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff]")
-_LINE_END = re.compile("\r\n?|[\x85\u2028\u2029]")
+_LINE_END = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")  # a page's end is a line's, too
+_ESCAPE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\))")  # colours
 _NBSP = re.compile("[\u00a0\u202f]")
 _BLANK_START = re.compile(r"(?:[ \t]*\n)+")
+_FIRST_COLUMN = re.compile(r" \S.*(?:\n(?:[ +-].*)?)+")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half an emoji: JSON can hold it, UTF-8 cannot
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 
@@ -40,7 +42,8 @@ class Cleaner:
         if self.config.html_entities and "&" in text and "`" not in text and "<" not in text:
             text = self._count(text, unescape(text), mended, "HTML entities")
         if self.config.control_characters:
-            plain = _CONTROL.sub("", _NBSP.sub(" ", _LINE_END.sub("\n", text)))
+            plain = _LINE_END.sub("\n", _ESCAPE.sub("", text))
+            plain = _CONTROL.sub("", _NBSP.sub(" ", plain))
             text = self._count(text, plain, mended, "control characters")
         if self.config.mojibake and not text.isascii():
             text = self._count(text, self._fix_text(text, self._ftfy), mended, "mojibake")
@@ -81,12 +84,13 @@ def without_blank_ends(text: str) -> str:
     """The text without blank lines before and white space after it.
 
     An indented first line keeps its indentation, and what lies between stays: in code, blank
-    lines and white space are content. One space before the text is none.
+    lines and white space are content. One space before the text is none, unless every line has a
+    mark in its first column, as in a diff.
     """
     text = text.rstrip()
     start = _BLANK_START.match(text)
     text = text[start.end() :] if start else text
-    indented = text.startswith(("  ", "\t"))
+    indented = text.startswith(("  ", "\t")) or _FIRST_COLUMN.fullmatch(text)
     return text if indented else text.lstrip()
 
 

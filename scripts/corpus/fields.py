@@ -13,6 +13,10 @@ from typing import Any
 from corpus.rows import BadRow
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
+MISSING_CELLS = frozenset(("nan", "<NA>", "NaT"))  # as astype(str) of pandas writes them
+# ... and what stands for no input, no context, no system text
+NOTHING = MISSING_CELLS | {"NaN", "None", "null", "<noinput>", "<no input>", "noinput", "No input",
+                           "N/A", "n/a"}  # fmt: skip
 _KINDS = {bool: "true or false", int: "a number", float: "a number", dict: "an object",
           list: "a list"}  # fmt: skip
 
@@ -63,6 +67,17 @@ class Fields:
         """The text of the first of `keys` that has a value; '' where none has. Raises BadRow."""
         key = next((key for key in keys if key in self._values), None)
         return "" if key is None else self.text_of(self.take(key), key)
+
+    def further_text(self, *keys: str) -> str:
+        """`text` of what a row may do without: a word for 'nothing there' is no text.
+
+        Its key then counts as unused.
+        """
+        key = next((key for key in keys if key in self._values), None)
+        value = None if key is None else self._values[key]
+        if isinstance(value, str) and value.strip() in NOTHING:
+            return ""
+        return self.text(*keys)
 
     def text_of(self, value: Any, key: str) -> str:
         """`value` as text: a text, or a list of OpenAI's text parts, which are joined."""

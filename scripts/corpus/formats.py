@@ -12,9 +12,10 @@ from typing import Any
 
 from corpus import learning_keys
 from corpus.answers import answers_key, references_of
-from corpus.fields import Fields, is_empty, kind_of
-from corpus.messages import messages_of, tools_of, transcript, written_out
+from corpus.fields import NOTHING, Fields, is_empty, kind_of
+from corpus.messages import messages_of, tools_of, written_out
 from corpus.rows import BadRow, Message, Row
+from corpus.transcripts import open_transcript, transcript, whole_transcript
 
 Record = dict[str, Any]
 _ANSWERS = ("completion", "response", "answer", "output")
@@ -51,7 +52,7 @@ def _talk(prompt: str, answer: str) -> list[Message]:
 
 def _with_system(messages: list[Message], f: Fields) -> list[Message]:
     """The messages after the record's own system text. Raises BadRow where there are two."""
-    system = f.text(*_SYSTEM)
+    system = f.further_text(*_SYSTEM)
     if not system:
         return messages
     if messages[:1] and messages[0]["role"] == "system":
@@ -63,9 +64,9 @@ def _with_system(messages: list[Message], f: Fields) -> list[Message]:
 
 def _prompt_messages(text: str, f: Fields) -> list[Message]:
     """A prompt's text as messages: its transcript, or one user turn with the record's context."""
-    turns = transcript(text)
+    turns = transcript(text) or open_transcript(text)
     if turns is None or turns[-1]["role"] != "user":
-        text = _joined(unwrap_alpaca(text), *(f.text(key) for key in _CONTEXT))
+        text = _joined(unwrap_alpaca(text), *(f.further_text(key) for key in _CONTEXT))
         turns = [{"role": "user", "content": text}]
     before = [m for question, answer in _history(f) for m in _talk(question, answer)]
     return _with_system(before + turns, f)
@@ -89,7 +90,8 @@ def _answered(prompt: list[Message], answer: str, f: Fields) -> Row:
         if " " in f.text_of(f.peek(key), key).strip():  # "reasoning": "on" is a setting, not a text
             message[key] = f.text(key)
     row = Row([*prompt, message], tools_of(f.take("tools", "functions")))
-    passages = [value for key in _CONTEXT if isinstance(value := f.peek(key), str)]
+    values = [value for key in _CONTEXT if isinstance(value := f.peek(key), str)]
+    passages = [value for value in values if value.strip() not in NOTHING]
     row.passage = max(passages, key=len, default="")
     return row
 
@@ -134,7 +136,7 @@ def _from_self_instruct(f: Fields) -> Iterator[Row]:
         raise BadRow("instances are not a list of objects", str(instances)[:60])
     for instance in instances:
         inner = Fields(instance, "instances[].")
-        prompt = _joined(instruction, inner.text("input"))
+        prompt = _joined(instruction, inner.further_text("input"))
         yield Row(_with_system(_talk(prompt, inner.text("output")), f))
         learning_keys.refuse(inner)
         f.keep_unused(inner)
@@ -152,7 +154,8 @@ def _from_question(f: Fields) -> Iterator[Row]:
 def _from_preference(f: Fields) -> Iterator[Row]:
     chosen, rejected = next((p for p in _PAIRS if set(p) <= set(f)), _PAIRS[0])
     prompt = _common_prompt(f)
-    better, worse = _conversation(f, chosen), _conversation(f, rejected)
+    alone = not prompt and not any(key in f.left() for key in _TALKS)
+    better, worse = (_conversation(f, key, alone) for key in (chosen, rejected))
     key = next((key for key in _TALKS if key in f.left()), None)
     if key:
         prompt = _beside_answers(messages_of(f.take(key), f, key), prompt, better)
@@ -259,11 +262,15 @@ def _common_prompt(f: Fields) -> list[Message]:
     return [] if value is None else _prompt_messages(f.text_of(value, "prompt"), f)
 
 
-def _conversation(f: Fields, key: str) -> list[Message]:
-    """An answer of a preference row: a text, a transcript, a message or a whole conversation."""
+def _conversation(f: Fields, key: str, alone: bool = False) -> list[Message]:
+    """An answer of a preference row: a text, a transcript, a message or a whole conversation.
+
+    alone: the record has no prompt, so that a transcript may have speakers of any name.
+    """
     value = written_out(f.take(key), key)
     if isinstance(value, str):
-        return transcript(value) or [{"role": "assistant", "content": value}]
+        turns = transcript(value) or (whole_transcript(value) if alone else None)
+        return turns or [{"role": "assistant", "content": value}]
     if is_empty(value):
         raise BadRow("no answer", f"{key} is empty")
     return messages_of(value if isinstance(value, list) else [value], f, key)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 
+from corpus import fields
 from corpus.rows import NO_ANSWER, BadRow, Message, Row, Unwanted
 
 # {{name}} that nobody filled in; not within code, where Jinja and Handlebars write the same
 _TEMPLATE = re.compile(r"\{\{\s*[A-Za-z_][\w. ]*\}\}")
+_BYTES = re.compile(r"b(['\"]).+\1", re.S)
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
-# What chat templates write around turns: ChatML, Llama 2 and 3, Gemma, Phi, Command R, DeepSeek
+# What chat templates write around turns; code to be filled in (<|fim_prefix|>) has its own marks
 _CONTROL = re.compile(
-    r"<\|(?:im_(?:start|end|sep)|endoftext|begin_of_text|end_of_text|eot_id|eom_id|python_tag|"
-    r"(?:start|end)_header_id|header_(?:start|end)|eot|user|assistant|system|tool|observation|end|"
-    r"message|channel|return|START_OF_TURN_TOKEN|END_OF_TURN_TOKEN|"
-    r"(?:SYSTEM|USER|CHATBOT)_TOKEN)\|>"
-    r"|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<｜[^｜\n]{1,40}｜>|\[gMASK\]"
-    r"|<\|(?:image|image_\d+|image_pad|vision_start|vision_end|video_pad|audio)\|>"
+    r"<\|/?(?!fim_|file_sep|repo_)[A-Za-z][\w.:-]{0,40}\|>"  # ChatML, Llama 3, Phi, gpt-oss …
+    r"|<\|(?:turn|tool|tool_call|tool_response|channel|think)>"  # Gemma 4 opens so, and
+    r"|<(?:turn|tool|tool_call|tool_response|channel)\|>"  # closes so
+    r"|\[\|(?:user|assistant|system|endofturn|Human|AI)\|\]|<(?:start|end)_of_turn>|<｜[^｜\n]{1,40}｜>|\[gMASK\]"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS|TOOL_CONTENT)\]"
+    r"|<</?SYS>>|<(?:reserved_|extra_id_|SPECIAL_)\d+>|<seed:\w{1,20}>"
     r"|\A<(?:image|video|audio)>\s|\s<(?:image|video|audio)>\Z"  # LLaVA's place for a picture
+    r"|<image[ _]\d{1,2}>"
     r"|\A\s*(?:<bos>|<s>(?!.*</s>))|\A(?!.*<s>).*</s>\s*\Z|<eos>\s*\Z",
     re.S,
 )
@@ -38,6 +41,16 @@ def validate(row: Row) -> None:
         raise Unwanted("marked as not to be learned")
     for message in row.messages + (row.rejected or []):
         check_text(message["content"])
+        _check_written(message)
+
+
+def _check_written(message: Message) -> None:
+    """Raise BadRow for what pandas and Python write where there was no text."""
+    role, text = message["role"], message["content"].strip()
+    if role == "assistant" and text in fields.MISSING_CELLS:
+        raise BadRow("not text", f"an answer is {text}, which pandas writes for a missing cell")
+    if role == "user" and _BYTES.fullmatch(text):
+        raise BadRow("not text", f"{text[:20]} is Python's writing of bytes: decode them")
 
 
 def check_text(text: str) -> None:

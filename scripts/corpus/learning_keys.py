@@ -6,6 +6,8 @@ pictures and sounds, multiple choice. Every other key that no format uses is onl
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from base_model.rendered_rows import REASONING
@@ -23,10 +25,22 @@ _WEIGHTS = ("loss_mask", "loss_scale", "loss_weight", "loss_weights", "weights",
             "label_mask", "labels_mask", "completion_mask", "assistant_mask", "assistant_masks",
             "prompt_mask")  # fmt: skip
 _PROMPT_TOO = ("train_on_input", "train_on_inputs", "train_on_prompt")
-_MEDIA = ("image", "images", "image_path", "image_paths", "image_url", "image_urls", "image_file",
-          "img", "pixel_values", "video", "videos", "video_path", "audio", "audios", "audio_path",
-          "speech")  # fmt: skip
+_MEDIA = re.compile(
+    r"(?:image|img|picture|photo|screenshot)s?(?:_(?:id|path|url|uri|file|name|filename|bytes|data|"
+    r"base64|b64)s?)?|(?:video|audio)s?(?:_(?:path|file|filename|bytes|data|base64)s?)?|speech|"
+    r"pixel_values|jpe?g|png|webp|wav|mp3|mp4|flac", re.I,
+)  # fmt: skip
+_SENSES = ("image", "image_url", "audio", "video")
+_MEDIA_FILE = re.compile(
+    r"\S+\.(?:jpe?g|png|gif|webp|bmp|tiff?|wav|mp3|flac|ogg|mp4|webm)",
+    re.I,
+)
+_FILE_NAMES = ("file_name", "filename", "file", "path", "media", "attachment", "attachments")
 _CHOICES = ("choices", "options", "endings", "choice", "answer_choices", "mc1_targets")
+# a column for each choice: A B C, option_a, opa, choice1, ending0
+_CHOICE_COLUMN = re.compile(
+    r"(?:(option|choice|ending|alternative|opt|op|sol)[ _-]?([a-f0-6])|(([A-F])))", re.I
+)
 _WORSE = ("rejected", "rejected_response", "rejected_responses", "rejected_answer",
           "non_preferred_output", "response_k")  # fmt: skip
 _YES = frozenset({"true", "1", "1.0", "desirable"})
@@ -72,22 +86,63 @@ def learned(fields: Fields) -> bool:
     return result
 
 
+def _is_media(key: str, value: Any) -> bool:
+    """Whether a picture, a sound or a video is under this key, or what says where it is."""
+    if _MEDIA.fullmatch(key):
+        return switch(value) is not False
+    values = value if isinstance(value, list) else [value]
+    for one in values[:3]:
+        if isinstance(one, dict) and "bytes" in one and "path" in one:  # an Image of `datasets`
+            return True
+        text = one if isinstance(one, str) else ""
+        file = key in _FILE_NAMES and _MEDIA_FILE.fullmatch(text)
+        attached = key in _FILE_NAMES and isinstance(one, dict) and one.get("type") in _SENSES
+        if file or attached or text.startswith(("data:image/", "data:audio/", "data:video/")):
+            return True
+    return False
+
+
+def _choice_columns(keys: Iterable[str]) -> list[str]:
+    """The columns that hold one choice each, where there are several in a row."""
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        if match := _CHOICE_COLUMN.fullmatch(key):
+            if match[4] and not key.isupper():
+                continue
+            groups.setdefault((match[1] or "").lower(), []).append(key)
+    least = {name: 3 if name == "" else 2 for name in groups}
+    return next((keys for name, keys in groups.items() if len(keys) >= least[name]), [])
+
+
+def _belongs_to_a_turn(key: str, value: Any, format_name: str) -> bool:
+    """Whether a key of the record says what one of its turns lacks."""
+    if key in REASONING:
+        return isinstance(value, str) and " " in value
+    return key == "history" or (key == "tool_calls" and format_name != "messages")
+
+
 def refuse(fields: Fields, format_name: str = "") -> None:
     """Raise BadRow for a key with a value that no format obeys and that changes what is learned."""
     for key in fields:
         where = f"{fields.name}{key}"
-        if key in _MEDIA:
+        if _is_media(key, fields.peek(key)):
             raise BadRow("not text", f"{where} holds an image, a video or a sound")
+        if key == "chat_template_kwargs":
+            raise BadRow("a row's own template", f"{where}: one template writes all rows; put what "
+                         "it sets into that template (model.chat_template)")  # fmt: skip
         if key in _WEIGHTS or (key == "labels" and _are_token_ids(fields.peek(key))):
             raise BadRow("unknown weight", f"{where} weighs tokens; the loss takes whole turns")
         if key in _PROMPT_TOO and switch(fields.take(key)) is not False:
             raise BadRow("unknown weight", f"{where}: only the assistant's turns are learned")
+    columns = _choice_columns(fields.unused())
+    if columns and format_name != "messages":
+        listed = ", ".join(columns)
+        raise BadRow("multiple choice", f"{listed} are not in the prompt; write the choices there")
     for key in fields.unused():
         multiple = key == "choices" or (key in _CHOICES and format_name != "messages")
         if multiple:
             raise BadRow("multiple choice", f"{key} is not in the prompt; write the choices there")
-        if key == "history" or (key in REASONING and isinstance(fields.peek(key), str)
-                                and " " in fields.peek(key)):  # fmt: skip
+        if _belongs_to_a_turn(key, fields.peek(key), format_name):
             raise BadRow("no place for " + key, f"this row's form has its turns, {key} beside them")
         if key in _WORSE:
             raise BadRow("no pair", f"{key} is a worse answer, and there is no better one")

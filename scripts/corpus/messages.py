@@ -23,10 +23,10 @@ ROLES = {
     "tool_results": "tool", "function_response": "tool",
 }  # fmt: skip
 _ID = string.digits + string.ascii_letters
+_CALL_IDS = ("tool_call_id", "call_id", "toolCallId", "tool_use_id")  # how a result names its call
 _NINE = re.compile(r"[0-9A-Za-z]{9}")
 # JSON, or what Python prints: [{'role': 'user', …
-_TURNS_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|content|value)["']\s*:""")
-_SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_TURNS_AS_TEXT = re.compile(r"""\s*(?:array\()?\[\s*\{\s*["'](?:role|from|content|value)["']\s*:""")
 
 
 def call_id(*parts: Any) -> str:
@@ -54,7 +54,15 @@ def tools_of(value: Any) -> list[dict] | None:
     if not isinstance(value, list) or not all(isinstance(t, dict) for t in value):
         raise BadRow("tools are not a list of objects")
     _refuse_nan(value, "tools")
-    return [t if "function" in t else {"type": "function", "function": t} for t in value]
+    return [t if "function" in t else {"type": "function", "function": _function(t)} for t in value]
+
+
+def _function(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool as OpenAI's function: Anthropic and MCP call its parameters input_schema."""
+    names = {"input_schema": "parameters", "inputSchema": "parameters"}
+    if "parameters" in tool or sum(name in tool for name in names) != 1:
+        return tool
+    return {names.get(key, key): value for key, value in tool.items()}
 
 
 def _refuse_nan(value: Any, what: str) -> None:
@@ -104,9 +112,16 @@ def _message(turn: Fields, place: int) -> Message:
     if calls:
         message["tool_calls"] = calls if isinstance(calls, list) else [calls]
     if role == "tool":
-        message |= {key: turn.take(key) for key in ("tool_call_id", "name") if key in turn}
+        named = {"name": turn.take("name"), "tool_call_id": _id(turn.take(*_CALL_IDS)),
+                 "id": _id(turn.peek("id"))}  # fmt: skip
+        message |= {key: value for key, value in named.items() if value is not None}
     _mark(message, turn, place)
     return message
+
+
+def _id(value: Any) -> Any:
+    """An id as text: some write whole numbers."""
+    return str(value) if type(value) is int else value
 
 
 def _mark(message: Message, turn: Fields, place: int) -> None:
@@ -179,14 +194,19 @@ def _paired(calls: list[tuple[dict, str | None]], answers: list[Message]) -> lis
     if len(calls) > 1 and len(answers) != len(calls):
         raise BadRow("calls without results", f"{len(calls)} calls, {len(answers)} results")
     given = [identity for _, identity in calls]
-    named = [answer.get("tool_call_id") for answer in answers]
+    own = [answer.get("id") for answer in answers]  # the call's id, or the message's own
+    named = [answer.get("tool_call_id") or (i if i in given else None)
+             for i, answer in zip(own, answers, strict=True)]  # fmt: skip
+    functions = [call["function"]["name"] for call, _ in calls]
+    names = [answer.get("name") for answer in answers]
     if all(named) and all(given):
         places = _places(given, named, "tool_call_id")
     elif any(named) and len(calls) > 1:
         raise BadRow("result without its call", "calls or results without tool_call_id")
     else:
-        functions = [call["function"]["name"] for call, _ in calls]
-        names = [answer.get("name") for answer in answers]
+        if other := [name for name in names if name and name not in functions]:
+            detail = f"name {str(other[0])[:40]!r} names no call of the turn before"
+            raise BadRow("result without its call", detail)
         known = all(names) and len(set(functions)) == len(functions)
         ordered = list(range(len(answers))) if len(calls) > 1 else [0] * len(answers)
         places = _places(functions, names, "name") if known and len(calls) > 1 else ordered
@@ -228,7 +248,7 @@ def _normal_call(
     if not isinstance(arguments, dict | None):
         raise BadRow("tool arguments are not an object", f"{name}: {kind_of(arguments)}")
     _refuse_nan(arguments, f"the arguments of {name}")
-    given = outer.take("id")
+    given = _id(outer.take("id", "call_id", "toolCallId"))
     outer.take("type"), outer.take("index")
     for fields in {id(f): f for f in (outer, function)}.values():
         record.inner += fields.unused()
@@ -238,24 +258,3 @@ def _normal_call(
         made["id"] = given
     ids.add(made["id"])
     return made, given
-
-
-def transcript(text: str) -> list[Message] | None:
-    """Anthropic's form, "\\n\\nHuman: …\\n\\nAssistant: …", as messages; None for other text.
-
-    An empty turn at the end, which only opens the answer, is left out. What precedes the first
-    "Human:" of a prompt that opens the answer is the system message.
-    """
-    marks = list(_SPEAKER.finditer(text))
-    if not marks or marks[0][1] != "Human" or all(mark[1] == "Human" for mark in marks):
-        return None
-    opens = marks[-1][1] == "Assistant" and not text[marks[-1].end() :].strip()
-    before = text[: marks[0].start()].strip()
-    if before and not opens:
-        return None
-    result: list[Message] = [{"role": "system", "content": before}] if before else []
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    for mark, end in zip(marks, ends, strict=True):
-        role = "user" if mark[1] == "Human" else "assistant"
-        result.append({"role": role, "content": text[mark.end() : end].strip()})
-    return result[:-1] if opens else result

@@ -33,6 +33,8 @@ def clean(text: str) -> str:
         ("one\r\ntwo\rthree", "one\ntwo\nthree"),
         ("zero\u200bwidth\ufeff", "zerowidth"),
         ("bell\x07 and \x1b escape", "bell and  escape"),
+        ("\x1b[1;31mred\x1b[0m alert", "red alert"),
+        ("end.\x0cNext page", "end.\nNext page"),
         (" an answer ", "an answer"),
         ("\n \n    return x\n\n", "    return x"),
         ("\ttotal = 1\n", "\ttotal = 1"),
@@ -53,6 +55,8 @@ def test_damage_is_mended(dirty, tidy):
         "def f():\n    return 1\n\n\tx",
         "    total = x\n\n\n\n    return total",
         "+ added\n \n- removed",
+        " kept\n-old\n+new\n\n kept",  # a diff
+        " key: 1\n other: 2",
         "naïve résumé, Ångström, œuvre",
     ],
 )

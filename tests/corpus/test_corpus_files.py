@@ -110,13 +110,16 @@ def test_a_card_a_licence_and_held_out_files_are_named_and_not_trained_on(prep, 
     for name in ("data/test-00000-of-00001.jsonl", "validation/part.jsonl", "data/dev.json"):
         write(raw / name, [{"prompt": f"Held out {name}?", "completion": "HELD OUT, not learned."}])
     (raw / "README.md").write_text("---\nlicense: mit\n---\n# Card\n" + "About these rows. " * 99)
-    (raw / "LICENSE.txt").write_text("Permission is hereby granted. " * 99)
+    papers = ["LICENSE.txt", "README.zh-CN.md", "COPYING.txt", "LICENSE-DATA.md", "datacard.md",
+              "requirements.txt"]  # fmt: skip
+    for name in papers:
+        (raw / name).write_text("Permission is hereby granted. " * 99)
     done = prep("--input", raw, "--confirm")
     assert done.returncode == 0, done.stderr
     train, val, manifest = read_out(tmp_path)
     assert {row["source"] for row in train + val} == {"data/train.jsonl"}
     assert set(manifest["not_read"]) == {
-        "README.md", "LICENSE.txt", "data/test-00000-of-00001.jsonl", "validation/part.jsonl",
+        "README.md", *papers, "data/test-00000-of-00001.jsonl", "validation/part.jsonl",
         "data/dev.json"}  # fmt: skip
     assert "a test file by its name" in done.stderr
 
@@ -131,6 +134,8 @@ def test_a_test_file_alone_is_read_where_it_is_named_itself(prep, tmp_path):
 @pytest.mark.parametrize(
     ("name", "side"),
     [("test.csv", "test"), ("my-val.jsonl", "validation"), ("eval/rows.json", "test"),
+     ("test_data/rows.json", "test"), ("split=val/0.json", "validation"), ("held_out.csv", "test"),
+     ("devset.jsonl", "validation"), ("unit_tests/rows.json", ""),
      ("latest.csv", ""), ("contest_results.csv", ""), ("tested.jsonl", ""), ("evaluate.json", "")],
 )  # fmt: skip
 def test_a_name_says_held_out_only_as_a_word(tmp_path, name, side):
@@ -194,3 +199,28 @@ def test_a_key_that_a_row_has_twice_is_no_row(prep, tmp_path):
         (tmp_path / "a.jsonl").write_text(text)
         done = prep("--input", tmp_path / "a.jsonl")
         assert done.returncode == 1 and "the key completion occurs twice" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["iso2022_jp", "utf-32"])
+def test_japanese_in_seven_bits_and_utf_32_are_read_or_named(prep, tmp_path, encoding):
+    lines = [f"{row['prompt']} 東京はどこですか,{row['completion']}\n" for row in distinct(20)]
+    file = tmp_path / "in.csv"
+    file.write_bytes(("prompt,completion\n" + "".join(lines)).encode(encoding))
+    options = list(OPEN)
+    if encoding == "iso2022_jp":  # every byte of it is ASCII
+        last = refused(prep("--input", file, "--confirm", *OPEN), 1)
+        options += ["--set", re.search(r"--set (recipes\.table\.encoding=\w+)", last)[1]]
+    done = prep("--input", file, "--confirm", *options)
+    assert done.returncode == 0, done.stderr
+    assert "東京はどこですか" in read_out(tmp_path)[0][0]["messages"][0]["content"]
+
+
+def test_cyrillic_of_the_mac_is_not_named_as_that_of_windows():
+    text = "Сегодня хорошая погода, пойдём гулять. Где моя большая книга?"
+    assert encodings.guess(f"prompt,completion\n{text},x\n".encode("mac_cyrillic")) is None
+
+
+def test_a_column_that_a_table_has_twice_is_named(prep, tmp_path):
+    (tmp_path / "in.csv").write_text("question,answer,answer\nWhy?,Because.,No.\n")
+    last = refused(prep("--input", tmp_path / "in.csv"), 1)
+    assert "the header has the column answer twice" in last

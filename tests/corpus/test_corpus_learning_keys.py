@@ -69,6 +69,14 @@ PLAIN = {"prompt": "Why?", "completion": "Because."}
     [
         (PLAIN | {"images": ["a.png"]}, "not text: images"),
         (PLAIN | {"audio": {"path": "a.wav"}}, "not text: audio"),
+        (PLAIN | {"picture": {"bytes": "iVBOR", "path": None}}, "not text: picture"),
+        (PLAIN | {"shown": ["data:image/png;base64,iVBOR"]}, "not text: shown"),
+        (PLAIN | {"file_name": "rooms/7.jpg"}, "not text: file_name"),
+        (PLAIN | {"image_id": 7}, "not text: image_id"),
+        ({"messages": [U | {"attachments": [{"type": "image", "url": "x"}]}, A]}, "attachments"),
+        ({"messages": [U, A], "chat_template_kwargs": {"enable_thinking": False}},
+         "a row's own template"),
+        (PLAIN | {"tool_calls": [{"name": "f"}]}, "no place for tool_calls"),
         (PLAIN | {"label": 3}, "unknown label: label is 3"),
         (PLAIN | {"kto_tag": "-1"}, "unknown label"),
         (PLAIN | {"loss_mask": [0, 1]}, "unknown weight"),
@@ -81,6 +89,14 @@ PLAIN = {"prompt": "Why?", "completion": "Because."}
         (PLAIN | {"rejected": "No."}, "no pair: rejected"),
         ({"question": "Q?", "choices": ["a", "b"], "answer": "B"}, "multiple choice"),
         ({"question": "Q?", "options": {"A": "a"}, "answer": "A"}, "multiple choice"),
+        ({"question": "Q?", "A": "a", "B": "b", "C": "c", "answer": "B"}, "A, B, C are not"),
+        ({"question": "Q?", "opa": "a", "opb": "b", "answer": "b"}, "opa, opb are not"),
+        ({"question": "Q?", "choice1": "a", "choice2": "b", "answer": "b"}, "multiple choice"),
+        ({"question": "Q?", "answer": "{'text': array(['a'], dtype=object)}"}, "written out"),
+        ({"question": "Q?", "answers": "['a', 'b']"}, "not text: answers has answers written"),
+        ({"prompt": "Why?", "completion": "nan"}, "an answer is nan"),
+        ({"prompt": "b'Why?'", "completion": "Because."}, "Python's writing of bytes"),
+        ({"messages": "array([{'role': 'user', 'content': 'Why?'}], dtype=object)"}, "written out"),
         ({"question": "Q?", "answer": 2}, "not text: answer is a number"),
         ({"question": "Q?", "answer": {"span": 3}}, "object without text or value"),
         ({"instruction": "Q?", "output": ["a", "b"]}, "not text: output is a list"),
@@ -104,6 +120,27 @@ def test_nothing_is_what_null_and_nan_and_empty_lists_are():
     row = one({"instruction": "Why?", "output": "Because."} | empty)
     assert row.messages == [U, A] and row.unused == []
     assert "empty turn" in refusal({"instruction": "Why?", "output": float("nan")})
+
+
+@pytest.mark.parametrize("word", ["nan", "None", "<noinput>", "N/A"])
+def test_a_word_for_no_input_is_none_and_its_key_is_counted(word):
+    row = one({"instruction": "Why?", "input": word, "system": word, "output": "Because."})
+    assert row.messages == [U, A] and row.passage == ""
+    assert sorted(row.unused) == ["input", "system"]
+    assert one({"prompt": "Is it None?", "completion": "None"}).messages[1]["content"] == "None"
+
+
+def test_columns_and_file_names_of_other_meaning_are_counted():
+    other = {"A": "x", "url": "https://a.b/c.jpg", "path": "src/a.py", "opening": "e4", "image": 0}
+    row = one(PLAIN | other)
+    assert sorted(row.unused) == sorted(other)
+
+
+def test_answers_that_a_table_has_as_json_are_read():
+    row = one({"question": "Where?", "answers": '{"text": ["Oslo", "in Oslo"]}'})
+    assert row.messages[1]["content"] == "Oslo" and row.references == ["Oslo", "in Oslo"]
+    assert one({"question": "Which?", "answers": '["a", "b"]'}).references == ["a", "b"]
+    assert one({"question": "Print x", "answer": "['a']"}).messages[1]["content"] == "['a']"
 
 
 def test_reasoning_stays_with_its_turn():
@@ -153,6 +190,12 @@ def talk(ids: list, results: list[dict]) -> dict:
                           {"tool_call_id": "1", "content": "of f"}]),
         talk([None, None], [{"name": "g", "content": "of g"}, {"name": "f", "content": "of f"}]),
         talk([None, None], [{"content": "of f"}, {"content": "of g"}]),
+        talk(["1", "2"], [{"call_id": "2", "content": "of g"},
+                          {"call_id": "1", "content": "of f"}]),
+        talk(["1", "2"], [{"id": "2", "content": "of g"}, {"id": "1", "content": "of f"}]),
+        talk([1, 2], [{"tool_call_id": 2, "content": "of g"},
+                      {"tool_call_id": 1, "content": "of f"}]),
+        talk(["1", "2"], [{"id": "m7", "content": "of f"}, {"id": "m8", "content": "of g"}]),
     ],
 )  # fmt: skip
 def test_a_result_goes_to_the_call_that_it_names(record):
@@ -171,6 +214,13 @@ def test_a_result_goes_to_the_call_that_it_names(record):
 )  # fmt: skip
 def test_a_result_that_names_no_call_refuses_the_row(record):
     assert "tool_call_id" in refusal(record)
+
+
+def test_a_result_under_the_name_of_another_tool_refuses_the_row():
+    (_, asking, _, _, answer) = talk([None, None], [{"content": ""}] * 2)["messages"]
+    asking["tool_calls"] = asking["tool_calls"][:1]
+    other = {"role": "tool", "name": "h", "content": "of h"}
+    assert "name 'h' names no call" in refusal({"messages": [U, asking, other, answer]})
 
 
 def test_ids_that_mistral_takes_stay_and_others_are_made_anew():
@@ -281,7 +331,10 @@ def test_what_is_no_pair_is_refused(record, reason):
      "<<SYS>>\nBe kind.\n<</SYS>>\nWhy?", "<s>Why?", "Because.</s>",
      "<image>\nWhat is it?", "What is it?\n<image>", "<|image_1|>What?",
      "<|vision_start|><|image_pad|><|vision_end|>What?",
-     "<｜User｜>Why?", "<|user|>\nWhy?<|end|>", "Why?<|endoftext|>"],
+     "<｜User｜>Why?", "<|user|>\nWhy?<|end|>", "Why?<|endoftext|>", "<|start|>user Why?<|call|>",
+     "<|start_of_role|>user<|end_of_role|>Why?", "[|user|]Why?[|endofturn|]", "<|turn>user Why?",
+     "[SYSTEM_PROMPT]Be kind.[/SYSTEM_PROMPT]Why?", "[TOOL_CALLS][]", "<image 1> Why?",
+     "<|tool_call|>[]<|/tool_call|>", "<reserved_106>Why?", "<extra_id_1>User"],
 )  # fmt: skip
 def test_a_text_that_brings_the_marks_of_a_template_is_refused(text):
     assert "template marks" in refusal({"prompt": text, "completion": "Because."})
@@ -292,7 +345,8 @@ def test_a_text_that_brings_the_marks_of_a_template_is_refused(text):
     "text",
     ["Write `<|im_end|>` at the end of a turn.", "```\n[INST] Why? [/INST]\n```",
      "x < y and a[0] > 2", "<s>struck</s> out", "<system>a tag of XML</system>",
-     "an <image> tag of SVG", "<image>x</image>", "[INSTALL] the package", "<div>end</div>"],
+     "an <image> tag of SVG", "<image>x</image>", "[INSTALL] the package", "<div>end</div>",
+     "x |> f <| y", "a <|> b", "[|x|] in F#", "<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>"],
 )  # fmt: skip
 def test_code_and_other_brackets_are_no_marks_of_a_template(text):
     one({"prompt": text, "completion": "Because."})

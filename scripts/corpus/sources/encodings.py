@@ -17,6 +17,7 @@ _HANGUL = re.compile("[\uac00-\ud7a3]")
 _COMMON_HAN = re.compile("[的一是不了在人有我他这這为為大来來以个個中上们們到说說国國和地子]")
 _COMMON_HANGUL = re.compile("[이다는을의가에고도하지로은한를어기사서인습니까]")
 _CYRILLIC = re.compile("[а-яё]"), re.compile("[оеаинтсрвлк]")
+_INNER_CAPITAL = re.compile("[а-яё][А-ЯЁ]")  # the Mac's Cyrillic, read as cp1251
 _GREEK = re.compile("[ά-ώ]"), re.compile("[αοιετσνηυρπκάίό]")
 _HEBREW = re.compile("[א-ת]"), re.compile("[יוהלארתבשמ]")
 _MIXED = re.compile("[a-z][^\\W\\d_a-zA-Z]|[^\\W\\d_a-zA-Z][a-z]", re.I)
@@ -35,6 +36,7 @@ def guess(data: bytes) -> str | None:
         text = re.sub("[\x00-\x7f]+", "", whole)
         odd = re.search("[\x80-\x9f\ufffd]", text)
         mixed = name not in _LATIN and len(_MIXED.findall(whole)) > 0.1 * len(text)
+        mixed = mixed or len(_INNER_CAPITAL.findall(whole)) > 0.01 * len(text)
         if text and not odd and not mixed and not is_wrong(whole, name):
             scores.append((score(text) / len(text), name))
     scores.sort(reverse=True)

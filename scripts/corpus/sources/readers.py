@@ -21,6 +21,8 @@ from kit import console, json_files
 
 SNIFF = 1 << 16
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+_JIS = (b"\x1b$B", b"\x1b$@", b"\x1b(J")  # ISO-2022-JP turns to Japanese with these
 
 
 LFS_REMEDY = "git lfs pull fetches the file itself"
@@ -45,10 +47,17 @@ class Unreadable(Exception):
 
 def looks_binary(head: bytes) -> bool:
     """NUL bytes or many control bytes in the first block, and not UTF-16 with its mark."""
-    if head.startswith(_UTF16):
+    if head.startswith((*_UTF16, *_UTF32)):
         return False
     control = sum(b < 32 and b not in b"\t\n\r\f\x1a\x1b" for b in head)
     return b"\0" in head or control > len(head) // 20
+
+
+def _encoding_of(data: bytes) -> str:
+    """The encoding that a byte-order mark names, else UTF-8."""
+    if data.startswith(_UTF32):  # first: UTF-16's mark begins it
+        return "utf-32"
+    return "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
 
 
 def text_of_file(
@@ -68,7 +77,10 @@ def text_of_file(
         raise Unreadable(what or "a binary file where text is expected; convert it to UTF-8 text")
     given = encoding
     if encoding is None:
-        encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
+        encoding = _encoding_of(data)
+        if encoding == "utf-8-sig" and any(mark in data for mark in _JIS):
+            set_it = f": --set recipes.{recipe}.encoding=iso2022_jp" if recipe else ""
+            raise Unreadable(f"ISO-2022-JP, not UTF-8{set_it or '; save the file as UTF-8'}")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -144,7 +156,7 @@ def _head(path: Path, encoding: str | None) -> str:
         head = f.read(SNIFF)
     if looks_binary(head):
         raise Unreadable("binary")
-    encoding = encoding or ("utf-16" if head.startswith(_UTF16) else "utf-8-sig")
+    encoding = encoding or _encoding_of(head)
     try:
         return _with_newlines(head.decode(encoding, "replace"))
     except (LookupError, ValueError):
@@ -166,6 +178,8 @@ def _csv(text: str, source: str) -> Iterator[tuple[int, dict[str, str]] | Reject
     _, _, header = next(records, (1, "", []))
     if isinstance(header, csv.Error):
         raise Unreadable(f"the header: {header}; correct its quotes")
+    if twice := [name for name in header if name and header.count(name) > 1]:
+        raise Unreadable(f"the header has the column {twice[0]} twice; rename one")
     broken, several = "", False
     for number, raw, fields in records:
         last = number + raw.rstrip("\n").count("\n")

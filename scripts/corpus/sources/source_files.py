@@ -6,17 +6,22 @@ import os
 import re
 from pathlib import Path
 
-_PAPERS = ("license", "licence", "notice", "changelog", "citation", "contributing",
+_PAPERS = ("license", "licence", "copying", "notice", "changelog", "citation", "contributing",
            "code_of_conduct", "security", "authors")  # fmt: skip
-_CARDS = ("readme", "dataset_card", "datasheet")
+_CARDS = ("readme", "dataset_card", "datasheet", "datasetcard", "data_card", "datacard",
+          "model_card", "modelcard")  # fmt: skip
+_LICENCE = re.compile(r"(LICEN[CS]E|COPYING)(?=[^A-Za-z])")  # LICENSE-CODE.txt
+_OF_PROGRAMS = ("requirements.txt", "constraints.txt", "robots.txt", "CMakeLists.txt")
 _ROWS = frozenset(
     [".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".zst", ".gz"]
 )
 _HELD_OUT = {
     "test": "test", "tests": "test", "testing": "test", "eval": "test", "evaluation": "test",
-    "heldout": "test", "holdout": "test",
+    "heldout": "test", "holdout": "test", "testset": "test", "testdata": "test", "evalset": "test",
     "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
+    "devset": "validation", "valset": "validation", "validset": "validation",
 }  # fmt: skip
+_OF_A_FOLDER = {"data", "set", "split", "files", "rows", "raw", "json", "jsonl", "csv", ""}
 _FRONT_MATTER = re.compile(
     rb"\A\xef?\xbb?\xbf?---\r?\n(?:.*\n){0,400}?(?:dataset_info|configs|task_categories|size_categories|"
     rb"annotations_creators|license|language|pretty_name|tags):",
@@ -56,7 +61,11 @@ def about_the_data(path: Path, files: list[Path]) -> str:
         return ""
     if stem in _PAPERS:
         return f"a {stem} file, not training text"
-    if stem not in _CARDS:
+    if licence := _LICENCE.match(path.name):
+        return f"a {licence[1].casefold()} file, not training text"
+    if path.name in _OF_PROGRAMS:
+        return "a program's file, not training text"
+    if stem not in _CARDS and not re.match(r"readme(?![a-z])", stem):
         return ""
     with open(path, "rb") as f:
         card = _FRONT_MATTER.match(f.read(1 << 16))
@@ -74,4 +83,9 @@ def held_out(path: Path, files: list[Path], table: bool) -> str:
     words = re.split(r"[^a-z]+", path.name.casefold().split(".json")[0].split(".csv")[0])
     if not table:
         words = re.split(r"[^a-z]+", path.stem.casefold())[-1:]
-    return next((_HELD_OUT[word] for word in [*words, *folders] if word in _HELD_OUT), "")
+    if "held" in words and "out" in words:
+        return "test"
+    for folder in folders:  # "test", "test_data", "split=test"; not "unit_tests"
+        parts = [part for part in re.split(r"[^a-z]+", folder) if part not in _OF_A_FOLDER]
+        words += parts if len(parts) == 1 else []
+    return next((_HELD_OUT[word] for word in words if word in _HELD_OUT), "")
