@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from base_model import architectures, base_checks, description, lora_modules, tokenizer_checks
@@ -84,6 +85,16 @@ def of_rows(largest: int, lengths: list[int], words, model: Description) -> list
         status = "fail" if model.learned_positions else "warn"
         made.append(Check("context length", status, text, fix))
     return made
+
+
+def of_control_tokens(rows_with: Counter[str]) -> list[Check]:
+    """Texts of rows in which the tokenizer reads control tokens: {token: rows}."""
+    if not rows_with:
+        return []
+    listed = ", ".join(f"{token} in {n} rows" for token, n in rows_with.most_common(5))
+    text = f"the tokenizer reads a text as a control token: {listed}"
+    fix = "leave those rows out, or write it otherwise there (a space within is enough)"
+    return [Check("control tokens", "warn", text, fix)]
 
 
 # Without these a row teaches nothing.

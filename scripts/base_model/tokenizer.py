@@ -13,7 +13,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from kit import console, paths
 
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
 CONFIG = "tokenizer_config.json"
+_BRACKETED = re.compile(r"<[^\s<>]{1,60}>|\[[^\s\[\]]{1,60}\]")  # <s>, <|im_end|>, [INST]
+_OF_ANSWERS = re.compile(r"think|reason|tool|python_tag", re.I)
 PLAIN = "def f(x):\n    return x + 1234567890  # two  spaces\n\nEnd."
 
 
@@ -161,6 +164,22 @@ def configured(model) -> Any:
         tokenizer.pad_token = _unused_token(tokenizer)
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def control_tokens(tokenizer) -> Callable[[str], set[str]]:
+    """A function that finds what this tokenizer reads as a control token inside a text.
+
+    Tokens around reasoning and tool calls are not meant: answers bring them with good reason.
+    """
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    words = {word for word in added if not _OF_ANSWERS.search(word)}
+    others = [word for word in words if not _BRACKETED.fullmatch(word)]
+
+    def tokens_of(text: str) -> set[str]:
+        bracketed = words.intersection(_BRACKETED.findall(text))
+        return bracketed | {word for word in others if word in text}
+
+    return tokens_of
 
 
 def special_tokens_sha256(tokenizer) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from base_model import rendered_rows
 from base_model.chat_template import render
 from base_model.template_refusals import TemplateRefusals
+from base_model.tokenizer import control_tokens
 from corpus import formats
 from corpus.row_files import RowFile
 from corpus.rows import Message, Row
@@ -39,6 +40,7 @@ class EncodedRows:
     unused: Counter[str] = dataclasses.field(default_factory=Counter)  # keys that no row uses
     left_out: Counter[str] = dataclasses.field(default_factory=Counter)  # not to be learned
     faults: Counter[str] = dataclasses.field(default_factory=Counter)  # of the template
+    control: Counter[str] = dataclasses.field(default_factory=Counter)  # tokens in texts, by rows
 
     @property
     def tokens(self) -> int:
@@ -153,8 +155,10 @@ def encode_file(
     """
     result = EncodedRows([])
     ends = _ends(tokenizer)
+    control = control_tokens(tokenizer)
     rows, refusals = RowFile(path, limit), TemplateRefusals()
     for row in rows:
+        result.control.update(control("\n".join(m["content"] for m in row.messages)))
         faults: set[str] = set()
         samples: list[dict[str, list[int]]] = []
         with refusals.collected(row.where, _way_out(tokenizer, row)):

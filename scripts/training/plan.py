@@ -147,7 +147,8 @@ def against_base(coded, tokenizer, model) -> list[Check]:
     faults = sum((e.faults for e in coded.values()), collections.Counter())
     read = sum(e.read - e.left_out.total() for e in coded.values())
     checks = readiness.of_rows(largest, [len(ids) for ids in rows], tokenizer, model)
-    return checks + readiness.of_faults(faults, read)
+    control = sum((e.control for e in coded.values()), collections.Counter())
+    return checks + readiness.of_faults(faults, read) + readiness.of_control_tokens(control)
 
 
 def supervised_case(model: Description, settings) -> MemoryCase:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from base_model import family_templates, miniature
+from base_model import family_templates, miniature, readiness
 from kit import console, jsonl
 from support import tiny
 from training import encoding, plan
@@ -192,3 +192,20 @@ def test_all_rows_that_the_template_refuses_are_counted(tmp_path, capsys, loud):
     assert (more in problem.value.text) == (loud > 1)
     assert capsys.readouterr().err.count("no shouting") == (loud if loud > 1 else 0)
     assert "model.chat_template" in problem.value.remedy or "delete" in problem.value.remedy
+
+
+def test_a_text_that_the_tokenizer_reads_as_a_control_token_is_counted(tmp_path):
+    words = miniature.build_tokenizer(["user: hello assistant: well"], "mistral")
+    file = tmp_path / "rows.jsonl"
+    texts = [
+        "The tag <s>struck</s> is old HTML.",
+        "What is <unk> here?",
+        "And `<s>` in code?",
+        "No.",
+    ]
+    jsonl.write(file, [{"prompt": f"{text} Why?", "completion": "Well."} for text in texts])
+    coded = encoding.encode_file(file, words, 512)
+    assert coded.control == {"<s>": 2, "</s>": 1, "<unk>": 1}
+    (check,) = readiness.of_control_tokens(coded.control)
+    assert check.status == "warn" and "<s> in 2 rows" in check.found
+    assert readiness.of_control_tokens(encoding.EncodedRows([]).control) == []
