@@ -40,4 +40,4 @@ def test_a_text_that_brings_the_marks_of_a_template_is_refused(text):
      "x |> f <| y", "a <|> b", "[|x|] in F#", "<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>"],
 )  # fmt: skip
 def test_code_and_other_brackets_are_no_marks_of_a_template(text):
-    one({"prompt": text, "completion": "Because."})
+    judged(text, "Because.")
