@@ -62,7 +62,7 @@ def architecture(model: Description) -> list[Check]:
             fix = f"it was saved with transformers {newer}: raise the pin (requirements-remote.txt)"
         return [Check(name, "fail", text, fix)]
     causal = architectures.causal_class(kind)
-    if causal is None:
+    if causal is None or model.raw.get("is_encoder_decoder") is True:  # Whisper, BART
         text = f"{kind} is no architecture that writes text from text alone"
         return [Check(name, "fail", text, "take a causal language model (…ForCausalLM)")]
     classes = model.raw.get("architectures")

@@ -16,14 +16,23 @@ from corpus.rows import BadRow, Unwanted
 
 LABELS = ("label", "kto_tag", "kto_label", "desirable", "is_desirable")
 MARKS = ("weight", "train", "loss", "trainable", "training", "calculate_loss", "compute_loss",
-         "train_on_turn", "learn", "supervised", "is_trained", "should_train")  # fmt: skip
+         "train_on_turn", "train_on", "learn", "learnable", "supervised", "trained", "is_trained",
+         "should_train", "do_train", "is_train", "train_turn", "use_for_training", "for_training",
+         "is_loss", "has_loss", "in_loss", "include_in_loss")  # fmt: skip
 # true: not to be learned
 MASKS = ("mask", "masked", "masked_loss", "no_train", "no_loss", "ignore", "ignore_loss",
-         "is_masked")  # fmt: skip
+         "is_masked", "mask_out", "masking", "ignore_in_loss", "exclude_from_loss",
+         "exclude_from_training", "do_not_train", "skip_training")  # fmt: skip
 _WEIGHTS = ("loss_mask", "loss_scale", "loss_weight", "loss_weights", "weights", "sample_weight",
             "token_weights", "turn_weights", "train_detail", "training_detail", "mask_history",
             "label_mask", "labels_mask", "completion_mask", "assistant_mask", "assistant_masks",
-            "prompt_mask")  # fmt: skip
+            "prompt_mask", "loss_factor", "example_weight", "row_weight", "instance_weight",
+            "importance_weight", "turn_weight", "message_weight", "masked_spans",
+            "train_spans")  # fmt: skip
+# within a key of a turn: it says what is learned
+_OF_THE_LOSS = re.compile(
+    r"(?:\A|_)(?:loss|train|trained|training|trainable|learn|masks?|masked|weights?)(?:_|\Z)"
+)
 _PROMPT_TOO = ("train_on_input", "train_on_inputs", "train_on_prompt")
 _MEDIA = re.compile(
     r"(?:image|img|picture|photo|screenshot)s?(?:_(?:id|path|url|uri|file|name|filename|bytes|data|"
@@ -121,6 +130,14 @@ def _belongs_to_a_turn(key: str, value: Any, format_name: str) -> bool:
     return key == "history" or (key == "tool_calls" and format_name != "messages")
 
 
+def _refuse_unknown_marks(turn: Fields) -> None:
+    """Raise BadRow for a switch or number of a turn whose name speaks of the loss."""
+    for key in turn.left() - {*MARKS, *MASKS}:
+        if _OF_THE_LOSS.search(key) and isinstance(turn.peek(key), int | float):
+            raise BadRow("unknown weight", f"{turn.name}{key} may say what is learned; the loss "
+                         "knows weight, 0 or 1")  # fmt: skip
+
+
 def refuse(fields: Fields, format_name: str = "") -> None:
     """Raise BadRow for a key with a value that no format obeys and that changes what is learned."""
     for key in fields:
@@ -138,6 +155,8 @@ def refuse(fields: Fields, format_name: str = "") -> None:
     if columns and format_name != "messages":
         listed = ", ".join(columns)
         raise BadRow("multiple choice", f"{listed} are not in the prompt; write the choices there")
+    if fields.name:
+        _refuse_unknown_marks(fields)
     for key in fields.unused():
         multiple = key == "choices" or (key in _CHOICES and format_name != "messages")
         if multiple:

@@ -17,6 +17,7 @@ ROLES = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant",
+    "ai": "assistant", "chatbot": "assistant",
     "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
     "function_call": "call", "tool_call": "call",
     "tool": "tool", "observation": "tool", "function": "tool", "ipython": "tool",

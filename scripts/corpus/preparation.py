@@ -82,6 +82,8 @@ class PreparedRows:
         ((first, _),) = self.dropped().most_common(1) or [("", 0)]
         if first.startswith("language "):
             return f"keep it with --set 'language.keep=[{first.split()[1]}]'"
+        if first.startswith("held out"):
+            return "to train on them, take the key split out of the rows"
         return "see each one with --rejects FILE"
 
 

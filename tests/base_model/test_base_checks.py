@@ -87,6 +87,12 @@ def test_an_architecture_of_a_later_transformers_names_the_version(model):
         {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
         {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
         {"architectures": ["LlamaForSequenceClassification"]},
+        {
+            "model_type": "whisper",
+            "architectures": ["WhisperForConditionalGeneration"],
+            "is_encoder_decoder": True,
+        },
+        {"model_type": "bart", "is_encoder_decoder": True},
         {"model_type": ""},
     ],
 )

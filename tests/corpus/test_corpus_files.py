@@ -224,3 +224,16 @@ def test_a_column_that_a_table_has_twice_is_named(prep, tmp_path):
     (tmp_path / "in.csv").write_text("question,answer,answer\nWhy?,Because.,No.\n")
     last = refused(prep("--input", tmp_path / "in.csv"), 1)
     assert "the header has the column answer twice" in last
+
+
+def test_rows_that_their_split_holds_out_are_counted_and_not_trained_on(prep, tmp_path):
+    rows = [row | {"split": ("train", "test")[n > 20]} for n, row in enumerate(distinct(30))]
+    assert prep("--input", write(tmp_path / "in.jsonl", rows), "--confirm").returncode == 0
+    train, val, manifest = read_out(tmp_path)
+    assert len(train + val) == 21
+    assert manifest["sources"]["in.jsonl"]["dropped"] == {"held out by its key split (test)": 9}
+    last = refused(prep("--input", write(tmp_path / "in.jsonl", rows[21:])), 1)
+    assert "take the key split out of the rows" in last
+    bare = [{key: row[key] for key in row if key != "split"} for row in rows[21:]]
+    done = prep("--input", write(tmp_path / "in.jsonl", bare), "--set", "split.val_fraction=0")
+    assert done.returncode == 0

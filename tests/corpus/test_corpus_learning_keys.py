@@ -28,7 +28,8 @@ def refusal(record: dict) -> str:
 @pytest.mark.parametrize(
     ("mark", "value"),
     [("weight", 0), ("train", False), ("loss", "0"), ("masked", True), ("no_train", 1),
-     ("ignore", True), ("supervised", False)],
+     ("ignore", True), ("supervised", False), ("include_in_loss", False), ("is_train", 0),
+     ("mask_out", True)],
 )  # fmt: skip
 def test_a_turn_that_is_marked_as_not_to_be_learned_has_weight_0(mark, value):
     row = one({"messages": [U, A | {mark: value}, U, A]})
@@ -44,6 +45,8 @@ def test_a_turn_that_is_marked_as_not_to_be_learned_has_weight_0(mark, value):
     [
         (A | {"weight": 0.5}, "unknown weight: messages[].weight is '0.5'"),
         (A | {"train_detail": [{"begin": 0, "train": True}]}, "messages[].train_detail weighs"),
+        (A | {"trains_no": 1, "final_loss": 0}, "messages[].final_loss may say what is learned"),
+        (A | {"user_weight": 0.5}, "messages[].user_weight may say what is learned"),
         (A | {"images": ["a.png"]}, "messages[].images holds an image"),
         (A | {"content": [{"type": "image_url", "image_url": "x"}]}, "is of type image_url"),
         (A | {"content": [{"type": "text", "text": 3}]}, "not text"),

@@ -197,10 +197,19 @@ def _from_records(source: Source) -> Iterator[Row | Reject]:
 
 def _convert(record: Any, recipe) -> list[Row]:
     if recipe.user is None:
+        _refuse_held_out(record)
         return formats.rows_of(record)
     if not isinstance(record, dict):
         raise BadRow("not an object", f"a JSON {type(record).__name__}")
     return [_fill_row(record, recipe)]
+
+
+def _refuse_held_out(record: Any) -> None:
+    """Raise Unwanted for a row of a mixed file that its key `split` holds out of training."""
+    split = record.get("split") if isinstance(record, dict) else None
+    side = source_files.SIDES.get(split.casefold()) if isinstance(split, str) else None
+    if side:
+        raise Unwanted(f"held out by its key split ({side})")
 
 
 def _fill_row(record: dict[str, Any], recipe) -> Row:

@@ -15,7 +15,7 @@ _OF_PROGRAMS = ("requirements.txt", "constraints.txt", "robots.txt", "CMakeLists
 _ROWS = frozenset(
     [".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".zst", ".gz"]
 )
-_HELD_OUT = {
+SIDES = {
     "test": "test", "tests": "test", "testing": "test", "eval": "test", "evaluation": "test",
     "heldout": "test", "holdout": "test", "testset": "test", "testdata": "test", "evalset": "test",
     "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
@@ -88,4 +88,4 @@ def held_out(path: Path, files: list[Path], table: bool) -> str:
     for folder in folders:  # "test", "test_data", "split=test"; not "unit_tests"
         parts = [part for part in re.split(r"[^a-z]+", folder) if part not in _OF_A_FOLDER]
         words += parts if len(parts) == 1 else []
-    return next((_HELD_OUT[word] for word in words if word in _HELD_OUT), "")
+    return next((SIDES[word] for word in words if word in SIDES), "")
