@@ -51,6 +51,9 @@ def references_of(value: Any, f: Fields, key: str) -> list[str]:
         return list(NO_ANSWER)
     if is_empty(value) and value != "":
         raise BadRow("no answer", f"{key} is empty")
+    if isinstance(value, list) and any(isinstance(v, dict) and "type" not in v for v in value):
+        texts = [references_of(one, f, f"{key}[]")[0] for one in value]  # SQuAD's own files
+        return list(dict.fromkeys(texts))
     if isinstance(value, dict):
         inner = Fields(value, f"{key}.")
         first = inner.take("text", "value")

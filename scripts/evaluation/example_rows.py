@@ -87,9 +87,14 @@ def _with_an_answer(row: Row) -> Row:
 
 
 def _example(row: Row) -> Example:
-    answer = row.messages[-1]
+    """The last answer that is to be learned, with the turns before it: one that is marked with
+    `weight: 0` is a mistake, and no reference."""
+    learned = [i for i, m in enumerate(row.messages)
+               if m["role"] == "assistant" and m.get("weight") != 0]  # fmt: skip
+    last = learned[-1] if learned else -1
+    answer = row.messages[last]
     references = [] if answer.get("tool_calls") else row.references or [answer["content"]]
-    example = Example(0, row.messages[:-1], answer, references, row.tools)
+    example = Example(0, row.messages[:last], answer, references, row.tools)
     example.unused = row.unused
     return example
 

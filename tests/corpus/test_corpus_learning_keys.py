@@ -163,8 +163,10 @@ def test_every_other_key_is_counted_by_its_name():
 
 
 @pytest.mark.parametrize(
-    "answers", [["Oslo", "in Oslo"], {"text": ["Oslo", "in Oslo"], "answer_start": [0, 5]}]
-)
+    "answers",
+    [["Oslo", "in Oslo"], [{"text": "Oslo"}, {"text": "in Oslo"}],
+     {"text": ["Oslo", "in Oslo"], "answer_start": [0, 5]}],
+)  # fmt: skip
 def test_the_first_of_several_answers_is_learned(answers):
     row = one({"question": "Where?", "context": "A map.", "answers": answers})
     assert [m["content"] for m in row.messages] == ["Where?\n\nA map.", "Oslo"]

@@ -116,3 +116,12 @@ def test_a_file_without_rows_is_a_problem_and_a_limit_reads_from_the_top(read):
         read()
     rows_read = read(*({"question": str(n), "answer": "x"} for n in range(5)), limit=2)
     assert [example.question for example in rows_read] == ["0", "1"]
+
+
+def test_a_turn_that_is_marked_as_a_mistake_is_no_reference(read):
+    wrong = {"role": "assistant", "content": "5", "weight": 0}
+    (example,) = read({"messages": [USER, ANSWER, USER, wrong]})
+    assert (example.prompt, example.references) == ([USER], ["4"])
+    (example,) = read({"messages": [USER, wrong, USER, ANSWER]})
+    assert [m["content"] for m in example.prompt] == ["2 + 2?", "5", "2 + 2?"]
+    assert example.references == ["4"]
