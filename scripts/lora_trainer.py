@@ -40,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     if why:
         from training import plan
 
-        made = plan.make(settings, cards=trainer_command.cards_of(args))
+        cards, wrong = trainer_command.cards_of(args)
+        made = plan.make(settings, cards=cards)
+        made.checks += wrong
         closing = "An estimate; nothing was trained." if args.estimate else ""
         return trainer_command.show_plan(made, plan.lines(made), args, why, closing)
     code = trainer_command.relaunched(args, argv)

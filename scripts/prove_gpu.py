@@ -49,10 +49,12 @@ def main(argv: list[str] | None = None) -> int:
     if not args.dry_run:
         from training import cards
 
-        if not cards.present():
-            raise console.Problem(
-                "there is no NVIDIA GPU here", "run it on a host that has one, or with --dry-run"
-            )
+        here, wrong = cards.look()
+        if not here:
+            why = f" that can be used ({wrong[0].found})" if wrong else ""
+            fix = f"{wrong[0].fix}; or " if wrong else ""
+            fix += "run it on a host that has one, or with --dry-run"
+            raise console.Problem(f"there is no NVIDIA GPU here{why}", fix)
     out = (args.out or paths.ROOT / ".cache" / "gpu-proof").resolve()
     seconds = args.seconds or (SECONDS * gpu_proof.DRY_RUN_FACTOR if args.dry_run else SECONDS)
     report = gpu_proof.prove(steps, out, args.dry_run, seconds)

@@ -6,6 +6,7 @@ Nothing of a model's folder is executed: custom code is never trusted, weights a
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import warnings
@@ -13,7 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from base_model import architectures, base_checks, description, locate, random_weights
+from base_model import (
+    architectures,
+    base_checks,
+    description,
+    gpu_driver,
+    locate,
+    random_weights,
+)
 from base_model.gpu_errors import gpu_is_lost, lost_gpu, memory_is_full
 from kit import console, paths
 
@@ -32,12 +40,23 @@ def quiet() -> None:
 
 
 def device() -> str:
-    """'cuda', 'mps' or 'cpu': the best that torch sees here."""
+    """'cuda', 'mps' or 'cpu': the best that torch sees here. Problem where the driver hangs."""
+    gpu_driver.require_answer()
     import torch
 
     if torch.cuda.is_available():
         return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    if torch.backends.mps.is_available():
+        return "mps"
+    _warn_of_unseen_gpu()
+    return "cpu"
+
+
+@functools.cache
+def _warn_of_unseen_gpu() -> None:
+    """Say once that the CPU computes although this machine has an NVIDIA driver."""
+    if problem := gpu_driver.unseen():
+        console.warn(f"the CPU is used: {problem}")
 
 
 def quantization_config(quantization, skipped: list[str] | None = None) -> Any:

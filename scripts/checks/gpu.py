@@ -30,6 +30,7 @@ from kit.report import Check
 
 TIMEOUT = 30.0  # seconds; eight cards without the persistence daemon take 10
 BUSY = 2048  # MiB in use by others above which a run may not fit
+HANGS = "sudo dmesg | grep -i -e nvrm -e xid; reboot the host, or take another one"
 ALLOW_CPU = "run this on the GPU host; to rehearse without a GPU add --allow-cpu"
 
 
@@ -40,6 +41,7 @@ def find_smi() -> str | None:
 
 
 _CU_INIT = "import ctypes; c = ctypes.CDLL('libcuda.so.1'); print('cuInit', c.cuInit(0))"
+CUDA_QUESTION = [sys.executable, "-S", "-c", _CU_INIT]
 
 
 def questions(smi: str) -> dict[str, list[str]]:
@@ -52,7 +54,7 @@ def questions(smi: str) -> dict[str, list[str]]:
         "compute_cap": [smi, "--query-gpu=compute_cap", *one],
         "memory.used": [smi, "--query-gpu=memory.used", *one],
         "mig": [smi, "--query-gpu=mig.mode.current", *one],
-        "cuda": [sys.executable, "-S", "-c", _CU_INIT],
+        "cuda": CUDA_QUESTION,
     }
 
 
@@ -113,7 +115,7 @@ def _unusable(first: ProgramAnswer, cards: list[Gpu], smi: str, timeout: float) 
     """Why nvidia-smi lists no card, as one failed check; [] where it lists some."""
     if first.code is None:
         text = f"{smi} gave no answer in {timeout:g} s"
-        fix = "sudo dmesg | grep -i -e nvrm -e xid; reboot the host, or take another one"
+        fix = HANGS
     elif first.code == 127:
         text, fix = f"{smi} does not start: {first.text}", "reinstall the NVIDIA driver"
     elif first.code != 0:
@@ -167,10 +169,14 @@ def cuda_check(code: int | None) -> Check:
     return Check("cuda", "warn" if code is None else "fail", text, fix)
 
 
+def cuda_hangs() -> Check:
+    """The check of a driver that does not answer CUDA."""
+    return Check("cuda", "fail", "cuInit does not come back", HANGS)
+
+
 def _cuda(answer: ProgramAnswer) -> Check:
     if answer.code is None:
-        fix = "sudo dmesg | grep -i -e nvrm -e xid; reboot the host"
-        return Check("cuda", "fail", "cuInit does not come back", fix)
+        return cuda_hangs()
     returned = re.search(r"cuInit (-?\d+)", answer.text)
     return cuda_check(int(returned[1]) if returned else None)
 
@@ -190,10 +196,11 @@ def check_wheel(arch: str, system: str, torch: str) -> list[Check]:
 def _all_cards(cards: list[Gpu], min_memory: float) -> list[Check]:
     """Every visible card, the hidden ones in a line each, and whether one is large enough."""
     visible, checks = gpu_variables.visible_cards(cards), []
+    seen = {card.index: card for card in visible}
     for card in cards:
         name = f"gpu {card.index}"
-        if card in visible:
-            checks += _card(card, name)
+        if card.index in seen:
+            checks += _card(seen[card.index], name)
         else:
             text = f"{card.name}: hidden by CUDA_VISIBLE_DEVICES"
             checks.append(Check(name, "skip", text))
@@ -229,7 +236,9 @@ def _memory(card: Gpu, name: str) -> Check:
         text = f"{card.name}: memory unknown"
         return Check(name, "warn", text, f"look at it: nvidia-smi -q -d MEMORY -i {card.index}")
     gb = f"{card.usable_mib / 1024:.1f} GB"
-    if card.slices_mib:
+    if card.slices_mib and len(card.slices_mib) == 1:
+        gb = f"a MIG device of {gb}"
+    elif card.slices_mib:
         gb = f"{len(card.slices_mib)} MIG devices, the smallest {gb} (one is used per process)"
     elif card.shares_host_memory:
         gb = f"{gb} that it shares with the host"
@@ -239,8 +248,8 @@ def _memory(card: Gpu, name: str) -> Check:
 
 
 def _used(card: Gpu, name: str) -> list[Check]:
-    if card.used_mib is None or card.used_mib <= BUSY:
-        return []
+    if card.slices_mib or card.used_mib is None or card.used_mib <= BUSY:
+        return []  # of a card with MIG the driver counts all devices together
     text = f"{card.used_mib / 1024:.1f} GB are in use already"
     fix = "nvidia-smi names the processes: wait for them, or choose with CUDA_VISIBLE_DEVICES"
     return [Check(f"{name} use", "warn", text, fix)]

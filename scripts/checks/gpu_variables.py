@@ -3,6 +3,7 @@ CUDA_DEVICE_ORDER, LD_LIBRARY_PATH, BNB_CUDA_VERSION."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 
@@ -17,7 +18,10 @@ def checks(cards: list[Gpu]) -> list[Check]:
 
 
 def visible_cards(cards: list[Gpu]) -> list[Gpu]:
-    """The cards that a process gets, in CUDA's order; all of them where that is not certain."""
+    """The cards that a process gets, in CUDA's order; all of them where that is not certain.
+
+    Of a card with MIG whose device is named, that device alone.
+    """
     setting = os.environ.get("CUDA_VISIBLE_DEVICES")
     if setting is None or _order_is_uncertain(setting, cards):
         return cards
@@ -28,18 +32,31 @@ def _resolve(setting: str, cards: list[Gpu]) -> tuple[list[Gpu], str]:
     """(the cards that CUDA gives a process, the entry at which it stops reading or '').
 
     CUDA reads the list up to the first entry that names no device: what follows is hidden too. A
-    card that is named twice hides all of them.
+    card that is named twice hides all of them. A process gets one MIG device at most.
     """
     visible: list[Gpu] = []
+    taken: set[int] = set()
     entries = [entry.strip() for entry in setting.split(",")]
     for entry in entries:
         card = _named(entry, cards)
         if card is None:
             return visible, entry
-        if card in visible and (not card.slice_uuids or entries.count(entry) > 1):
+        if card.index in taken and (not card.slice_uuids or entries.count(entry) > 1):
             return [], entry
-        visible.append(card)
+        if card.index not in taken:
+            visible.append(_device_of(card, entry))
+        taken.add(card.index)
     return visible, ""
+
+
+def _device_of(card: Gpu, entry: str) -> Gpu:
+    """The card, or of a card with MIG the one device that the entry names by its UUID."""
+    sizes, names = card.slices_mib or [], card.slice_uuids
+    chosen = [i for i, uuid in enumerate(names) if uuid.startswith(entry)]
+    if not entry.startswith("MIG-") or len(chosen) != 1 or len(sizes) != len(names):
+        return card
+    (i,) = chosen
+    return dataclasses.replace(card, slices_mib=[sizes[i]], slice_uuids=[names[i]])
 
 
 def _named(entry: str, cards: list[Gpu]) -> Gpu | None:
@@ -74,6 +91,8 @@ def _visible_devices(cards: list[Gpu]) -> list[Check]:
         twice = stop and _named(stop, cards) is not None
         wrong = "is named twice" if twice else f"is none of the {len(cards)}"
         why = "hides every GPU" + (f": {stop!r} {wrong}" if stop else "")
+        if any(card.slice_uuids for card in cards):
+            fix += ", or name a MIG device by the UUID that nvidia-smi -L lists"
         return [Check(name, "fail", f"{text} {why}", fix)]
     if stop:
         shown = ", ".join(str(card.index) for card in visible)

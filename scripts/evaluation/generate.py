@@ -150,7 +150,7 @@ def _in_batches(items: list, length, work, size: int, advance) -> list[Any]:
         try:
             with torch.inference_mode():
                 outputs = work([items[i] for i in chosen])
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             if not memory_is_full(error):
                 raise
             torch.cuda.empty_cache()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import metrics
-from base_model.gpu_errors import memory_is_full
+from base_model.gpu_errors import gpu_is_lost, lost_gpu, memory_is_full
 from evaluation import example_rows, intervals, score_report
 from kit import clock, console, jsonl, paths, publish
 
@@ -54,8 +54,8 @@ def model(args, settings) -> tuple[dict[str, Any], Path | None]:
     generate.fill_references(tokenizer, examples)
     try:
         columns = measure(target, tokenizer, examples, settings)
-    except RuntimeError as error:
-        raise _out_of_memory(error, target) from None
+    except (RuntimeError, MemoryError, OSError) as error:
+        raise _gpu_problem(error, target) from None
     facts = {
         "model": target.adapter or target.model.model_name_or_path,
         "base_model": (target.compared_base or target.model).model_name_or_path,
@@ -85,8 +85,10 @@ def _fitting(tokenizer, examples, longest: int) -> list[example_rows.Example]:
     return kept
 
 
-def _out_of_memory(error: RuntimeError, target) -> Exception:
-    """The Problem for a model that does not fit; any other error stays itself."""
+def _gpu_problem(error: Exception, target) -> Exception:
+    """The Problem for a lost GPU or a model that does not fit; any other error stays itself."""
+    if gpu_is_lost(error):
+        return lost_gpu(error)
     if not memory_is_full(error):
         return error
     return console.Problem(

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from base_model.gpu_errors import memory_is_full
+from base_model.gpu_errors import gpu_is_lost, lost_gpu, memory_is_full
 from kit import console
 from serving import sampling
 from serving.answer_row import AnswerRow, Piece
@@ -311,7 +311,9 @@ class Engine:
         try:
             self._probe(self._served[-1])
         except Exception as error:
-            console.warn(f"the model fails: {console.first_line(error)}")
+            lost = gpu_is_lost(error)
+            why = lost_gpu(error, "then restart the server") if lost else console.first_line(error)
+            console.warn(f"the model fails: {why}")
             return False
         return True
 

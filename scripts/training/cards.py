@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import TYPE_CHECKING
 
 from kit import console
 from kit.console import GB
+from kit.report import Check
+
+if TYPE_CHECKING:
+    from checks.gpu_cards import Gpu
 
 FULL_ABOVE = (
     1.05  # share of a card's memory above which an estimate does not fit (it is off by 9 %)
@@ -90,12 +95,25 @@ def of_driver(name: str, memory_mib: int, used_mib: int | None = None) -> Card:
     return Card(name, memory_mib / 1024, best and best.tflops, best is None or best.bf16, used)
 
 
-def present() -> list[Card]:
-    """The cards of this machine, as nvidia-smi reports them; [] where there is none."""
-    from checks import gpu
+def _of_gpu(gpu: Gpu) -> Card:
+    """The card of check_gpu.py, or the one MIG device of it that a process gets."""
+    card = of_driver(gpu.name, gpu.usable_mib or 0, gpu.used_mib)
+    if not gpu.slices_mib or not gpu.memory_mib:
+        return card
+    share = (gpu.usable_mib or 0) / gpu.memory_mib
+    rate = card.tflops and card.tflops * share
+    name = f"{gpu.name} MIG {card.gigabytes:.0f} GB"  # `used` is of all devices of the card
+    return dataclasses.replace(card, name=name, tflops=rate, used=0.0)
+
+
+def look() -> tuple[list[Card], list[Check]]:
+    """(the cards that a process gets here, what is wrong with this machine's GPUs as warnings)."""
+    from checks import gpu, gpu_variables
     from kit import paths
 
     if gpu.find_smi() is None:
-        return []
-    _, cards = gpu.look(paths.ROOT / "requirements-remote.txt", timeout=10, allow_cpu=True)
-    return [of_driver(c.name, c.usable_mib, c.used_mib) for c in cards if c.usable_mib]
+        return [], []
+    checks, gpus = gpu.look(paths.ROOT / "requirements-remote.txt", timeout=10)
+    usable = [g for g in gpu_variables.visible_cards(gpus) if g.usable_mib and not g.failure]
+    bad = [dataclasses.replace(c, status="warn") for c in checks if c.status == "fail"]
+    return [_of_gpu(g) for g in usable], bad

@@ -10,6 +10,7 @@ from base_model.gpu_errors import gpu_is_lost, lost_gpu, memory_is_full
 from kit import console
 from training.run_folder import RunFolder
 
+RESUME = "once it is back, --resume goes on (not ppo)"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -35,7 +36,7 @@ def recorded(
                 "free space there; --resume goes on (not ppo)",
             )
         elif gpu_is_lost(error):
-            problem = lost_gpu(error)
+            problem = lost_gpu(error, RESUME)
         else:
             end_failed(writer, error)
             raise

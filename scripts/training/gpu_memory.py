@@ -7,6 +7,7 @@ import subprocess
 from typing import Any
 
 from kit import console
+from training.cards import Card
 
 
 def peak() -> dict[str, Any] | None:
@@ -21,6 +22,16 @@ def peak() -> dict[str, Any] | None:
         "peak_allocated": torch.cuda.max_memory_allocated(),
         "peak_reserved": torch.cuda.max_memory_reserved(),
     }
+
+
+def own_card() -> list[Card]:
+    """The card of this process, as a plan has it; [] without CUDA."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    bf16 = torch.cuda.get_device_capability() >= (8, 0)
+    return [Card(torch.cuda.get_device_name(), 0.0, None, bf16)]
 
 
 def beside_estimate(measured: dict[str, Any], estimated: float) -> str:
@@ -44,7 +55,21 @@ def out_of_memory(estimated: float | None, remedies: list[str]) -> console.Probl
         parts.append(f"estimated need {console.size(estimated)}")
     facts = f" ({'; '.join(parts)})" if parts else ""
     order = "; ".join(f"{i}. {text}" for i, text in enumerate(remedies, 1))
-    return console.Problem(f"out of GPU memory{facts}", f"lower, in this order: {order}")
+    remedy = "end what else uses the GPU (nvidia-smi), or take a larger one"
+    remedy = f"lower, in this order: {order}" if order else remedy
+    return console.Problem(f"out of GPU memory{facts}", remedy)
+
+
+def out_of_host_memory(remedies: list[str]) -> console.Problem:
+    """The Problem for a full host. remedies: what to lower, where the CPU trains."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    text = f"{console.size(memory.available)} of {console.size(memory.total)} free"
+    order = "; ".join(f"{i}. {text}" for i, text in enumerate(remedies, 1))
+    remedy = "end other programs there, or take a machine with more memory"
+    remedy += f", or lower, in this order: {order}" if order else ""
+    return console.Problem(f"out of the machine's memory, not the GPU's ({text})", remedy)
 
 
 def card_state() -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from kit import console
 from kit.report import Check
-from training import memory
+from training import cards, memory
 from training.cards import Card
 from training.memory import DPO, REWARD, MemoryEstimate, Workload
 from training.model_shape import ModelShape
@@ -81,20 +81,56 @@ def remedies(case: MemoryCase) -> list[str]:
 
 
 def smallest_change(case: MemoryCase, card: Card) -> str:
-    """The least that must change so that the case fits a card; says so where nothing helps."""
+    """The least that must change so that the case fits a card; where nothing helps, what does."""
+    words, smallest = _made_to_fit(case, card)
+    return words or _elsewhere(case, smallest)
+
+
+def _made_to_fit(case: MemoryCase, card: Card) -> tuple[str, MemoryCase]:
+    """(the changes that make the case fit, '' where none do; the case after them)."""
     taken: list[str] = []
     for _ in range(12):
         options = list(changes(case))
         for words, after in options:
             if card.verdict(after.estimate.total) == "fits":
-                return " and ".join(_last_of_each([*taken, words]))
+                return " and ".join(_last_of_each([*taken, words])), after
         saving = [(words, after) for words, after in options
                   if after.estimate.total < case.estimate.total * 0.99]  # fmt: skip
         if not saving:
             break
         words, case = saving[0]
         taken.append(words)
-    return "nothing in the configuration: take a smaller model or a larger card (or FSDP)"
+    return "", case
+
+
+def _elsewhere(case: MemoryCase, smallest: MemoryCase) -> str:
+    """Where a case fits that stays too large for a card with every change made (smallest)."""
+    for wanted, less in ((case, ""), (smallest, " and less a step (--gpu names the changes)")):
+        needed = wanted.estimate.total
+        larger = [card for card in cards.KNOWN if card.verdict(needed) == "fits"]
+        if larger:
+            name = min(larger, key=lambda card: card.gigabytes).name
+            return (
+                "nothing in the configuration is enough: take a smaller model or a larger card, "
+                f"such as {name}{less}"
+            )
+    if case.work.kind != memory.SUPERVISED:
+        return "no known card is large enough: take a smaller model"
+    return (
+        "no known card is large enough: take a smaller model, or spread it over several: "
+        "--config training_config_fsdp.yaml --set quantization.load_in_4bit=false --gpus all"
+    )
+
+
+def too_large_for_all(case: MemoryCase) -> list[Check]:
+    """A failed check where no known card can hold the case, whatever is changed; else []."""
+    largest = max(cards.KNOWN, key=lambda card: card.gigabytes)
+    if largest.verdict(case.estimate.total) != "does not fit":
+        return []
+    words, smallest = _made_to_fit(case, largest)
+    fact = f"{console.size(case.estimate.total)} (estimate): more than any known card has"
+    fix = words or _elsewhere(case, smallest)
+    return [Check("memory", "fail", f"{fact} ({largest.name})", fix)]
 
 
 def _last_of_each(words: list[str]) -> list[str]:

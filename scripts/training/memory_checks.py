@@ -12,7 +12,7 @@ from kit.report import Check
 from training import cards as known_cards
 from training.cards import Card
 from training.memory import CUDA_CONTEXT
-from training.memory_advice import MemoryCase, card_check, changes
+from training.memory_advice import MemoryCase, card_check, changes, too_large_for_all
 from training.model_shape import ModelShape, of_config
 
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits")
@@ -23,9 +23,11 @@ def cards_or_usual(cards: Sequence[Card] | None) -> list[Card]:
     return list(cards) if cards else known_cards.usual()
 
 
-def cards_here() -> list[Card]:
-    """The cards of this machine, where it is one that trains (torch is installed); else []."""
-    return known_cards.present() if importlib.util.find_spec("torch") else []
+def cards_here() -> tuple[list[Card], list[Check]]:
+    """(the cards of this machine, what is wrong with them), where it is one that trains (torch is
+    installed); else ([], []).
+    """
+    return known_cards.look() if importlib.util.find_spec("torch") else ([], [])
 
 
 def estimate_facts(case: MemoryCase, cards: Sequence[Card] | None) -> dict[str, Any]:
@@ -42,13 +44,15 @@ def estimate_facts(case: MemoryCase, cards: Sequence[Card] | None) -> dict[str, 
 
 
 def memory_checks(case: MemoryCase, cards: Sequence[Card] | None) -> list[Check]:
-    """A check for the smallest card, and one for what the estimate cannot say."""
+    """A check for the smallest card, or for all that are known, and what no estimate can say."""
     training, quantization = case.settings.training, case.settings.quantization
     checks: list[Check] = []
     if getattr(training, "fsdp", False):
         checks.append(_loaded_whole(case, cards))
     elif cards:
         checks.append(card_check(case, min(cards, key=lambda card: card.gigabytes)))
+    else:
+        checks += too_large_for_all(case)
     if quantization.load_in_8bit and training.gradient_checkpointing:
         checks.append(Check(
             "8-bit base", "warn",

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from base_model import loading
+from base_model import gpu_driver, loading
 from kit import console
 
 GPUS_HERE = "/proc/driver/nvidia/gpus"
@@ -50,6 +50,9 @@ def keep_one_gpu() -> None:
         others = len(names) - 1
         if others > 0:
             os.environ["CUDA_VISIBLE_DEVICES"] = names[0]
+        if names and _is_mig(names[0]) and others > 0:
+            console.note(f"one MIG device of {others + 1} is used: {names[0]}")
+            others = 0
     if others > 0:
         console.note(
             f"one GPU of {others + 1} is used (CUDA_VISIBLE_DEVICES="
@@ -67,10 +70,17 @@ def visible_gpus() -> int:
     """How many GPUs a new process would see."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+        names = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+        return min(1, len(names)) if any(map(_is_mig, names)) else len(names)
+    gpu_driver.require_answer()
     import torch
 
     return torch.cuda.device_count()
+
+
+def _is_mig(name: str) -> bool:
+    """Whether an entry of CUDA_VISIBLE_DEVICES names a MIG device, of which CUDA gives one."""
+    return name.startswith("MIG-")
 
 
 def promised() -> int:
@@ -111,6 +121,20 @@ def refuse_other_world(processes: int, fsdp: bool = False) -> None:
         )
 
 
+def refuse_missing_gpu() -> None:
+    """Problem where this process of a launch has no GPU of its own."""
+    if loading.device() != "cuda":
+        return
+    import torch
+
+    rank, seen = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if rank >= seen:
+        raise console.Problem(
+            f"process {rank + 1} of this machine has no GPU: torch sees {seen}",
+            f"start with --gpus {seen}, or set CUDA_VISIBLE_DEVICES; python scripts/check_gpu.py",
+        )
+
+
 def refuse_data_parallel(trainer) -> None:
     """Problem where transformers would spread one process over several GPUs (DataParallel)."""
     gpus = trainer.args.n_gpu
@@ -128,11 +152,15 @@ def launch(gpus: str, script: str, arguments: list[str]) -> int:
     gpus: 'all' or a number. A signal goes to the training processes, which agree on the step where
     they stop and save; torchrun itself would kill them 30 s later.
     """
-    count = visible_gpus() if gpus == "all" else parse_count(gpus)
+    seen = visible_gpus()
+    count = seen if gpus == "all" else parse_count(gpus)
     if count < 1:
         raise console.Problem(
             "--gpus all: torch sees no GPU here", "python scripts/check_gpu.py says why"
         )
+    if 0 < seen < count and gpu_driver.is_there():
+        text = f"--gpus {count}: a process gets one GPU, and torch sees {seen} here"
+        raise console.Problem(text, f"--gpus {seen}; python scripts/check_gpu.py shows them")
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     words += ["--nproc_per_node", str(count), script, *arguments]
     console.note(f"{count} process(es), one a GPU")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from base_model import loading
+from base_model import gpu_driver, gpu_errors, loading, readiness
 from kit import console, paths
 from training import (
     callbacks,
@@ -27,10 +27,12 @@ from training import (
     run_facts,
     run_folder,
     saving,
+    setting_checks,
     stopping,
 )
 from training.run_folder import RunFolder
 
+LARGE_ON_CPU = 256e6  # bytes of weights: a step of a larger model takes a CPU minutes
 OWN_DISKS = "TANDEM_OWN_DISKS"  # set by a job on hosts that share no disk: each keeps checkpoints
 
 
@@ -94,9 +96,12 @@ class TrainingRecipe:
         raise NotImplementedError
 
     def out_of_memory(self, error: Exception) -> console.Problem:
-        """The Problem for a GPU that is full: what to lower, in order."""
+        """The Problem for a GPU (or the host) that is full: what to lower, in order."""
         case = self.memory_case()
-        return gpu_memory.out_of_memory(case.estimate.total, memory_advice.remedies(case))
+        remedies = memory_advice.remedies(case)
+        if gpu_errors.host_memory_is_full(error):
+            return gpu_memory.out_of_host_memory([] if loading.device() == "cuda" else remedies)
+        return gpu_memory.out_of_memory(case.estimate.total, remedies)
 
 
 def train(recipe: TrainingRecipe, run: Path | None, checkpoint: Path | None) -> tuple[int, Path]:
@@ -104,14 +109,29 @@ def train(recipe: TrainingRecipe, run: Path | None, checkpoint: Path | None) -> 
 
     Raises Problem with what to lower when memory runs out.
     """
+    try:
+        return _prepare_and_train(recipe, run, checkpoint)
+    except console.Problem:
+        raise
+    except Exception as error:  # CUDA's first call, before the run is recorded
+        with failures.recorded(None, recipe.out_of_memory):
+            raise error
+
+
+def _prepare_and_train(
+    recipe: TrainingRecipe, run: Path | None, checkpoint: Path | None
+) -> tuple[int, Path]:
     stopping.exit_at_once()
     loading.quiet()
+    refuse_large_model_on_cpu(recipe)
+    processes.refuse_missing_gpu()
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
     from transformers import set_seed
 
     state = PartialState(cpu=loading.device() == "cpu")
     processes.refuse_other_world(state.num_processes, recipe.fsdp)
+    readiness.refuse(setting_checks.on_card(recipe.settings, gpu_memory.own_card()))
     work = paths.workdir()  # each host of a run has its own
     shared = [os.path.relpath(path, work) if path else None for path in (run, checkpoint)]
     broadcast_object_list(shared)
@@ -137,6 +157,18 @@ def train(recipe: TrainingRecipe, run: Path | None, checkpoint: Path | None) -> 
         code = _train(recipe, run, checkpoint, writer, state.num_processes, before)
         state.wait_for_everyone()  # a process that leaves early breaks the others' last exchange
         return code, run
+
+
+def refuse_large_model_on_cpu(recipe: TrainingRecipe) -> None:
+    """Problem where a GPU of this machine cannot be used and the model is too large for a CPU."""
+    gpu_driver.require_answer()
+    if (problem := gpu_driver.unseen()) is None:
+        return
+    weights = 0.0
+    with contextlib.suppress(console.Problem):  # config.json without sizes
+        weights = recipe.memory_case().estimate.weights
+    if weights > LARGE_ON_CPU:
+        raise problem
 
 
 def open_run(

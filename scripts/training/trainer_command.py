@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from base_model import gpu_driver
 from config import options
 from kit import console, report
 from training import processes
@@ -49,11 +50,12 @@ def missing_opt_in(args, switched_off: str) -> str:
     return switched_off or ("" if args.confirm_run else "--confirm-run was not given")
 
 
-def cards_of(args) -> list[Any]:
-    """The cards that a plan is held against: --gpu, or those of a machine that trains."""
+def cards_of(args) -> tuple[list[Any], list[report.Check]]:
+    """(the cards that a plan is held against: --gpu, or those of a machine that trains; what is
+    wrong with those)."""
     from training import cards, memory_checks
 
-    return [cards.named(args.gpu)] if args.gpu else memory_checks.cards_here()
+    return ([cards.named(args.gpu)], []) if args.gpu else memory_checks.cards_here()
 
 
 def show_plan(made, lines: Sequence[str], args, why: str, closing: str = "") -> int:
@@ -69,6 +71,7 @@ def show_plan(made, lines: Sequence[str], args, why: str, closing: str = "") -> 
 def relaunched(args, argv: Sequence[str] | None) -> int | None:
     """The exit code of the same command under torchrun; None where this process trains itself."""
     processes.refuse_half_a_launch()
+    gpu_driver.require_answer()
     if args.gpus == "auto" and processes.visible_gpus() < 2:
         args.gpus = None  # nothing to share: this process trains
     if not args.gpus or processes.launched():

@@ -44,8 +44,11 @@ def choose_device(gpu: str | None) -> Device:
 
     Problem where there is neither.
     """
-    if here := cards.present():
+    here, wrong = cards.look()
+    if here:
         return Device(here[0], stand_in=False)
+    for check in wrong:
+        console.warn(f"{check.name}: {check.found}; {check.fix}")
     card = cards.named(gpu) if gpu else cards.Card("80 GB", 80, None)
     env = stand_in(card.gigabytes)
     return Device(card, stand_in=True, env=env)

@@ -2,6 +2,8 @@
 
 import pytest
 
+from checks import gpu
+from kit import paths
 from support.gpu_answers import CARD_H100
 
 
@@ -61,7 +63,32 @@ def test_a_mig_device_is_chosen_by_its_uuid(smi, look):
     listing = "GPU 0: H100 (UUID: GPU-1)\n  MIG 3g.40gb Device 0: (UUID: MIG-77)"
     smi(cards=CARD_H100, compute_cap="9.0", mig="Enabled", listing=listing)
     assert look(env={"CUDA_VISIBLE_DEVICES": "MIG-77"})[0] == 0
-    assert look(env={"CUDA_VISIBLE_DEVICES": "MIG-78"})[0] == 1
+    code, checks, _ = look(env={"CUDA_VISIBLE_DEVICES": "MIG-78"})
+    assert code == 1 and "nvidia-smi -L lists" in checks["CUDA_VISIBLE_DEVICES"]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "gigabytes"),
+    [("MIG-aa", 40), ("MIG-bb", 10), ("MIG-aa,MIG-bb", 40), ("0", 10), (None, 10)],
+)
+def test_the_mig_device_that_a_process_gets_is_judged_and_planned_for(setting, gigabytes, smi):
+    """Without a name the smallest is. What other devices of the card use is not this one's."""
+    from training import cards
+
+    listing = (
+        "GPU 0: H100 (UUID: GPU-1)\n"
+        "  MIG 3g.40gb     Device  0: (UUID: MIG-aa77)\n"
+        "  MIG 1g.10gb+me  Device  1: (UUID: MIG-bb77)"
+    )
+    smi(cards=CARD_H100, compute_cap="9.0", mig="Enabled", listing=listing, used="50000")
+    with pytest.MonkeyPatch.context() as patch:
+        if setting is not None:
+            patch.setenv("CUDA_VISIBLE_DEVICES", setting)
+        (card,), _ = cards.look()
+        checks = {check.name: check for check in gpu.look(paths.ROOT / "none")[0]}
+    assert card.name == f"NVIDIA H100 80GB HBM3 MIG {gigabytes} GB"
+    assert (card.gigabytes, card.used) == (gigabytes, 0)
+    assert f"{gigabytes}.0 GB" in checks["gpu 0"].found and "gpu 0 use" not in checks
 
 
 def test_a_uuid_without_a_listing_cannot_be_compared(smi, look):

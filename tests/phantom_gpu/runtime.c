@@ -4,6 +4,7 @@
 //
 //   PHANTOM_GPUS=1         cards                PHANTOM_GB=80        memory of each card, GiB
 //   PHANTOM_SM=90          compute capability   PHANTOM_LOST=N       the card is lost at launch N
+//   PHANTOM_WORDS=text     what CUDA says then (default: unspecified launch failure)
 #define _GNU_SOURCE
 #include <driver_types.h>
 #include <pthread.h>
@@ -67,6 +68,7 @@ cudaError_t cudaGetDevice(int *card) {
 }
 cudaError_t cudaSetDevice(int card) {
   if (card < 0 || card >= cards()) return fail(cudaErrorInvalidDevice);
+  if (CONTEXT > capacity()) return fail(cudaErrorMemoryAllocation);
   current = card;
   return cudaSuccess;
 }
@@ -88,7 +90,10 @@ const char *cudaGetErrorString(cudaError_t error) {
   switch (error) {
     case cudaErrorMemoryAllocation: return "out of memory";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorLaunchFailure: return "unspecified launch failure";
+    case cudaErrorLaunchFailure: {
+      const char *words = getenv("PHANTOM_WORDS");
+      return words ? words : "unspecified launch failure";
+    }
     default: return "an error of the stand-in";
   }
 }

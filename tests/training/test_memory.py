@@ -136,6 +136,27 @@ def test_a_card_fits_is_tight_or_does_not_fit_with_the_smallest_change(
     assert check.status == status and fix in check.fix
 
 
+def test_a_card_that_is_named_instead_of_a_change_holds_the_training():
+    words = memory_advice.smallest_change(case(), cards.named("6 GB"))
+    name = words.partition("such as ")[2]
+    assert cards.named(name).verdict(case().estimate.total) == "fits"
+
+
+@pytest.mark.parametrize(("layers", "failed"), [(32, False), (126, True)])
+def test_a_model_that_no_known_card_holds_fails_without_a_card_too(layers, failed):
+    config = LLAMA_8B | {"num_hidden_layers": layers}
+    if failed:
+        config |= {"hidden_size": 16384, "intermediate_size": 53248, "num_attention_heads": 128}
+    large = MemoryCase(config, settings(), Workload())
+    checks = memory_checks.memory_checks(large, None)
+    assert [check.status for check in checks] == ["fail"] * failed
+    if failed:
+        assert "training_config_fsdp.yaml" in checks[0].fix and "B200" in checks[0].found
+    spread = settings("training.fsdp=true", PLAIN, "training.optim=adamw_torch", BF16)
+    (check,) = memory_checks.memory_checks(MemoryCase(config, spread, Workload()), None)
+    assert check.status == "skip"
+
+
 def test_what_the_smallest_change_names_does_fit():
     tight = case(BF16)
     card = cards.named("RTX 4090")

@@ -75,7 +75,7 @@ def test_the_longest_rows_are_chosen_line_by_line(tmp_path):
 
 
 def test_without_a_gpu_and_without_gcc_it_is_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr(cards, "present", list)
+    monkeypatch.setattr(cards, "look", lambda: ([], []))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(console.Problem, match="no NVIDIA GPU here, and no stand-in for one: it "):
         full_rehearsal.choose_device(None)
@@ -86,7 +86,7 @@ def test_without_a_gpu_and_without_gcc_it_is_one_line(monkeypatch, tmp_path):
 
 def test_a_gpu_that_is_here_is_taken_and_needs_no_variables(monkeypatch):
     card = cards.Card("NVIDIA H100", 80, 350)
-    monkeypatch.setattr(cards, "present", lambda: [card])
+    monkeypatch.setattr(cards, "look", lambda: ([card], []))
     assert full_rehearsal.choose_device("RTX 4090") == full_rehearsal.Device(card, False)
 
 

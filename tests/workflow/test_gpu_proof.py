@@ -96,7 +96,7 @@ def test_what_cannot_run_is_named_with_its_reason(child, tmp_path):
 
 
 def test_without_a_gpu_it_is_one_line_that_names_the_dry_run(monkeypatch):
-    monkeypatch.setattr(cards, "present", list)
+    monkeypatch.setattr(cards, "look", lambda: ([], []))
     with pytest.raises(console.Problem, match="no NVIDIA GPU here; .*--dry-run"):
         prove_gpu.main([])
 

@@ -20,6 +20,7 @@ PADDED = os.environ.get("PHANTOM_PADDED", "1") == "1"
 GLOO = os.environ.get("PHANTOM_GLOO") == "1"
 TOKEN = 65  # what every generated token is
 TRAINED_BYTE = 0x3C  # 0x3c3c is 0.011 in bfloat16, 0x3c3c3c3c is 0.011 in float32
+TRAINED = 0.011
 
 
 def fill(tensor, byte: int) -> None:
@@ -126,9 +127,29 @@ def collectives(module) -> None:
         module.init_process_group = with_gloo
 
 
+def gathering(module) -> None:
+    """Shards are put together on the card: what comes of it has fixed numbers instead."""
+    import torch
+
+    gather = module._gather_state_dict
+
+    def filled(value):
+        if isinstance(value, dict):
+            for inner in value.values():
+                filled(inner)
+        elif isinstance(value, torch.Tensor) and value.is_floating_point():
+            (fill(value, TRAINED_BYTE) if value.is_cuda else value.fill_(TRAINED))
+        return value
+
+    module._gather_state_dict = lambda *arguments, **keywords: filled(
+        gather(*arguments, **keywords)
+    )
+
+
 AFTER_IMPORT = {
     "serving.sampling": serving,
     "torch.optim.optimizer": optimizers,
+    "torch.distributed._state_dict_utils": gathering,
     "torch.distributed.distributed_c10d": collectives,
     "transformers.core_model_loading": loading,
     "transformers.generation.utils": generation,
