@@ -1,4 +1,4 @@
-"""Preference training, two cards and the server on stand-in cards, with a small model."""
+"""Preference training, two cards, an evaluation and the server on stand-in cards, with a small model."""
 
 import json
 
@@ -19,7 +19,7 @@ SMALL = {
     "model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
     "max_position_embeddings": 2048, "tie_word_embeddings": False, "dtype": "bfloat16",
-    "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 257,
+    "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258,
 }  # fmt: skip
 PREFERENCES = {
     "enabled": "true", "model.model_name_or_path": "models/random", "reward_funcs": "[f1]",
@@ -53,19 +53,47 @@ def preference(work, name, script, *words):
     return process.returncode, err, work / "adapters" / "runs" / name
 
 
-def test_a_reward_model_is_trained(work):
+@pytest.fixture(scope="module")
+def reward(work):
+    """The run of a reward model, which ppo scores with."""
     code, err, run = preference(work, "reward", "reward_model.py")
     assert code == 0, err
-    assert runs.status(run)["state"] == "completed" and runs.status(run)["step"] == 2
-    assert runs.facts(run)["memory"]["card"] == "stand-in sm_90"
+    return run
 
 
-@pytest.mark.parametrize("algorithm", ["dpo", "grpo"])
+def test_a_reward_model_is_trained(reward):
+    assert runs.status(reward)["state"] == "completed" and runs.status(reward)["step"] == 2
+    assert runs.facts(reward)["memory"]["card"] == "stand-in sm_90"
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "grpo", "rloo"])
 def test_preferences_are_trained_on(work, algorithm):
     code, err, run = preference(work, algorithm, "ppo_trainer.py", "--algorithm", algorithm)
     assert code == 0, err
     assert runs.status(run)["state"] == "completed" and runs.status(run)["step"] == 2
     saving.check_adapter(run / "final", 7 * 2)
+
+
+def test_ppo_trains_a_new_adapter_with_the_reward_model(work, reward):
+    words = ("--algorithm", "ppo", "--reward-model", reward.name, "--set",
+             "reward_funcs=[reward_model]", "--set", "ppo.response_length=8")  # fmt: skip
+    code, err, run = preference(work, "ppo", "ppo_trainer.py", *words)
+    assert code == 0, err
+    assert runs.status(run)["state"] == "completed" and runs.status(run)["step"] == 2
+    saving.check_adapter(run / "final", 7 * 2)
+
+
+def test_a_sharded_model_on_two_cards_leaves_a_whole_adapter(work):
+    """FSDP with a base in 4 bits; without validation, whose losses are noise here."""
+    code, err, run = runs.train(
+        work, "sharded", "--config", "training_config_fsdp.yaml", "--gpus", "2",
+        card={"cards": 2, "gloo": 1}, training__max_length=128, training__max_steps=2,
+        data__val_file="null",
+    )  # fmt: skip
+    assert code == 0, err
+    assert runs.facts(run)["world_size"] == 2 and runs.status(run)["state"] == "completed"
+    saving.check_adapter(run / "final", 7 * 2)
+    saving.check_names(run / "checkpoints" / "checkpoint-2", 7 * 2)
 
 
 def test_two_cards_train_one_adapter_with_the_configured_batch_on_each(work):
@@ -76,6 +104,20 @@ def test_two_cards_train_one_adapter_with_the_configured_batch_on_each(work):
     assert runs.facts(run)["world_size"] == 2
     assert runs.status(run)["epoch"] == 4 * 4 * 2 / 64
     saving.check_adapter(run / "final", 7 * 2)
+
+
+def test_a_process_without_a_card_of_its_own_is_one_line(work):
+    code, err, _ = runs.train(work, "three", "--gpus", "3", card={"cards": 2, "gloo": 1})
+    assert code == 1
+    assert "process 3 of this machine has no GPU: torch sees 2" in err.splitlines()[-1]
+
+
+def test_a_card_that_is_lost_in_an_evaluation_is_one_line(work):
+    words = ["--model", "models/random", "--dataset", "data/processed/val_sft.jsonl"]
+    process = runs.start(work, "eval.py", *words, card={"lost": 50, "words": "GPU is lost"})
+    _, err = process.communicate(timeout=400)
+    assert process.returncode == 1 and "Traceback" not in err
+    assert "the GPU failed (CUDA error: GPU is lost)" in err.splitlines()[-1]
 
 
 def test_the_server_answers_from_a_base_in_four_bits(work):

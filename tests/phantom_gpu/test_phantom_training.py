@@ -79,6 +79,13 @@ def test_a_card_that_is_lost_is_one_line_and_the_run_can_go_on(work):
     assert runs.status(run)["state"] == "failed" and "the GPU failed" in runs.status(run)["error"]
 
 
+def test_a_card_without_bfloat16_is_refused_with_the_settings_for_float16(work):
+    code, err, run = runs.train(work, "turing", card={"sm": 75})
+    assert code == 1 and not run.exists()
+    assert "computes no bfloat16" in err.splitlines()[-1]
+    assert "--set model.dtype=float16" in err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("whom", ["process", "group"])
 def test_term_ends_a_training_with_a_checkpoint(work, whom):
     run = work / "adapters" / "runs" / whom

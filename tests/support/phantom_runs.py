@@ -17,14 +17,14 @@ from kit import jsonl
 from phantom_gpu import phantom
 from support import tiny
 from support.checkout import ROOT
-from support.model_files import write_tokenizer
+from support.model_files import tokenizer_json, write_tokenizer
 
 # As large as Qwen2.5-0.5B, with its tied embeddings and grouped keys.
 QWEN = {
     "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
     "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936,
     "max_position_embeddings": 32768, "tie_word_embeddings": True, "dtype": "bfloat16",
-    "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 257,
+    "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258,
 }  # fmt: skip
 SETTINGS = {
     "model.model_name_or_path": "models/random", "training.max_length": 512,
@@ -37,7 +37,8 @@ SETTINGS = {
 
 def make_work(folder: Path, config: dict[str, Any] = QWEN, tokens: int = 600) -> Path:
     """A work folder with the model of holes and rows of `tokens` tokens, which are cut."""
-    source = write_tokenizer(folder / "source", pad_token="</s>")
+    text = tokenizer_json(("<s>", "</s>", "<pad>"))  # ppo wants a pad token of its own
+    source = write_tokenizer(folder / "source", text, pad_token="<pad>")
     (source / "config.json").write_text(json.dumps(config))
     random_weights.write(source, folder / "models" / "random")
     row = {"messages": [{"role": "user", "content": "Why?"},

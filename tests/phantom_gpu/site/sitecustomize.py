@@ -85,7 +85,7 @@ def generation(module) -> None:
         config = keywords.get("generation_config") or self.generation_config
         self._phantom_left = keywords.get("max_new_tokens") or config.max_new_tokens or 20
         made = generate(self, *arguments, **keywords)
-        if not (made.is_cuda and torch.is_inference_mode_enabled()):
+        if not (torch.is_inference_mode_enabled() and made.is_cuda):
             return made
         return torch.full(made.shape, TOKEN)  # on the host: a slice of it needs no kernel there
 
@@ -168,6 +168,10 @@ LINES: dict[str, dict[str, str]] = {
     "trl.trainer.dpo_trainer": {
         "chosen_logits[chosen_mask.bool()].mean(-1).sum()": "chosen_logits.mean(-1).sum()",
         "rejected_logits[rejected_mask.bool()].mean(-1).sum()": "rejected_logits.mean(-1).sum()",
+    },
+    "trl.experimental.ppo.ppo_trainer": {
+        "if mask_sum == 0:": "if False:",
+        "scores[~contain_eos_token] -= self.args.missing_eos_penalty": "pass",
     },
     "trl.trainer.utils": {
         "torch.min(tensor[~torch.isnan(tensor)])": "tensor.sum()",
