@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import logging
 import os
 import warnings
@@ -142,6 +143,7 @@ def load(
     full, whichever library says so.
     """
     base_checks.refuse_unloadable(description.read(folder))
+    attention = _installed(attention)
     quiet()
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -169,6 +171,17 @@ def load(
         random_weights.draw(model)
     keep_4bit_weights_as_they_are(model)
     return model
+
+
+def _installed(attention: str | None) -> str | None:
+    """The attention, or None where flash-attn is missing: a run of another machine may name it.
+
+    Trainers refuse that before they load (setting_checks.packages).
+    """
+    if attention != "flash_attention_2" or importlib.util.find_spec("flash_attn"):
+        return attention
+    console.warn("flash-attn is not installed here: torch's own attention computes the same")
+    return None
 
 
 def refuse_gpu_errors(error: Exception) -> None:

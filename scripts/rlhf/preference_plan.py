@@ -69,6 +69,7 @@ def resolve(kind: str, settings, checks: list[Check] | None = None) -> Preferenc
     model = sft.attempt(checks, "base model", lambda: readiness.describe(settings), required=True)
     checks += readiness.checks(model, settings)
     if not planning:
+        checks += setting_checks.packages(settings)
         readiness.refuse(checks)
     return PreferenceTask(kind, settings, start, run)
 

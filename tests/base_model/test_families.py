@@ -209,6 +209,27 @@ def test_full_memory_while_loading_is_not_called_a_broken_file(
     assert raised == "OOM" or raised in str(caught.value)
 
 
+def test_a_base_that_was_trained_with_flash_attention_is_loaded_without_it(
+    tmp_path, monkeypatch, capsys
+):
+    """eval.py and the server load runs of machines that had flash-attn."""
+    from transformers import AutoModelForCausalLM
+
+    from base_model import loading
+
+    asked = {}
+
+    def note(folder, **keywords):
+        asked.update(keywords)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", note)
+    with pytest.raises(console.Problem, match="enough"):
+        loading.load(write_model(tmp_path / "model", LLAMA), attention="flash_attention_2")
+    assert asked["attn_implementation"] is None
+    assert "flash-attn is not installed here" in capsys.readouterr().err
+
+
 def test_text_rows_train_no_vision_part(tmp_path):
     import torch
     from peft import get_peft_model

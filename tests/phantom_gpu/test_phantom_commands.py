@@ -1,4 +1,4 @@
-"""Preference training, two cards, an evaluation and the server on stand-in cards, with a small model."""
+"""Preferences, two cards, an evaluation and the server on stand-in cards, with a small model."""
 
 import json
 

@@ -144,6 +144,13 @@ def test_it_improves_its_own_objective_from_an_adapter(
 
 
 @pytest.mark.remote_env
+def test_flash_attention_without_its_package_is_refused_before_a_run_exists(work):
+    with pytest.raises(console.Problem, match="needs the package flash-attn.*=sdpa"):
+        run("--confirm-run", "--run-id", "flash", model__attn_implementation="flash_attention_2")
+    assert not (work / "adapters" / "runs" / "flash").exists()
+
+
+@pytest.mark.remote_env
 def test_the_result_is_registered_and_starts_the_next_run_by_its_version(work, capsys):
     from checkpoint_manager import CheckpointManager
 
