@@ -91,6 +91,17 @@ def test_the_mig_device_that_a_process_gets_is_judged_and_planned_for(setting, g
     assert f"{gigabytes}.0 GB" in checks["gpu 0"].found and "gpu 0 use" not in checks
 
 
+def test_a_plan_warns_of_a_driver_that_lists_no_card(smi):
+    from training import cards
+
+    smi.write("#!/bin/sh\necho 'Unable to determine the device handle: GPU is lost'\nexit 15\n")
+    here, (check,) = cards.look()
+    assert here == [] and check.status == "warn" and "reboot" in check.fix
+    smi(cards=CARD_H100, compute_cap="9.0")
+    (card,), wrong = cards.look()
+    assert card.name == "NVIDIA H100 80GB HBM3" and wrong == []
+
+
 def test_a_uuid_without_a_listing_cannot_be_compared(smi, look):
     smi()
     code, checks, _ = look(env={"CUDA_VISIBLE_DEVICES": "GPU-1"})

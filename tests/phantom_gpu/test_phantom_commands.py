@@ -45,9 +45,9 @@ def work(tmp_path_factory):
     return folder
 
 
-def preference(work, name, script, *words):
+def preference(work, name, script, *words, **changes):
     """(exit code, stderr, run folder) of a preference training in 4 bits."""
-    named = ("--confirm-run", "--run-id", name, *words, *tiny.set_words(PREFERENCES, {}))
+    named = ("--confirm-run", "--run-id", name, *words, *tiny.set_words(PREFERENCES, changes))
     process = runs.start(work, script, *named)
     _, err = process.communicate(timeout=400)
     return process.returncode, err, work / "adapters" / "runs" / name
@@ -75,9 +75,9 @@ def test_preferences_are_trained_on(work, algorithm):
 
 
 def test_ppo_trains_a_new_adapter_with_the_reward_model(work, reward):
-    words = ("--algorithm", "ppo", "--reward-model", reward.name, "--set",
-             "reward_funcs=[reward_model]", "--set", "ppo.response_length=8")  # fmt: skip
-    code, err, run = preference(work, "ppo", "ppo_trainer.py", *words)
+    words = ("--algorithm", "ppo", "--reward-model", reward.name)
+    changes = {"reward_funcs": "[reward_model]", "ppo__response_length": 8}
+    code, err, run = preference(work, "ppo", "ppo_trainer.py", *words, **changes)
     assert code == 0, err
     assert runs.status(run)["state"] == "completed" and runs.status(run)["step"] == 2
     saving.check_adapter(run / "final", 7 * 2)

@@ -4,11 +4,12 @@ import collections
 import json
 import os
 import types
+from contextlib import nullcontext
 
 import pytest
 
 from kit import console
-from training import model_shape, processes, saving, setting_checks, trainer_command
+from training import model_shape, processes, saving, session, setting_checks, trainer_command
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,7 @@ from training import model_shape, processes, saving, setting_checks, trainer_com
         (None, 4, "0", "one GPU of 4 is used"),
         ("2,3", 4, "2", "one GPU of 2 is used (CUDA_VISIBLE_DEVICES=2)"),
         ("GPU-8f3,GPU-77a", 2, "GPU-8f3", "--gpus all"),
+        ("MIG-1a,MIG-2b", 1, "MIG-1a", "one MIG device of 2 is used: MIG-1a"),
         ("1", 4, "1", ""),
         ("", 4, "", ""),
     ],
@@ -37,6 +39,21 @@ def test_without_a_launcher_one_gpu_is_visible_and_that_is_said(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == after
     err = capsys.readouterr().err
     assert expected in err and bool(expected) == bool(err)
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"), [("0,1", 2), ("MIG-1a,MIG-2b", 1), ("", 0), ("-1", 0), ("GPU-8f3", 1)]
+)
+def test_a_process_gets_one_mig_device_and_every_gpu_that_is_named(visible, count, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert processes.visible_gpus() == count
+
+
+def test_more_processes_than_gpus_are_refused_on_a_machine_with_a_driver(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(processes.gpu_driver, "is_there", lambda: True)
+    with pytest.raises(console.Problem, match="torch sees 2 here; --gpus 2"):
+        processes.launch("3", "lora_trainer.py", [])
 
 
 def test_a_launched_process_keeps_the_gpus_that_its_launcher_gave_it(monkeypatch):
@@ -194,6 +211,22 @@ def test_a_quantised_base_that_fsdp_cannot_load_on_one_card_is_named():
 
 
 # --- with the training stack ----------------------------------------------------------------------
+
+
+@pytest.mark.remote_env
+@pytest.mark.parametrize(("weights", "missed", "refused"), [(5e9, True, True), (5e9, False, False),
+                                                            (1e6, True, False)])  # fmt: skip
+def test_a_large_model_is_not_trained_on_a_cpu_because_the_gpu_is_gone(
+    weights, missed, refused, monkeypatch
+):
+    problem = console.Problem("no GPU can be used here (it fell off the bus)", "reboot")
+    monkeypatch.setattr(session.gpu_driver, "unseen", lambda: problem if missed else None)
+    estimate = types.SimpleNamespace(weights=weights)
+    case = types.SimpleNamespace(estimate=estimate)
+    recipe = types.SimpleNamespace(memory_case=lambda: case)
+    expected = pytest.raises(console.Problem, match="fell off") if refused else nullcontext()
+    with expected:
+        session.refuse_large_model_on_cpu(recipe)
 
 
 @pytest.fixture
