@@ -229,6 +229,19 @@ def test_a_large_model_is_not_trained_on_a_cpu_because_the_gpu_is_gone(
         session.refuse_large_model_on_cpu(recipe)
 
 
+@pytest.mark.remote_env
+def test_a_launched_process_without_a_gpu_of_its_own_is_one_line(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(processes.loading, "device", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    processes.refuse_missing_gpu()
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(console.Problem, match="process 3 of this .* torch sees 2; .*--gpus 2"):
+        processes.refuse_missing_gpu()
+
+
 @pytest.fixture
 def adapted():
     """A small model with LoRA on its two linear layers, and lora_B not zero."""
