@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import functools
 import os
-from pathlib import Path
 
-from checks import gpu, probe
+from checks import gpu
 from kit import console, paths
 from kit.report import Check
 
@@ -19,26 +18,17 @@ SMI_SECONDS = 10.0
 ON_CPU = "CUDA_VISIBLE_DEVICES=-1 in front of the command takes the CPU"
 
 
-def is_there() -> bool:
-    """Whether this machine has an NVIDIA driver, or had one when it was set up."""
-    return gpu.find_smi() is not None or Path("/proc/driver/nvidia").is_dir()
-
-
 @functools.cache
 def require_answer() -> None:
     """Problem where the driver does not come back. Call it before torch is asked for GPUs."""
-    if not is_there():
-        return
-    answer = probe.ask({"cuda": gpu.CUDA_QUESTION}, SECONDS)["cuda"]
-    if answer.code is None:
-        check = gpu.cuda_hangs()
+    for check in gpu.hanging_driver(SECONDS):
         raise console.Problem(f"the NVIDIA driver: {check.found} in {SECONDS:g} s", check.fix)
 
 
 @functools.cache
 def failures() -> tuple[Check, ...]:
     """What is wrong with this machine's GPUs, by check_gpu.py's checks; () without a driver."""
-    if not is_there():
+    if not gpu.driver_is_there():
         return ()
     checks, _ = gpu.look(paths.ROOT / "requirements-remote.txt", SMI_SECONDS)
     bad = [c for c in checks if c.status == "fail" or (c.name == "cuda" and c.status == "warn")]
@@ -53,7 +43,7 @@ def unseen() -> console.Problem | None:
     import torch
 
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
-    if hidden or not is_there() or torch.cuda.is_available():
+    if hidden or not gpu.driver_is_there() or torch.cuda.is_available():
         return None
     why, fix = f"torch {torch.__version__} sees none", "python scripts/check_gpu.py says more"
     if bad := failures():

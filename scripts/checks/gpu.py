@@ -169,6 +169,21 @@ def cuda_check(code: int | None) -> Check:
     return Check("cuda", "warn" if code is None else "fail", text, fix)
 
 
+def driver_is_there() -> bool:
+    """Whether this machine has an NVIDIA driver, or had one when it was set up."""
+    return find_smi() is not None or Path("/proc/driver/nvidia").is_dir()
+
+
+def hanging_driver(seconds: float) -> list[Check]:
+    """The failed check of a driver that does not answer CUDA in time; [] where it does, or where
+    there is none. torch would hang with it, and nothing could end that with a reason.
+    """
+    if not driver_is_there():
+        return []
+    answer = ask({"cuda": CUDA_QUESTION}, seconds)["cuda"]
+    return [cuda_hangs()] if answer.code is None else []
+
+
 def cuda_hangs() -> Check:
     """The check of a driver that does not answer CUDA."""
     return Check("cuda", "fail", "cuInit does not come back", HANGS)

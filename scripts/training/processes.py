@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from base_model import gpu_driver, loading
+from checks import gpu
 from kit import console
 
 GPUS_HERE = "/proc/driver/nvidia/gpus"
@@ -158,7 +159,7 @@ def launch(gpus: str, script: str, arguments: list[str]) -> int:
         raise console.Problem(
             "--gpus all: torch sees no GPU here", "python scripts/check_gpu.py says why"
         )
-    if 0 < seen < count and gpu_driver.is_there():
+    if 0 < seen < count and gpu.driver_is_there():
         text = f"--gpus {count}: a process gets one GPU, and torch sees {seen} here"
         raise console.Problem(text, f"--gpus {seen}; python scripts/check_gpu.py shows them")
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

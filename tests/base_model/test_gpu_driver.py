@@ -54,11 +54,22 @@ def test_a_driver_that_hangs_is_one_line(smi, monkeypatch):
         gpu_driver.require_answer()
 
 
+def test_using_the_stack_once_does_not_hang_with_the_driver(smi, monkeypatch, capsys):
+    from checks import smoke
+
+    smi(LOST, 15)
+    monkeypatch.setattr(gpu, "CUDA_QUESTION", ["sleep", "600"])
+    monkeypatch.setattr(smoke, "GPU_SECONDS", 0.1)
+    assert smoke.main(["remote"]) == 1
+    out = capsys.readouterr().out
+    assert "cuInit does not come back" in out and "reboot the host" in out
+
+
 def test_a_driver_that_answers_and_a_machine_without_one_are_good(smi, monkeypatch, tmp_path):
     smi("", 0)
     monkeypatch.setattr(gpu, "CUDA_QUESTION", ["true"])
     gpu_driver.require_answer()
-    monkeypatch.setattr(gpu_driver, "is_there", lambda: False)
+    monkeypatch.setattr(gpu, "find_smi", lambda: None)
     monkeypatch.setattr(gpu, "CUDA_QUESTION", ["sleep", "600"])
     gpu_driver.require_answer.cache_clear()
     gpu_driver.require_answer()
@@ -80,7 +91,7 @@ def test_nothing_is_missed_where_one_is_seen_hidden_or_never_was(
 ):
     smi(LOST, 15)
     torch_sees(seen)
-    monkeypatch.setattr(gpu_driver, "is_there", lambda: there)
+    monkeypatch.setattr(gpu, "driver_is_there", lambda: there)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpu_driver.unseen() is None

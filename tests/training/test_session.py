@@ -51,7 +51,7 @@ def test_a_process_gets_one_mig_device_and_every_gpu_that_is_named(visible, coun
 
 def test_more_processes_than_gpus_are_refused_on_a_machine_with_a_driver(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    monkeypatch.setattr(processes.gpu_driver, "is_there", lambda: True)
+    monkeypatch.setattr(processes.gpu, "driver_is_there", lambda: True)
     with pytest.raises(console.Problem, match="torch sees 2 here; --gpus 2"):
         processes.launch("3", "lora_trainer.py", [])
 
