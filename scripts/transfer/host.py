@@ -24,7 +24,7 @@ from kit.moving_line import MovingLine
 from transfer import address, kept_login, refusals, ssh_configuration
 from transfer.address import Address
 from transfer.frame import AnswerFrame, AnswerLimits, BrokenAnswer, Framed
-from transfer.remote_script import RemoteScript
+from transfer.remote_script import READS_INPUT, RemoteScript, kept_shell, one_script
 from transfer.retries import TRIES, ConnectionLost, persist
 
 # Variables of a command here that would mislead one there; ssh does not carry them either.
@@ -60,12 +60,11 @@ class Host:
     def start(self, script: str, keep_input: bool = False, data: bytes = b"", **pipes):
         """Start a framed POSIX shell `script` in the home there with `data` as its input.
 
-        The script travels ahead of its input on stdin, so no login shell (fish, csh) parses it.
         With `keep_input` stdin stays open after the script, and the caller closes it.
         """
         frame = AnswerFrame()
         code = frame.wrap(script).encode("utf-8", "surrogateescape")
-        command = f"""sh -c 'eval "$(dd bs=1 count={len(code)} 2>/dev/null)"'"""
+        command, code = one_script(frame.token, code)
         remote = RemoteScript(*self._begin(command, pipes), frame)
         if keep_input:
             with contextlib.suppress(BrokenPipeError):
@@ -91,13 +90,17 @@ class Host:
         """Give `script` to the kept shell."""
         if not self._kept or (self._kept.fed and self._kept.process.poll() is not None):
             self.log_in()
+        _, first = kept_shell(self._kept.frame.token)
+        first = b"" if self._kept.fed else first
         self._kept = self._kept.followed_by(frame := AnswerFrame())
-        self._kept.feed(frame.wrap(script, kept=True).encode("utf-8", "surrogateescape"))
+        self._kept.feed(first + frame.wrap(script, kept=True).encode("utf-8", "surrogateescape"))
         return self._kept
 
     def log_in(self) -> None:
         """Begin the shell that this command keeps there. Does not wait for it."""
-        self._kept = RemoteScript(*self._begin("exec sh", {}), AnswerFrame(), keep=True)
+        command, _ = kept_shell((frame := AnswerFrame()).token)
+        self._kept = RemoteScript(*self._begin(command, {}), frame, keep=True)
+        self._kept.bound_errors()
 
     def _launch(self, command: str, pipes: dict) -> subprocess.Popen:
         raise NotImplementedError
@@ -161,6 +164,10 @@ class Host:
                 f"{self.name}: the connection failed ({refusals.last_line(stderr, 3)})",
                 f"try: ssh {self.name} true",
             )
+        if READS_INPUT in stderr:
+            raise console.Problem(f"{self.name}: {READS_INPUT}", refusals.START_FILE_READS)
+        if self.reached:  # its login did run commands: the shell that was kept has ended
+            raise self._broken_off(remote)
         words = " / ".join(line.strip() for line in printed.splitlines() if line.strip())[:300]
         raise console.Problem(
             f"{self.name}: the login there does not run commands (exit {code}); it said: "

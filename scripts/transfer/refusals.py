@@ -19,6 +19,10 @@ START_FILE = (
     "let it print only where the shell is interactive: in its start file (~/.bashrc, ~/.profile) "
     "put the output behind: case $- in *i*) …;; esac"
 )
+START_FILE_READS = (
+    "let it read only where the shell is interactive: in its start file (~/.bashrc, ~/.profile) "
+    "put what reads behind: case $- in *i*) …;; esac"
+)
 
 
 class Refusal(NamedTuple):

@@ -1,4 +1,8 @@
-"""A script that runs on a host, as this machine sees it: fed on stdin, answered inside a frame."""
+"""A script that runs on a host, as this machine sees it: fed on stdin, answered inside a frame.
+
+A start-up file of the login may read stdin, too, and so cut a script's beginning off. What comes
+first is therefore a token that the command line names; without it nothing runs.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,35 @@ import contextlib
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from typing import IO
 
 from transfer.frame import AnswerFrame, AnswerLimits, Framed
+
+READS_INPUT = "a start-up file of this login reads the standard input"
+KEPT_STDERR_BYTES = 16 << 20  # of a kept shell in its whole life, also while no answer is awaited
+LOOK_SECONDS = 0.5  # between two looks at it
+_REFUSE = f'echo "{READS_INPUT}" >&2; exit 96'
+
+
+def one_script(token: str, script: bytes) -> tuple[str, bytes]:
+    """(command for the login's shell, what to write to its stdin) of a script that runs alone.
+
+    The script travels on stdin, so no login shell (fish, csh) parses it.
+    """
+    code = f": {token}\n".encode() + script
+    return (
+        f"""sh -c 'code=$(dd bs=1 count={len(code)} 2>/dev/null); """
+        f"""case $code in (": {token}"*) eval "$code";; (*) {_REFUSE};; esac'"""
+    ), code
+
+
+def kept_shell(token: str) -> tuple[str, bytes]:
+    """(command, first line on stdin) of a shell that takes script after script."""
+    return (
+        f"sh -c 'IFS= read -r line; case $line in ({token}) exec sh;; (*) {_REFUSE};; esac'"
+    ), f"{token}\n".encode()
 
 
 class RemoteScript:
@@ -62,6 +91,17 @@ class RemoteScript:
         finally:
             if not goes_on:
                 self.end()
+
+    def bound_errors(self, most: int = KEPT_STDERR_BYTES) -> None:
+        """End the process from a thread once it wrote more to stderr: nobody may be reading."""
+
+        def watch() -> None:
+            while self.process.poll() is None:
+                if self._size_of_errors() > most:
+                    self.process.kill()
+                time.sleep(LOOK_SECONDS)
+
+        threading.Thread(target=watch, daemon=True).start()
 
     def end(self) -> None:
         """End the process here."""
