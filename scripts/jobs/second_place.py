@@ -106,7 +106,12 @@ def fetch(bucket: str, name: str, job_file: Path) -> None:
                 f"no job {name} in {host.place}", f"look: rclone lsf {host.at('.jobs')}"
             )
         text = host.ask(["cat", host.object(description_name(name))], limit=DESCRIPTION_BYTES)
-    contract.parse(text.decode("utf-8", "replace"), f"{bucket}/{description_name(name)}")
+    where = f"{bucket}/{description_name(name)}"
+    job = contract.parse(text.decode("utf-8", "replace"), where)
+    if job.name != name:
+        raise console.Problem(
+            f"{where}: damaged (its name is {job.name})", "submit the job again under another NAME"
+        )
     sync_down("--bucket", bucket)
     job_file.parent.mkdir(parents=True, exist_ok=True)
     job_file.write_bytes(text)

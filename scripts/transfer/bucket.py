@@ -17,6 +17,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,6 +38,8 @@ from transfer.listing import (
 MANIFESTS, STAGES, REPLACED = ".manifest", ".incoming", ".replaced"
 HASHES = ("sha256", "md5", "sha1")  # those of a store that hashlib has too, the best first
 MANIFEST_BYTES = 64 << 20
+MANIFEST = re.compile(re.escape(MANIFESTS) + r"/[A-Za-z0-9._-]{1,200}\.json")
+MOST_MANIFESTS = 200  # each is a question of its own, and only saves reading
 
 
 class BucketState:
@@ -65,7 +68,7 @@ class BucketHost(Host):
         self.verify = False  # read every object, whatever a manifest says
         self.vouched: dict[str, str] = {}  # {path: SHA-256} by the manifests, at the last listing
         self.expected: dict[str, str] = {}  # the same where the store gives no such checksum
-        self.manifests: dict[str, bytes] = {}  # as they were then
+        self.manifests: dict[str, str] = {}  # their SHA-256 as they were then
 
     def open(self) -> None:
         """Make the private folder of this command; Problem where there is no rclone."""
@@ -94,8 +97,9 @@ class BucketHost(Host):
         """What the store can do, as rclone knows it, and its `Hashes`: asks nobody."""
         try:
             made = json.loads(self.ask(["backend", "features", f"{self.name.partition(':')[0]}:"]))
-            return made["Features"] | {"Hashes": made.get("Hashes")}
-        except (ValueError, KeyError, TypeError):
+            hashes = made.get("Hashes")
+            return made["Features"] | {"Hashes": hashes if isinstance(hashes, list) else []}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
 
     @property
@@ -115,7 +119,7 @@ class BucketHost(Host):
         if below:
             rules += [f"+ /{name}/**" for name in (*below, MANIFESTS)] + ["- *"]
         objects_by_path = self.objects("", rules)
-        manifests = [path for path in objects_by_path if path.startswith(f"{MANIFESTS}/")]
+        manifests = sorted(filter(MANIFEST.fullmatch, objects_by_path))[:MOST_MANIFESTS]
         listing, names = Listing(), NameCheck(below)
         for path, (size, tag, twice) in objects_by_path.items():
             if path.split("/")[0] in (MANIFESTS, STAGES):
@@ -150,7 +154,7 @@ class BucketHost(Host):
             return {}
         try:
             return _read_objects(json.loads(answer))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise console.Problem(
                 f"{self.name}: rclone's listing is not one that a sync understands",
                 f"look at: rclone lsjson {self.name}",
@@ -165,9 +169,8 @@ class BucketHost(Host):
         for path in paths:
             with contextlib.suppress(rclone.RcloneFailed, ValueError, KeyError, AttributeError,
                                      TypeError, RecursionError):  # fmt: skip
-                self.manifests[path] = text = self.ask(
-                    ["cat", self.object(path)], limit=MANIFEST_BYTES
-                )
+                text = self.ask(["cat", self.object(path)], limit=MANIFEST_BYTES)
+                self.manifests[path] = hashlib.sha256(text).hexdigest()
                 for name, (digest, sig) in json.loads(text)["files"].items():
                     file = listing.files.get(name)
                     if not file or not publish.SHA256.fullmatch(digest):
@@ -214,7 +217,7 @@ class BucketHost(Host):
         kept = {path: [digest, checksum] for path, (digest, _, checksum) in sorted(files.items())}
         content = (json.dumps({"files": kept}, indent=0) + "\n").encode()
         name = f"{MANIFESTS}/{laptop}-{direction}.json"
-        if self.manifests.get(name) != content:
+        if self.manifests.get(name) != hashlib.sha256(content).hexdigest():
             self.ask(["rcat", self.object(name)], data=content)
 
     def delete(self, names: Iterable[str]) -> None:

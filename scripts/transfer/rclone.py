@@ -12,9 +12,11 @@ import contextlib
 import json
 import os
 import re
+import select
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 
 from kit import console
@@ -30,6 +32,8 @@ COMMON = ("--use-json-log", "--log-level", "NOTICE", "--stats-log-level", "NOTIC
           "--contimeout", "10s")  # fmt: skip
 SHOWN = 160  # letters of rclone's message, of its end: the cause stands last
 STDERR_BYTES = 1 << 20  # of rclone's messages that are kept
+LINE_BYTES = 1 << 16  # of one message
+LAST_SECONDS = 5  # for its last messages, once it has ended
 _SECRET_NAME = re.compile(r"(KEY|SECRET|PASS|TOKEN|CREDENTIAL)", re.IGNORECASE)
 _IN_URL = re.compile(r"(?<=://)[^/@\s]+@|(?<=[?&])(?i:[\w-]*(?:signature|credential|token|sig|key))"
                      r"=[^&\s\"]+")  # fmt: skip
@@ -72,7 +76,7 @@ MEANINGS = (
         "no space is left", "free space, here or in the bucket, then run it again",
     ),
     Meaning("412 Precondition", "this rclone replaces no file there", f"a newer one: {INSTALL}"),
-    Meaning("unknown flag", "this rclone is too old", f"1.60 or newer: {INSTALL}"),
+    Meaning("unknown flag|unknown command", "this rclone is too old", f"1.60 or newer: {INSTALL}"),
     Meaning(
         "max transfer limit reached", MORE,
         "look at what writes there, then run it again",
@@ -127,7 +131,12 @@ def run(
     """
     tries = 0
     while True:
-        code, out, messages = _once(words, data, limit, progress)
+        try:
+            code, out, messages = _once(words, data, limit, progress)
+        except SilentProgram as silent:
+            raise console.Problem(
+                f"{place}: {silent}", f"look what it waits for: rclone lsd {place} -vv"
+            ) from None
         if code == 0 and len(out) <= limit:
             return out
         if len(out) > limit:
@@ -160,24 +169,22 @@ def explain(place: str, code: int, messages: list[str]) -> tuple[console.Problem
 def _once(
     words: list[str], data: bytes, limit: int, progress: Callable[[int], object] | None
 ) -> tuple[int, bytes, list[str]]:
-    """One run: exit code, stdout (at most limit + 1 bytes), error messages."""
+    """One run: exit code, stdout (at most limit + 1 bytes), error messages.
+
+    SilentProgram for one that gives no sign for patience() seconds: --stats makes it speak.
+    """
     command = [program(), *words, *COMMON, "--timeout", f"{patience():.0f}s"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, **pipes) as process:
-        messages: list[str] = []
-        readers = [
-            threading.Thread(target=_read_log, args=(process, messages, progress), daemon=True),
-            threading.Thread(target=_feed, args=(process, data), daemon=True),
-        ]
-        for reader in readers:
-            reader.start()
+        log = RcloneLog(process, progress)
+        threading.Thread(target=_feed, args=(process, data), daemon=True).start()
         with ended_with_us(process):
-            out = process.stdout.read(limit + 1)
+            out = log.read_output(limit + 1)
             if len(out) > limit:
-                process.terminate()
+                process.kill()
             code = process.wait()
-        readers[0].join()
-    return code, out, messages
+        log.end()
+    return code, out, log.messages
 
 
 def _feed(process: subprocess.Popen, data: bytes) -> None:
@@ -186,18 +193,72 @@ def _feed(process: subprocess.Popen, data: bytes) -> None:
         process.stdin.close()
 
 
-def _read_log(process: subprocess.Popen, messages: list[str], progress) -> None:
-    """Keep error messages, hand on how many bytes were moved. Lines that are no JSON count too."""
-    kept = 0
-    while line := process.stderr.readline(1 << 16):
+class SilentProgram(Exception):
+    """rclone printed nothing for too long; the text says for how long."""
+
+
+class RcloneLog(threading.Thread):
+    """Reads what an rclone says: keeps error messages, hands on how many bytes were moved."""
+
+    def __init__(self, process: subprocess.Popen, progress: Callable[[int], object] | None):
+        super().__init__(daemon=True)
+        self.process, self.progress = process, progress
+        self.messages: list[str] = []
+        self._kept = 0  # bytes of them
+        self._heard = time.monotonic()  # its last sign on either stream
+        self._over = False
+        self._stream = os.dup(process.stderr.fileno())  # the thread's own: nobody closes it early
+        self.start()
+
+    def run(self) -> None:
+        rest = b""
+        while not self._over and (chunk := os.read(self._stream, 1 << 16)):
+            self._heard = time.monotonic()
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines if len(rest) < LINE_BYTES else [*lines, rest]:
+                self._take(line)
+            rest = rest if len(rest) < LINE_BYTES else b""
+        os.close(self._stream)
+        if rest:
+            self._take(rest)
+
+    def _take(self, line: bytes) -> None:
+        """One message; a line that is no JSON counts as an error."""
         try:
             record = json.loads(line)
             level, text = record["level"], str(record["msg"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             record, level, text = {}, "error", line.decode(errors="replace")
         if isinstance(stats := record.get("stats"), dict):
-            if progress and isinstance(stats.get("bytes"), int):
-                progress(stats["bytes"])
-        elif level not in ("info", "debug") and kept < STDERR_BYTES:
-            kept += len(text)
-            messages.append(text)
+            if self.progress and isinstance(stats.get("bytes"), int):
+                self.progress(stats["bytes"])
+        elif level not in ("info", "debug") and self._kept < STDERR_BYTES:
+            self._kept += len(text)
+            self.messages.append(text)
+
+    def end(self) -> None:
+        """Wait for the last messages; not for a program that rclone left behind."""
+        self.join(LAST_SECONDS)
+        self._over = True
+
+    def read_output(self, most: int) -> bytes:
+        """At most `most` bytes of its stdout, until it ends; SilentProgram where it does not."""
+        stream, out = self.process.stdout.fileno(), bytearray()
+        while len(out) < most:
+            ready, _, _ = select.select([stream], [], [], 0.25)
+            if ready:
+                self._heard = time.monotonic()
+                if not (chunk := os.read(stream, min(1 << 18, most - len(out)))):
+                    break
+                out += chunk
+            self._check_silence()
+        while len(out) < most and self.process.poll() is None:  # it closed its stdout, no more
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.25)
+            self._check_silence()
+        return bytes(out)
+
+    def _check_silence(self) -> None:
+        if time.monotonic() - self._heard > patience():
+            self._over = True
+            raise SilentProgram(f"rclone gave no sign for {patience():.0f} s")

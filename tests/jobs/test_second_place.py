@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,8 +14,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from jobs.contract import Job
+from kit import console
 from support import adapter_runs
-from support.bucket_server import SECRET, BucketServer, find_rclone
+from support.bucket_server import SECRET, AnsweringBucket, BucketServer, find_rclone
 from support.checkout import ROOT
 from support.processes import wait_until
 
@@ -140,3 +142,18 @@ def test_a_second_place_that_cannot_be_is_one_line_and_what_came_stays(keeping, 
     if words[0] == "keep" and code == 1:
         kept = keeping.place / "laptop" / "adapters" / "runs" / RUN / "checkpoints"
         assert len(list(kept.iterdir())) == 2
+
+
+def test_a_description_of_another_job_in_the_bucket_is_damaged(monkeypatch, tmp_path):
+    """Whoever edits it there does not choose the job that a resume begins."""
+    from jobs import second_place
+
+    listed = json.dumps([{"Path": ".jobs/train.json", "Size": 1}]).encode()
+    store = AnsweringBucket(
+        lsjson=listed, cat=Job("other", "folder", ("sh", "-c", "x"), run_id=RUN).to_json()
+    )
+    monkeypatch.setattr(second_place, "open_place", lambda *_: contextlib.nullcontext(store))
+    monkeypatch.setattr(second_place, "sync_down", lambda *_: None)
+    with pytest.raises(console.Problem, match=r"train\.json: damaged \(its name is other\)"):
+        second_place.fetch("drive:x", "train", tmp_path / "train.json")
+    assert not (tmp_path / "train.json").exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from support.checkout import ROOT
 from support.processes import wait_until
+from transfer import address, bucket
 
 KEY, SECRET = "AKIDTESTKEY", "a-secret-that-nobody-may-see"
 TOOLS = ROOT / ".cache" / "test-tools"  # what a test downloaded once
@@ -35,6 +36,17 @@ def find_rclone() -> str:
 def _serves_s3(rclone: str) -> bool:
     helped = subprocess.run([rclone, "serve", "s3", "--help"], capture_output=True, text=True)
     return "--auth-key" in helped.stdout
+
+
+class AnsweringBucket(bucket.BucketHost):
+    """A bucket whose rclone answers from a dict of {command: answer}."""
+
+    def __init__(self, **answers):
+        super().__init__(address.parse_bucket("drive:x"))
+        self.answers = answers
+
+    def ask(self, words, **options):
+        return self.answers[words[0]]
 
 
 class BucketServer:

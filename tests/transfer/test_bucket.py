@@ -10,9 +10,9 @@ import subprocess
 import pytest
 
 from kit import console
-from support.bucket_server import SECRET, BucketDesk, BucketServer, find_rclone
+from support.bucket_server import SECRET, AnsweringBucket, BucketDesk, BucketServer, find_rclone
 from support.processes import wait_until
-from transfer import address, bucket, rclone
+from transfer import address, rclone
 
 ROWS = "data/processed/train_sft.jsonl"
 
@@ -77,20 +77,9 @@ def test_what_rclone_says_is_cleared_of_secrets(monkeypatch):
     assert cleared == "… https://…host/p?…&…&prefix=p"
 
 
-class Answers(bucket.BucketHost):
-    """A bucket whose rclone answers from a dict of {command: answer}."""
-
-    def __init__(self, **answers):
-        super().__init__(address.parse_bucket("drive:x"))
-        self.answers = answers
-
-    def ask(self, words, **options):
-        return self.answers[words[0]]
-
-
 def test_two_names_that_one_store_takes_for_one_are_refused():
     features = {"Features": {"CaseInsensitive": True, "BucketBased": False}, "Hashes": ["md5"]}
-    store = Answers(backend=json.dumps(features).encode())
+    store = AnsweringBucket(backend=json.dumps(features).encode())
     store.check_names(["data/a", "data/b"])
     with pytest.raises(console.Problem, match="is the same name as .*; rename one of the two"):
         store.check_names(["data/a.txt", "data/A.txt"])
@@ -98,17 +87,18 @@ def test_two_names_that_one_store_takes_for_one_are_refused():
 
 def test_an_object_that_is_there_twice_is_refused_and_hides_no_other():
     twice = [{"Path": f"adapters/{name}", "Size": 1, "Hashes": {"md5": "0"}} for name in "aab"]
-    listing = Answers(lsjson=json.dumps(twice).encode()).listing(("adapters",)).listing()
+    listing = AnsweringBucket(lsjson=json.dumps(twice).encode()).listing(("adapters",)).listing()
     assert listing.refused == {"adapters/a": "is there twice"} and list(listing.files) == [
         "adapters/b"
     ]
 
 
 @pytest.mark.parametrize("answer", [b"", b"{", b"{}", b"[1]", b'[{"Path": "x"}]', b"[" * 9999,
-                                    b'[{"Path": "x", "Size": "much"}]'])  # fmt: skip
+                                    b'[{"Path": "x", "Size": "much"}]',
+                                    b'[{"Path": "x", "Size": Infinity}]'])  # fmt: skip
 def test_a_listing_that_is_none_is_one_line(answer):
     with pytest.raises(console.Problem, match="is not one that a sync understands"):
-        Answers(lsjson=answer).objects("")
+        AnsweringBucket(lsjson=answer).objects("")
 
 
 # --- a real one -------------------------------------------------------------------------------
