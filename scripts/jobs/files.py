@@ -54,6 +54,27 @@ case $(readlink {lock}/owner 2>/dev/null) in (''|{owner}) rm -rf {lock} ;; esac
 """
 
 
+# What a submission replaces: kept in .before/ until the engine has taken the job.
+REPLACED = "engine.json batch.sh launch.sh job.id exit stop notify.done stop.done"
+KEEP = f"""
+rm -rf .before && mkdir .before || exit 1
+for old in {REPLACED}; do
+  [ ! -e "$old" ] || cp -p "$old" .before/ || exit 1
+done"""
+# A folder that holds nothing but what the refused submission wrote goes with it.
+TAKE_BACK = f"""
+CDPATH= cd {{root}}/.jobs/{{name}} && [ -d .before ] || exit 0
+for old in {REPLACED}; do
+  if [ -e ".before/$old" ]; then mv -f ".before/$old" "$old" || exit 1; else rm -f "$old"; fi
+done
+rmdir .before
+[ -e engine.json ] || rm -f run.sh environment
+[ -s log.txt ] || rm -f log.txt
+cd .. && rmdir {{name}} 2>/dev/null
+exit 0
+"""
+
+
 @dataclasses.dataclass
 class JobFolder:
     """What one look at a job's folder found."""
@@ -68,6 +89,12 @@ class JobFolder:
     gpu: str = ""  # how busy the GPUs are, in words
     life: dict[str, float] | None = None  # the one that runs now: began, ended (last seen)
     now: float = 0.0  # the host's clock
+
+    @property
+    def begun(self) -> bool:
+        """Whether an engine ever took the job: it has a number, a process, a run or an end."""
+        known = self.id or self.lives or self.life or self.status
+        return bool(known) or self.alive or self.exit_code is not None
 
 
 def read_folder(host: Host, name: str) -> JobFolder:
@@ -166,7 +193,10 @@ def _is_dead_here(owner: str) -> bool:
 
 
 def put(host: Host, job: contract.Job, files: dict[str, bytes]) -> None:
-    """Write files into .jobs/NAME there, each whole under its name, and forget an earlier end."""
+    """Write files into .jobs/NAME there, each whole under its name, and forget an earlier end.
+
+    What was there can be restored with take_back.
+    """
     lines = [
         f"CDPATH= cd {quote(host.root)} 2>/dev/null || exit 97",
         f"mkdir -p .jobs/{job.name} && cd .jobs/{job.name} || exit 1",
@@ -176,7 +206,7 @@ def put(host: Host, job: contract.Job, files: dict[str, bytes]) -> None:
     for name, content in files.items():
         lines += [f"head -c {len(content)} >{name}.part || exit 1"]
         data += content
-    lines += ["rm -f exit stop notify.done stop.done"]  # once everything is there
+    lines += [KEEP, "rm -f exit stop notify.done stop.done"]  # once everything is there
     lines += [f"mv {name}.part {name} || exit 1" for name in files]
     try:
         host.run("\n".join(lines), data)
@@ -184,3 +214,9 @@ def put(host: Host, job: contract.Job, files: dict[str, bytes]) -> None:
         if failed.exit_code == 97:
             raise no_kit(host) from None
         raise
+
+
+def take_back(host: Host, name: str) -> None:
+    """Restore .jobs/NAME there as it was before `put`, for a job that its engine refused."""
+    with contextlib.suppress(console.Problem):  # the refusal is what the user has to know
+        host.run(TAKE_BACK.format(root=quote(host.root), name=name), repeatable=True)

@@ -197,7 +197,7 @@ def _submit_alone(host: Host, job: Job) -> tuple[Job, str]:
         if old.run_id:
             job = dataclasses.replace(job, run_id=old.run_id)
     engines.engine_of(job.engine).submit(host, job)
-    return job, "goes on" if before else "started"
+    return job, "goes on" if before and before[1].begun else "started"
 
 
 def existing(host: Host, name: str) -> tuple[Job, files.JobFolder] | None:

@@ -186,6 +186,30 @@ def test_what_slurm_refuses_is_one_line_in_its_words(desk, slurm, words, line):
     answer = desk.jobs("run", "nowhere", *desk.engine, *words, "--", "true", fails=2)
     assert line in answer and "sinfo there" in answer and answer.count("\n") == 1
     assert slurm.run("squeue", "-h", "-n", "tandem-nowhere", "-o", "%i") == ""
+    assert not (desk.there / ".jobs" / "nowhere").exists()
+
+
+def test_a_refused_submission_leaves_nothing_and_works_once_its_cause_is_mended(desk, slurm):
+    runs = desk.runs()
+    desk.train("mended", "--partition", "none", fails=2)
+    assert "mended" not in desk.jobs("list")
+    begin(desk, "mended", "step 5")
+    assert "runs already" in desk.train("mended")
+    must_end_as_the_whole(desk, "mended")
+    assert len(desk.runs()) == len(runs) + 1
+
+
+def test_a_refused_resume_leaves_the_job_as_it_ended(desk, slurm):
+    begin(desk, "halted", "step 15")
+    desk.jobs("stop", "halted")
+    desk.wait("halted", 143)
+    desk.release()
+    folder = desk.there / ".jobs" / "halted"
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    desk.train("halted", "--partition", "short", "--time", "20", fails=2)
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+    assert "goes on" in desk.jobs("resume", "halted")
+    must_end_as_the_whole(desk, "halted")
 
 
 def test_a_scheduler_that_does_not_answer_ends_no_job(desk, slurm, tmp_path):

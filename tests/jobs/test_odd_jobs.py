@@ -220,6 +220,66 @@ def test_a_plan_that_cannot_be_made_says_why(desk, capsys):
         plan(desk, ("/bin/sh", "-c", "true"))
 
 
+# --- a scheduler that fails -------------------------------------------------------------------
+
+
+def with_scheduler(desk, monkeypatch, sbatch, squeue="exit 0"):
+    """The host gets these as its sbatch and squeue: shell texts."""
+    tools = desk.host / "tools"
+    tools.mkdir(exist_ok=True)
+    for name, text in (("sbatch", sbatch), ("squeue", squeue), ("scancel", "exit 0")):
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("HOST", str(desk.host))  # the desk's --host is a word of the job's command
+
+
+SUBMIT = ("run", "new", "--engine", "slurm")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sbatch", "line"),
+    [
+        ("echo 'sbatch: error: no more jobs for you today' >&2; exit 1", "no more jobs for you"),
+        (
+            "echo 'sbatch: fatal: Could not establish a configuration source' >&2; exit 1",
+            "sbatch has no configuration there, so it is no login node",
+        ),
+        ("kill -SEGV $$", "Slurm refused the job"),
+        ("exit 0", "Slurm refused the job"),
+        ("rm -rf .jobs/new; exit 3", "Slurm refused the job"),
+    ],
+)
+def test_a_submission_that_fails_leaves_nothing_that_goes_on(desk, monkeypatch, sbatch, line):
+    with_scheduler(desk, monkeypatch, sbatch)
+    code, printed = desk.jobs(*SUBMIT, "--", "true")
+    assert code == 2 and line in printed and printed.count("\n") == 1
+    assert not (desk.there / ".jobs" / "new").exists()
+    with_scheduler(desk, monkeypatch, "echo 7", "echo 'PENDING Resources'")
+    assert "new is started" in desk.jobs(*SUBMIT, "--", "true")[1]
+    assert "new runs already" in desk.jobs(*SUBMIT, "--", "true")[1]
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_fails_after_it_took_the_job_gives_one_job(desk, monkeypatch):
+    taken = f"[ ! -e taken ] || case $* in *%Z*) echo 8 {desk.there} ;; *) echo PENDING ;; esac"
+    with_scheduler(desk, monkeypatch, "touch taken; echo oops >&2; exit 1", taken)
+    code, printed = desk.jobs(*SUBMIT, "--", "true")
+    assert code == 0 and "new is started" in printed
+    assert (desk.there / ".jobs" / "new" / "job.id").read_text() == "8\n"
+
+
+@pytest.mark.slow
+def test_without_an_answer_what_the_scheduler_may_have_stays_and_is_begun_once(desk, monkeypatch):
+    with_scheduler(desk, monkeypatch, "echo 'sbatch: error: Socket timed out' >&2; exit 1")
+    code, printed = desk.jobs(*SUBMIT, "--", "true")
+    assert code == 1 and "Slurm does not answer" in printed
+    assert (desk.there / ".jobs" / "new" / "batch.sh").exists()
+    with_scheduler(desk, monkeypatch, "echo 9", "echo 'PENDING Resources'")
+    assert "new is started" in desk.jobs(*SUBMIT, "--", "true")[1]
+
+
 # --- a full disk ------------------------------------------------------------------------------
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from jobs import detached, several
 from jobs.contract import Job
 from jobs.engines import ENDED, GONE, RUNNING, JobState
-from jobs.files import put, read_folder
-from transfer.host import Host, quote
+from jobs.files import put, read_folder, take_back
+from transfer.host import Host, ScriptFailed, quote
 
 SUPERVISOR = (".venv-remote/bin/python", "scripts/jobs/supervisor.py")
 
@@ -17,7 +17,12 @@ def submit(host: Host, job: Job) -> str:
     if job.nodes > 1:
         files["launch.sh"] = several.launch_script(job).encode()
     put(host, job, files)
-    return detached.start(host, job.name, [*SUPERVISOR, f".jobs/{job.name}"], keep_log=True)
+    try:
+        return detached.start(host, job.name, [*SUPERVISOR, f".jobs/{job.name}"], keep_log=True)
+    except ScriptFailed as failed:
+        if failed.exit_code == 1:  # before anything was started
+            take_back(host, job.name)
+        raise
 
 
 def state(host: Host, job: Job) -> JobState:

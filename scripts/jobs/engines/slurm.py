@@ -15,7 +15,7 @@ from jobs.engines.slurm_scripts import (
     batch_script,
     launch_script,
 )
-from jobs.files import put, read_folder
+from jobs.files import put, read_folder, take_back
 from kit import console
 from transfer.host import Host, ScriptFailed, quote
 
@@ -48,16 +48,24 @@ def submit(host: Host, job: Job) -> str:
             SUBMIT.format(root=quote(host.root), name=job.name, never="|".join(NEVER))
         )
     except ScriptFailed as failed:
-        if failed.exit_code == 95:
-            raise console.Misuse(
-                f"{host.name}: no sbatch there, so it is no login node of a Slurm cluster",
-                "name the login node as HOST, or leave out ENGINE=slurm",
-            ) from None
-        if failed.exit_code == 94:
-            raise refusal(host.name, failed.complaint) from None
-        raise
+        problem = _not_submitted(host, failed)
+        if isinstance(problem, console.Misuse):  # after any other Slurm may have the job
+            take_back(host, job.name)
+        raise problem from None
     facts = dict(line.partition(" ")[::2] for line in output.decode().splitlines())
     return parse_id(facts.get("id", ""))
+
+
+def _not_submitted(host: Host, failed: ScriptFailed) -> console.Problem:
+    """What the failure of a submission means: Misuse where Slurm has no job for certain."""
+    unconfigured = "configuration source" in failed.complaint
+    if failed.exit_code == 95 or unconfigured:
+        what = "sbatch has no configuration there" if unconfigured else "no sbatch there"
+        return console.Misuse(
+            f"{host.name}: {what}, so it is no login node of a Slurm cluster",
+            "name the login node as HOST, or leave out ENGINE=slurm",
+        )
+    return refusal(host.name, failed.complaint) if failed.exit_code == 94 else failed
 
 
 def refusal(host: str, text: str) -> console.Problem:

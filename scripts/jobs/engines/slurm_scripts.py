@@ -65,13 +65,18 @@ SUBMIT = """
 CDPATH= cd {root} || exit 97
 command -v sbatch >/dev/null 2>&1 || exit 95
 here=$(pwd -P)
-id=$(squeue -h --me -n tandem-{name} -o '%i %Z' 2>/dev/null |
-  while read -r id place; do [ "$place" != "$here" ] || echo "$id"; done | head -n 1)
+queued() {{
+  squeue -h --me -n tandem-{name} -o '%i %Z' 2>/dev/null |
+    while read -r id place; do [ "$place" != "$here" ] || echo "$id"; done | head -n 1
+}}
+id=$(queued)
 if [ -z "$id" ]; then
   for name in $(env | sed -n 's/^\\(SBATCH_[A-Z_]*\\|SLURM_[A-Z_]*\\)=.*/\\1/p'); do
     [ "$name" = SLURM_CONF ] || unset "$name"
   done
-  cd "$here" && id=$(sbatch --parsable .jobs/{name}/batch.sh) || exit 94
+  # one that failed may have submitted the job all the same
+  cd "$here" && id=$(sbatch --parsable .jobs/{name}/batch.sh) || id=$(queued)
+  [ -n "$id" ] || exit 94
 fi
 echo "$id" >.jobs/{name}/job.id
 for try in 1 2 3; do
