@@ -65,7 +65,21 @@ def newest_on_all(run: Path, rank: int) -> Path | None:
 
     whole = run_folder.whole_checkpoints(run)
     exact = [folder.name for folder in whole if (folder / f"rng_state_{rank}.pth").exists()]
-    return newest_common(run, gather_object([([folder.name for folder in whole], exact)]))
+    answers = gather_object([([folder.name for folder in whole], exact)])
+    chosen = newest_common(run, answers)
+    if chosen and rank == 0:
+        warn_of_random_state(chosen.name, [exact for _, exact in answers])
+    return chosen
+
+
+def warn_of_random_state(checkpoint: str, exact: Sequence[list[str]]) -> None:
+    """Name the processes that lack their random state of a checkpoint, as on a replaced host."""
+    lacking = [str(rank) for rank, names in enumerate(exact) if checkpoint not in names]
+    if lacking:
+        console.warn(
+            f"{checkpoint}: process {', '.join(lacking)} has no random state of its own there, so "
+            "dropout differs from that of an undisturbed run"
+        )
 
 
 def newest_common(run: Path, answers: Sequence[tuple[list[str], list[str]]]) -> Path | None:

@@ -168,6 +168,13 @@ def test_without_a_common_checkpoint_no_process_begins_anew(runs):
         resume.newest_common(runs / "a", [first, (["checkpoint-20"], [])])
 
 
+def test_a_process_without_its_random_state_is_named(capsys):
+    resume.warn_of_random_state("checkpoint-40", [["checkpoint-40"], ["checkpoint-40"]])
+    assert capsys.readouterr().err == ""
+    resume.warn_of_random_state("checkpoint-40", [["checkpoint-40"], ["checkpoint-20"], []])
+    assert "checkpoint-40: process 1, 2 has no random state" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("text", "expected"), [(None, "missing"), ("a: [", "damaged")])
 def test_a_run_without_its_configuration_cannot_go_on(runs, text, expected):
     run = write(runs / "four", state="stopped")
