@@ -20,9 +20,7 @@ def verify(version: Version, base_folder: Path | None = None) -> dict[str, Any]:
     The base is compared if it is on this machine, or in `base_folder`.
     """
     facts = version.card
-    if (facts.get("name"), facts.get("version")) != (version.name, version.version):
-        text = f"it is of {facts.get('name')}@{facts.get('version')}, not of {version.reference}"
-        raise Difference(card.FILE, text, RESTORE)
+    check_identity(version, facts)
     check_files(version.folder, facts)
     adapter = check_contents(version.folder, facts)
     return {
@@ -33,6 +31,13 @@ def verify(version: Version, base_folder: Path | None = None) -> dict[str, Any]:
         "parameters": adapter.parameters,
         "base": check_base(version.reference, facts, adapter, base_folder),
     }
+
+
+def check_identity(version: Version, facts: dict[str, Any]) -> None:
+    """Difference for another version's card: a folder that was copied or renamed, or a link."""
+    if (facts.get("name"), facts.get("version")) != (version.name, version.version):
+        text = f"it is of {facts.get('name')}@{facts.get('version')}, not of {version.reference}"
+        raise Difference(card.FILE, text, RESTORE)
 
 
 def check_files(folder: Path, facts: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from adapters import effect as effects
 from adapters import names, version_store
+from adapters.card_schema import MOST_FILES
 from adapters.version_store import Version
 from kit import console
 from serving import model_catalog
@@ -93,17 +94,26 @@ class LiveVersions:
         if before and before[0] == files:
             raise before[1]
         try:
-            return self._check(version)
-        except console.Problem as problem:
-            why = console.Problem(f"{version.reference} cannot be served: {problem.text}",
-                                  problem.remedy)  # fmt: skip
-            self.refuse(version, why)
-            raise why from None
+            made = self._check(version)
+        except Exception as error:  # also of a folder that goes away meanwhile
+            raise self.refuse(version, files, error) from None
+        made.files = files
+        return made
 
-    def refuse(self, version: Version, why: console.Problem) -> None:
-        """Remember why a version is refused, and say it once."""
-        self._refused[version.reference] = (_files(version.folder), why)
+    def refuse(self, version: Version, files: Any, error: Exception) -> console.Problem:
+        """Remember why a version with these files is refused, and say it once; the Problem."""
+        text = getattr(error, "strerror", None) or console.first_line(error)  # without a path
+        problem = error if isinstance(error, console.Problem) else console.Problem(text)
+        why = console.Problem(f"{version.reference} cannot be served: {problem.text}",
+                              problem.remedy)  # fmt: skip
+        self._refused[version.reference] = (files, why)
         console.warn(str(why))
+        return why
+
+    def check_unchanged(self, made: Served) -> None:
+        """Problem where the files that were loaded may be others than those that were verified."""
+        if _files(made.version.folder) != made.files:
+            raise console.Problem("its files changed while it was loaded", "ask for it again")
 
     def _check(self, version: Version) -> Served:
         catalog = self.catalog
@@ -154,7 +164,8 @@ def _ranges(version: Version, asked: Iterable[str]) -> list[str]:
 def _files(folder: Path) -> Any:
     """Sizes and times of a version's files: equal where nothing changed."""
     try:
-        stats = [(file.name, file.lstat()) for file in sorted(folder.iterdir())]
+        present = itertools.islice(folder.rglob("*"), 2 * MOST_FILES)  # a link may lead anywhere
+        stats = [(file, file.lstat()) for file in sorted(present)]
     except OSError:
         return None
-    return [(name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in stats]
+    return [(str(f), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for f, s in stats]

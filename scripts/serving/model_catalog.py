@@ -40,6 +40,7 @@ class Served:
     tokenizer: Any = None
     ends: frozenset[int] = frozenset()
     vocabulary: int = 0
+    files: Any = None  # of a version that came later: sizes and times as it was verified
 
 
 @dataclasses.dataclass
@@ -176,6 +177,7 @@ def verified(
     card = version.card
     if version.retired:
         console.warn(f"{version.reference} is retired: {version.retired['reason']}")
+    verification.check_identity(version, card)
     verification.check_files(version.folder, card)
     adapter = verification.check_contents(version.folder, card)
     folder = load.base_of(version, base, options.any_base)

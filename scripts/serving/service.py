@@ -27,6 +27,8 @@ from serving.live_versions import LiveVersions
 from serving.model_catalog import Catalog, Served, forget, load_all, load_one
 from serving.prometheus import ServingMetrics
 
+NEWER_SECONDS = 60.0  # that a request waits for a version that has just come into the store
+MOST_REFUSED = 8  # versions that one request may find damaged: below them only served ones count
 CONTEXT = 32768  # tokens, for models that name no longest context (Mamba)
 
 
@@ -53,6 +55,7 @@ class Service:
         self.catalog, self.limits, self._changed = catalog, limits or ServiceLimits(), changed
         self.live = LiveVersions(catalog, references, not self.relays)
         self._adding: asyncio.Lock | None = None
+        self._coming: dict[str, asyncio.Task] = {}  # versions that are verified and loaded now
         self.metrics = ServingMetrics()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.state, self.problem = "loading", None
@@ -204,14 +207,40 @@ class Service:
         if not candidates or self.state != "ready":
             return self.find(name)
         refusal: console.Problem | None = None
+        refused = 0
         for version in reversed(candidates):
-            try:
-                return self.live.served(version) or await self._add(version)
-            except console.Problem as problem:
-                refusal = refusal or problem
+            if already := self.live.served(version):
+                return already
+            if refused < MOST_REFUSED:
+                try:
+                    return await self._add(version)
+                except console.Problem as problem:
+                    refusal, refused = refusal or problem, refused + 1
+        if isinstance(refusal, ApiError):  # later it may be served
+            raise refusal
         raise ApiError(404, "version_refused", refusal.text, refusal.remedy, param="model")
 
     async def _add(self, version: Version) -> Served:
+        """Verify and load a version, once for all who ask for it and whether they stay or not.
+
+        ApiError 503 where that takes longer than NEWER_SECONDS.
+        """
+        task = self._coming.get(version.reference)
+        if task is None:
+            task = self._coming[version.reference] = asyncio.create_task(self._bring(version))
+            task.add_done_callback(lambda done: self._arrived(version, done))
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), NEWER_SECONDS)
+        except asyncio.TimeoutError:
+            text = f"{version.reference} is still being verified"
+            raise ApiError(503, "not_ready", text, retry_after=30) from None
+
+    def _arrived(self, version: Version, task: asyncio.Task) -> None:
+        del self._coming[version.reference]
+        if not task.cancelled():
+            task.exception()  # nobody may be waiting any more
+
+    async def _bring(self, version: Version) -> Served:
         """Verify and load a version; requests of others go on meanwhile."""
         async with self._adding:
             if already := self.live.served(version):
@@ -223,10 +252,8 @@ class Service:
                 raise ApiError(503, "not_ready", str(full), retry_after=5) from None
             except ApiError:
                 raise
-            except console.Problem as problem:
-                why = console.Problem(f"{made.id} cannot be served: {problem.text}", problem.remedy)
-                self.live.refuse(version, why)
-                raise why from None
+            except Exception as error:
+                raise self.live.refuse(version, made.files, error) from None
             self.live.take(made)
             console.say(f"{made.id} was loaded")
             return made
@@ -238,6 +265,7 @@ class Service:
         def add() -> None:
             load_one(self.catalog, engine.model, made)
             try:
+                self.live.check_unchanged(made)
                 engine.add(made)
             except Exception as error:
                 forget(engine.model, made)

@@ -28,6 +28,8 @@ class StepCalls:
         """Run all of them. Called by the engine's thread alone."""
         while self._calls:
             do, future = self._calls.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 future.set_result(do())
             except BaseException as error:

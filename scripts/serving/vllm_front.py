@@ -182,6 +182,7 @@ class VllmService(Service):
             raise ApiError(503, "not_ready", text, retry_after=5) from None
         if answer.status_code != 200:
             raise console.Problem(f"vLLM refused it: {_refusal(answer).text}", RESTART)
+        self.live.check_unchanged(made)
 
     async def relay(self, request) -> Any:
         """Hand a request of either API on to vLLM, and its answer back."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from support import served_models
+from support import adapter_runs, served_models
 from support.model_servers import RunningServer
 
 
@@ -22,3 +22,30 @@ def server(work):
     """The server that most tests ask: four answers at once, four may wait."""
     with RunningServer(work, "--rows", "4", "--queue", "4") as running:
         yield running
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """store.live(references) -> LiveVersions; store.more(bump) publishes a version of one-lora."""
+    from adapters import register, version_store
+    from serving import live_versions, model_catalog
+
+    monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
+    root = tmp_path / "adapters"
+
+    class Store:
+        folder = root / "one-lora"
+
+        def more(self, bump=None, name="one-lora", tensors=None, **changes):
+            run = f"run{len(list(tmp_path.glob('adapters/runs/*')))}"
+            adapter_runs.run(tmp_path, run, tensors, **changes)
+            return register.register(root, run, name, bump=bump)
+
+        def live(self, *references):
+            versions = [version_store.resolve(root, reference) for reference in references]
+            catalog = model_catalog.check(versions, None, model_catalog.BaseOptions())
+            return live_versions.LiveVersions(catalog, references)
+
+    made = Store()
+    made.more()
+    return made

@@ -10,33 +10,6 @@ from support.model_servers import RunningServer, ask, texts
 # --- what a name means ----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    """store.live(references) -> LiveVersions; store.more(bump) publishes a version of one-lora."""
-    from adapters import register, version_store
-    from serving import live_versions, model_catalog
-
-    monkeypatch.setenv("TANDEM_WORKDIR", str(tmp_path))
-    root = tmp_path / "adapters"
-
-    class Store:
-        folder = root / "one-lora"
-
-        def more(self, bump=None, name="one-lora", tensors=None, **changes):
-            run = f"run{len(list(tmp_path.glob('adapters/runs/*')))}"
-            adapter_runs.run(tmp_path, run, tensors, **changes)
-            return register.register(root, run, name, bump=bump)
-
-        def live(self, *references):
-            versions = [version_store.resolve(root, reference) for reference in references]
-            catalog = model_catalog.check(versions, None, model_catalog.BaseOptions())
-            return live_versions.LiveVersions(catalog, references)
-
-    made = Store()
-    made.more()
-    return made
-
-
 def meant(live, name):
     return [version.version for version in live.candidates(name)]
 
