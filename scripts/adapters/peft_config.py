@@ -97,6 +97,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_scale(value: Any) -> bool:
+    """0 would scale all that was learned away."""
+    return _is_number(value) and value != 0
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -144,7 +149,7 @@ def _are_layer_ranges(value: Any) -> bool:
 
 
 KEYS: dict[str, Callable[[Any], bool]] = {
-    "lora_alpha": _is_number, "lora_dropout": _is_number,
+    "lora_alpha": _is_scale, "lora_dropout": _is_number,
     "rank_pattern": _patterns_of(_is_rank), "alpha_pattern": _patterns_of(_is_number),
     "target_modules": _are_names_or_pattern, "exclude_modules": _are_names_or_pattern,
     "modules_to_save": _are_names, "target_parameters": _are_names,

@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,12 @@ from base_model import (
     gpu_driver,
     locate,
     random_weights,
+    safetensors_header,
 )
 from base_model.gpu_errors import gpu_is_lost, lost_gpu, memory_is_full
 from kit import console, paths
+
+_PAIR = re.compile(r"\.lora_(?:embedding_)?A(?:\.weight)?\Z")
 
 
 def quiet() -> None:
@@ -217,12 +221,16 @@ def attach(
         text = f"{paths.show(adapter)}: no {locate.ADAPTER_WEIGHTS}"
         raise console.Problem(text, "restore that file")
     try:
-        if hasattr(model, "peft_config"):
-            model.load_adapter(str(adapter), adapter_name=name, is_trainable=trainable)
-            return model
-        return PeftModel.from_pretrained(
-            model, str(adapter), adapter_name=name, is_trainable=trainable
-        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if hasattr(model, "peft_config"):
+                loaded = model.load_adapter(str(adapter), adapter_name=name, is_trainable=trainable)
+                missing = any(f".{name}." in f"{key}." for key in loaded.missing_keys)
+            else:
+                model = PeftModel.from_pretrained(
+                    model, str(adapter), adapter_name=name, is_trainable=trainable
+                )
+                missing = any("missing adapter keys" in str(w.message) for w in caught)
     except Exception as error:  # PEFT raises what its layers raise
         refuse_gpu_errors(error)
         why = console.first_line(error)
@@ -230,3 +238,24 @@ def attach(
             f"{paths.show(adapter)}: the adapter does not fit the base model ({why})",
             "give the base model that it was trained on",
         ) from None
+    _refuse_other_names(model, adapter, name, missing)
+    return model
+
+
+def _refuse_other_names(model, adapter: Path, name: str, missing: bool) -> None:
+    """Problem where layers of the model got no weights, or weights of the file went nowhere.
+
+    PEFT warns of the one and is silent about the other: such an adapter changes nothing.
+    """
+    names = safetensors_header.read(adapter / locate.ADAPTER_WEIGHTS)
+    pairs = [key for key in names if _PAIR.search(key)]
+    own = re.compile(rf"\.lora_(?:embedding_)?A\.{re.escape(name)}(?:\.|\Z)")
+    layers = sum(bool(own.search(key)) for key in model.state_dict())
+    fused = any("experts" in key for key in pairs)  # whose pairs are put together on loading
+    if missing or (len(pairs) > layers and not fused):
+        raise console.Problem(
+            f"{paths.show(adapter)}: the adapter does not fit the base model: its {len(pairs)} "
+            f"layers ({pairs[0].partition('.lora_')[0]} …) are not those that PEFT adapts there",
+            "give the base model that it was trained on, with the transformers of that time; "
+            "layers_to_transform and target_modules must be those of its training",
+        )

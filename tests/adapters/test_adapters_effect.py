@@ -23,7 +23,8 @@ def effect_of(folder, tensors: dict | None = None, **config) -> effect.Effect:
 
 @pytest.mark.parametrize(
     "config",
-    [{}, {"use_rslora": True}, {"init_lora_weights": "gaussian"}, {"init_lora_weights": "eva"},
+    [{}, {"lora_alpha": -8},
+     {"use_rslora": True}, {"init_lora_weights": "gaussian"}, {"init_lora_weights": "eva"},
      {"exclude_modules": ["k_proj"]}, {"layers_to_transform": [0, 1]}, {"some_number": 16},
      {"init_lora_weights": False}, {"eva_config": {"rho": 2.0}, "auto_mapping": {"a": "b"}},
      {"later_switch": False, "later_list": [], "later_text": None}],

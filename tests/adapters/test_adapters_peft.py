@@ -107,13 +107,11 @@ class Workshop:
         return self.tmp_path / name
 
     def load(self, *adapters: Path):
-        from peft import PeftModel
+        from base_model import loading
 
-        model = PeftModel.from_pretrained(
-            self.base(), adapters[0], adapter_name=f"{adapters[0].name}_a"
-        )
-        for folder in adapters[1:]:
-            model.load_adapter(folder, f"{folder.name}_a")
+        model = self.base()
+        for folder in adapters:
+            model = loading.attach(model, folder, f"{folder.name}_a")
         return model.eval()
 
 
@@ -234,3 +232,27 @@ def test_a_converted_start_is_a_plain_lora(name, bases, tmp_path):
     converted.check_serve("a")
     assert same(logits(shop.load(tmp_path / "out")), trained)
     shutil.rmtree(start)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("kind", ["renamed", "deeper", "of_one_layer"])
+def test_weights_that_the_base_has_no_place_for_are_refused(bases, tmp_path, kind, beside):
+    """PEFT loads such an adapter with a warning, or without: it answers as its base does."""
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    shop = Workshop(bases / "llama", tmp_path)
+    folder, other = shop.make(kind), shop.make("other")
+    file, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    tensors = load_file(file)
+    if kind == "renamed":
+        tensors = {k.replace("model.layers", "model.language_model.layers"): t
+                   for k, t in tensors.items()}  # fmt: skip
+    elif kind == "deeper":
+        tensors |= {k.replace("layers.1", "layers.7"): t.clone() for k, t in tensors.items()}
+    else:
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"layers_to_transform": [0]}))
+    save_file(tensors, file)
+    with pytest.raises(console.Problem, match="does not fit the base model: its . layers"):
+        shop.load(*([other] * beside), folder)
