@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -123,17 +124,23 @@ def test_a_page_without_article_gives_its_text_without_menu_and_script(tmp_path)
 CODE = "def f(x):\n    for i in range(x):\n        print(i)\n\n\n    return x"
 
 
-def test_the_white_space_of_preformatted_text_in_a_page_stays(tmp_path):
+@pytest.mark.parametrize(
+    "block",
+    ["<pre><code>{}</code></pre>", "<listing>{}</listing>", "<code>{}</code>",
+     "<div style='white-space: pre-wrap'>{}</div>"],
+)  # fmt: skip
+def test_the_white_space_of_preformatted_text_in_a_page_stays(tmp_path, block):
     sentence = (
         "This page explains how a loop is written, with an example that everybody can follow. "
     )
     path = tmp_path / "page.html"
     path.write_text(
-        f"<html><body><article><h1>Loops</h1><p>{sentence * 2}</p><pre><code>{CODE}</code></pre>"
-        f"<p>{sentence * 2}</p></article></body></html>"
+        f"<html><body><article><h1>Loops</h1><p>{sentence * 2}</p>{block.format(CODE)}"
+        f"<p>{sentence * 2} Call <code>f(2\n  )</code> so.</p></article></body></html>"
     )
     (page,) = read(path, "html")
     assert f"```\n{CODE}\n```" in page.text
+    assert re.search(r"Call f\(2\s+\) so", page.text), "code within a sentence stays there"
     assert CODE in passages.passages(page.text, 1200)[0]
     assert questions.ask(page.text, "Loops", questions.Terms([page.text])) is not None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from corpus.rows import Document, Reject, name_of
 
 # Elements that BeautifulSoup leaves out where trafilatura finds no article
 _FURNITURE = ["script", "style", "noscript", "template", "nav", "header", "footer", "aside", "form"]
+_BLOCKS = ["p", "div", "h1", "h2", "h3", "ul", "ol", "table", "article", "section"]
+_SHOWS_LINES = re.compile(r"white-space:\s*(?:pre|break-spaces)")
+_MAY_HAVE_CODE = re.compile(rb"<(?:pre|xmp|listing|code|samp)\b|white-space:\s*(?:pre|break)", re.I)
 _ARTICLE = 100  # characters; below that trafilatura hands out menus too
 
 
@@ -24,7 +28,7 @@ def read(path: Path, source: str) -> Iterator[Document | Reject]:
 
 
 def article(data: bytes) -> tuple[str, str]:
-    """(title, text) of a page; paragraphs are parted by a blank line, <pre> is fenced by ```.
+    """(title, text) of a page; paragraphs are parted by a blank line, code is fenced by ```.
 
     The page's encoding is detected.
     """
@@ -36,15 +40,16 @@ def article(data: bytes) -> tuple[str, str]:
 
 
 def _without_code(data: bytes) -> tuple[bytes, dict[str, str]]:
-    """(the page with a mark in place of each <pre>, {mark: its text}): lines are content there."""
-    if b"<pre" not in data.lower():
+    """(the page with a mark in place of each block of code, {mark: its text}): lines are content
+    there."""
+    if not _MAY_HAVE_CODE.search(data):
         return data, {}
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(data, "lxml")
-    code = {}
-    for element in soup.find_all("pre"):
-        if element.find_parent("pre") is not None:
+    code: dict[str, str] = {}
+    for element in soup.find_all(_is_code):
+        if element.find_parent(_is_code) is not None:
             continue
         for line_break in element.find_all("br"):
             line_break.replace_with("\n")
@@ -53,7 +58,23 @@ def _without_code(data: bytes) -> tuple[bytes, dict[str, str]]:
         paragraph = soup.new_tag("p")
         paragraph.string = mark
         element.replace_with(paragraph)
-    return str(soup).encode(), code
+    return (str(soup).encode(), code) if code else (data, {})
+
+
+def _is_code(element) -> bool:
+    """Whether line breaks and blanks of an element are content: <pre>, its old names, a style that
+    says so around nothing but text, and <code> of several lines that stands alone."""
+    if element.name in ("pre", "xmp", "listing"):
+        return True
+    if _SHOWS_LINES.search(element.get("style") or ""):
+        return element.find(_BLOCKS) is None
+    if element.name not in ("code", "samp"):
+        return False
+    text = element.get_text().strip()
+    beside = (element.previous_sibling, element.next_sibling)
+    if any(isinstance(node, str) and node.strip() for node in beside):
+        return False
+    return "\n" in text or element.find("br") is not None
 
 
 def _article(data: bytes) -> tuple[str, str]:
