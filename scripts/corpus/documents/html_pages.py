@@ -71,8 +71,8 @@ def _is_code(element) -> bool:
     if element.name not in ("code", "samp"):
         return False
     text = element.get_text().strip()
-    beside = (element.previous_sibling, element.next_sibling)
-    if any(isinstance(node, str) and node.strip() for node in beside):
+    neighbours = (element.previous_sibling, element.next_sibling)
+    if any(isinstance(node, str) and node.strip() for node in neighbours):
         return False
     return "\n" in text or element.find("br") is not None
 
