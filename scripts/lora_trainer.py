@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from config import loader
 from kit import console
+from kit.moving_line import MovingLine
 from training import processes, trainer_command
 
 OFF = "the config says dry_run: true (safety.dry_run; also --set safety.dry_run=false)"
@@ -40,9 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     if why:
         from training import plan
 
-        cards, wrong = trainer_command.cards_of(args)
-        made = plan.make(settings, cards=cards)
-        made.checks += wrong
+        made = trainer_command.planned(args, lambda cards: plan.make(settings, cards=cards))
         closing = "An estimate; nothing was trained." if args.estimate else ""
         return trainer_command.show_plan(made, plan.lines(made), args, why, closing)
     code = trainer_command.relaunched(args, argv)
@@ -53,7 +52,8 @@ def train(args, settings) -> int:
     """Train in this process; the exit code."""
     from training import lora, plan
 
-    plan.check(settings)
+    with MovingLine(trainer_command.PLANNING):
+        plan.check(settings)
     code, run = trainer_command.train(args, lora.SupervisedRecipe(settings), ("lora",))
     result = {"run": str(run), "state": "completed"}
     return trainer_command.print_result(args, code, run, result)

@@ -27,6 +27,7 @@ from base_model import (
 )
 from base_model.gpu_errors import gpu_is_lost, lost_gpu, memory_is_full
 from kit import console, paths
+from kit.moving_line import MovingLine
 
 _PAIR = re.compile(r"\.lora_(?:embedding_)?A(?:\.weight)?\Z")
 
@@ -154,18 +155,20 @@ def load(
 
     auto = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     skipped = ["score"] if scores else None
+    first = os.environ.get("RANK", "0") == "0"  # one of several processes shows that it loads
     try:
-        model = auto.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype) if dtype else "auto",
-            device_map=device_map,
-            quantization_config=quantization and quantization_config(quantization, skipped),
-            attn_implementation=attention,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            **({"num_labels": 1} if scores else {}),
-        )
+        with MovingLine(f"loading {folder.name}") if first else contextlib.nullcontext():
+            model = auto.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype) if dtype else "auto",
+                device_map=device_map,
+                quantization_config=quantization and quantization_config(quantization, skipped),
+                attn_implementation=attention,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                **({"num_labels": 1} if scores else {}),
+            )
     except Exception as error:  # an odd config.json makes the model's own code fail anywhere
         refuse_gpu_errors(error)
         fix = f"python scripts/verify_model.py {paths.show(folder)} --hash looks for a broken file"

@@ -96,14 +96,43 @@ def last_line(text: str, default: str) -> str:
     return (text.strip().splitlines() or [default])[-1]
 
 
+class _Written:
+    """What this process wrote: how many lines, and whether a moving line is on the terminal now."""
+
+    lines = 0
+    moving = False
+
+
 def result(text: str) -> None:
     """A line of the command's result, on stdout."""
+    clear_moving_line()
+    _Written.lines += 1
     print(printable(text), flush=True)
 
 
 def note(text: str) -> None:
     """A plain line on stderr."""
+    clear_moving_line()
+    _Written.lines += 1
     print(printable(text), file=sys.stderr, flush=True)
+
+
+def lines_written() -> int:
+    """How many lines `result`, `note` and what stands on them have written so far."""
+    return _Written.lines
+
+
+def moving_line(text: str) -> None:
+    """Show a line on the terminal in the place of the last moving line; the next line clears it."""
+    _Written.moving = True
+    print(f"\r{printable_line(text)}\033[K", end="", file=sys.stderr, flush=True)
+
+
+def clear_moving_line() -> None:
+    """Take the moving line from the terminal."""
+    if _Written.moving:
+        _Written.moving = False
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def say(text: str) -> None:

@@ -1,4 +1,5 @@
-"""A line that shows that something goes on: moving on a terminal, elsewhere one line every 25 s.
+"""A line that shows that something goes on: moving on a terminal, elsewhere one line whenever
+nothing else was written for 25 s.
 
 with MovingLine("hashing 3 files"):        # or a function that gives the text
     work()
@@ -20,7 +21,12 @@ QUIET = console.QUIET
 
 
 class MovingLine:
-    """Shows the text and the seconds until the block ends; nothing for what ends at once."""
+    """Shows the text and the seconds until the block ends; nothing for what ends at once.
+
+    Of lines inside each other the innermost shows.
+    """
+
+    _open: list[MovingLine] = []
 
     def __init__(self, text: str | Callable[[], str]):
         self._text = text if callable(text) else lambda: text
@@ -29,23 +35,35 @@ class MovingLine:
         self._thread = threading.Thread(target=self._show, daemon=True)
 
     def __enter__(self) -> MovingLine:
+        self._open.append(self)
         self._thread.start()
         return self
 
     def _show(self) -> None:
-        began, terminal = time.monotonic(), sys.stderr.isatty()
-        pause = FIRST if terminal else QUIET
-        while not self._ended.wait(pause):
-            line = console.printable_line(f"{self._text()}, {time.monotonic() - began:.0f} s")
+        began = last = time.monotonic()
+        terminal, lines = sys.stderr.isatty(), console.lines_written()
+        while not self._ended.wait(STEP if self.shown or not terminal else FIRST):
+            now = time.monotonic()
+            if console.lines_written() != lines:
+                lines, last = console.lines_written(), now
+            if self._open[-1] is not self:
+                continue
+            line = f"{self._text()}, {_elapsed(now - began)}"
             if terminal:
-                print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
-                pause = STEP
+                console.moving_line(line)
+            elif now - last >= QUIET:
+                console.note(console.printable_line(line))
             else:
-                console.note(line)
+                continue
             self.shown += 1
-        if terminal and self.shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        if terminal:
+            console.clear_moving_line()
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        self._open.remove(self)
+
+
+def _elapsed(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else console.duration(seconds)

@@ -168,24 +168,22 @@ def launch(gpus: str, script: str, arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="tandem-launch-") as notes:
         env = os.environ | {NOTES: notes}
         # A session of its own: Ctrl-C of the terminal reaches the trainers through `forward` alone.
-        pipe = subprocess.PIPE
-        with subprocess.Popen(
-            words, start_new_session=True, env=env, stdout=pipe, text=True
-        ) as torchrun:
+        # Its stdout is no result: gloo writes there, from several processes at once.
+        with subprocess.Popen(words, start_new_session=True, env=env, stdout=2) as torchrun:
 
             def forward(signum, frame):
                 signal_children(torchrun.pid, signum)
 
             for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
                 signal.signal(signum, forward)
-            for line in torchrun.stdout:  # stdout is for the result; gloo writes there too
-                print(line, end="", file=sys.stderr if line.startswith("[Gloo]") else sys.stdout)
             code = torchrun.wait()
         return noted(Path(notes), code)
 
 
-def note_end(code: int, text: str = "") -> bool:
+def note_end(code: int, text: str = "", result: str = "") -> bool:
     """Tell the launcher how this process ended; False where no launcher of ours started it.
+
+    text: the cause of a failure; result: the line for stdout.
 
     torchrun turns every exit code but 0 into a traceback and 1, so a stop by signal ends with 0
     and a note of its code.
@@ -193,17 +191,19 @@ def note_end(code: int, text: str = "") -> bool:
     folder = os.environ.get(NOTES)
     if not folder:
         return False
-    note = {"code": code, "text": text}
+    note = {"code": code, "text": text, "result": result}
     with contextlib.suppress(OSError):
         Path(folder, os.environ.get("RANK", "0")).write_text(json.dumps(note), encoding="utf-8")
     return True
 
 
 def noted(folder: Path, code: int) -> int:
-    """The exit code that the processes noted, else torchrun's; the cause is printed last."""
+    """The exit code that the processes noted, else torchrun's; result or cause is printed last."""
     notes = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.iterdir())]
     if texts := [note["text"] for note in notes if note["text"]]:
         console.note(f"{console.program()}: {texts[0]}")
+    for result in (note["result"] for note in notes if note["result"] and code == 0):
+        console.result(result)
     codes = [note["code"] for note in notes if note["code"]]
     return codes[0] if codes else code
 

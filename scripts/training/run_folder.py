@@ -212,6 +212,15 @@ class RunFolder:
         with contextlib.suppress(OSError):
             console.note(text)
 
+    def progress(self) -> str:
+        """What the run does now: 'step 12/30, evaluating, 2 min 10 s to go'."""
+        words = [str(self.status.get("phase") or self.status.get("state"))]
+        if most := self.status.get("max_steps"):
+            words.insert(0, f"step {self.status.get('step', 0)}/{most}")
+        if remaining := self.status.get("eta_seconds"):
+            words.append(f"{console.duration(remaining)} to go")
+        return ", ".join(words)
+
     def metrics(self, row: dict[str, Any]) -> None:
         """Append one row to metrics.jsonl."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as f:

@@ -17,6 +17,7 @@ from typing import Any
 
 from base_model import gpu_driver, gpu_errors, loading, readiness
 from kit import console, paths
+from kit.moving_line import MovingLine
 from training import (
     callbacks,
     failures,
@@ -141,7 +142,9 @@ def _prepare_and_train(
     if getattr(recipe.settings.training, "full_determinism", False):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS is loaded
     set_seed(recipe.settings.training.seed)  # before model and adapter: resume is bit-identical
-    recipe.prepare()
+    one_shows = MovingLine if state.is_main_process else contextlib.nullcontext
+    with one_shows("encoding the rows"):
+        recipe.prepare()
     began = [run_folder.read_facts(run) if state.is_main_process else None]
     broadcast_object_list(began)
     if began[0]:
@@ -153,7 +156,8 @@ def _prepare_and_train(
     if writer or (os.environ.get(OWN_DISKS) and state.is_local_main_process):
         saving.tidy_checkpoints(run, checkpoint)
     prints_to_stderr = contextlib.redirect_stdout(sys.stderr)  # PPOTrainer prints
-    with failures.recorded(writer, recipe.out_of_memory), prints_to_stderr:
+    progress = MovingLine(writer.progress) if writer else contextlib.nullcontext()
+    with failures.recorded(writer, recipe.out_of_memory), prints_to_stderr, progress:
         code = _train(recipe, run, checkpoint, writer, state.num_processes, before)
         state.wait_for_everyone()  # a process that leaves early breaks the others' last exchange
         return code, run

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from base_model import gpu_driver
 from config import options
 from kit import console, report
+from kit.moving_line import MovingLine
 from training import processes
+
+PLANNING = "reading the model's files and the rows"
 
 
 def add_options(parser, config: str) -> None:
@@ -50,12 +54,18 @@ def missing_opt_in(args, switched_off: str) -> str:
     return switched_off or ("" if args.confirm_run else "--confirm-run was not given")
 
 
-def cards_of(args) -> tuple[list[Any], list[report.Check]]:
-    """(the cards that a plan is held against: --gpu, or those of a machine that trains; what is
-    wrong with those)."""
+def planned(args, make: Callable[[list[Any]], Any]) -> Any:
+    """The plan that `make` makes for the cards of --gpu, or for those of a machine that trains.
+
+    What is wrong with those cards is among its checks.
+    """
     from training import cards, memory_checks
 
-    return ([cards.named(args.gpu)], []) if args.gpu else memory_checks.cards_here()
+    with MovingLine(PLANNING):
+        there, wrong = ([cards.named(args.gpu)], []) if args.gpu else memory_checks.cards_here()
+        made = make(there)
+    made.checks += wrong
+    return made
 
 
 def show_plan(made, lines: Sequence[str], args, why: str, closing: str = "") -> int:
@@ -110,7 +120,8 @@ def train(args, recipe, kinds: tuple[str, ...]) -> tuple[int, Any]:
     if is_rank_zero():
         run, checkpoint = resume.choose_run(args.resume, args.run_id, recipe.settings, kinds)
     try:
-        return session.train(recipe, run, checkpoint)
+        with MovingLine("starting") if is_rank_zero() else contextlib.nullcontext():
+            return session.train(recipe, run, checkpoint)
     except console.Problem as problem:
         processes.note_end(problem.code, str(problem))
         raise
@@ -121,7 +132,9 @@ def train(args, recipe, kinds: tuple[str, ...]) -> tuple[int, Any]:
 def print_result(args, code: int, run, result: dict[str, Any]) -> int:
     """The one result on stdout of a completed run; returns the exit code."""
     if is_rank_zero() and code == console.GOOD:
-        print(json.dumps(result) if args.json else run)
+        text = json.dumps(result) if args.json else str(run)
+        if not processes.note_end(code, result=text):
+            print(text)
     if code > 128 and processes.note_end(code):
         return console.GOOD  # the launcher gives the noted code
     return code

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from kit import console, moving_line
@@ -58,3 +60,43 @@ def test_a_slow_stage_says_how_far_it_is_before_its_next_tenth(capsys, monkeypat
     assert capsys.readouterr().err.splitlines() == [
         "rows cleaned: 2 % (20 of 1,000 rows)", "rows read: 7 rows",
     ]  # fmt: skip
+
+
+def test_on_a_terminal_a_line_takes_the_place_of_the_moving_one():
+    ours, theirs = pty.openpty()
+    program = PROGRAM + '    console.note("a note")\n'
+    with open(ours, "rb", buffering=0) as terminal:
+        subprocess.run(
+            [sys.executable, "-c", program, str(SCRIPTS)], stderr=theirs, check=True, timeout=20
+        )
+        text = terminal.read(4096).decode()
+    assert "\r\033[Ka note\r\n" in text
+
+
+def test_of_lines_inside_each_other_the_innermost_shows(capsys, monkeypatch):
+    monkeypatch.setattr(moving_line, "STEP", 0.01)
+    monkeypatch.setattr(moving_line, "QUIET", 0)
+    with moving_line.MovingLine("training"), moving_line.MovingLine("loading") as inner:
+        while not inner.shown:
+            time.sleep(0.001)
+        shown = capsys.readouterr().err
+    assert "loading, 0 s" in shown and "training" not in shown
+
+
+def test_without_a_terminal_a_line_that_came_anyway_is_enough(capsys, monkeypatch):
+    """A fake clock: twelve looks, 10 s apart, and a line of the work before each second one."""
+    looks = iter(range(12))
+
+    def wait(_):
+        look = next(looks, None)
+        if look is not None and look % 2:
+            console.note("step")
+        return look is None
+
+    monkeypatch.setattr(moving_line.time, "monotonic", itertools.count(0, 10).__next__)
+    line = moving_line.MovingLine("training")
+    monkeypatch.setattr(line._ended, "wait", wait)
+    line._open.append(line)
+    line._show()
+    line._open.remove(line)
+    assert line.shown == 0 and "training" not in capsys.readouterr().err

@@ -9,6 +9,7 @@ from adapters import effect, load
 from adapters.version_store import Version
 from base_model.gpu_errors import memory_is_full
 from kit import console, publish
+from kit.moving_line import MovingLine
 
 PROBE = "The quick brown fox jumps over the lazy dog."
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # relative, of the logits
@@ -39,7 +40,8 @@ def merge_into(version: Version, stage: Path, **loading: Any) -> dict[str, Any]:
     probe = tokenizer(PROBE, return_tensors="pt").to(model.device)["input_ids"]
     with torch.no_grad():
         before = model(probe).logits.float()
-        one = _merge(version, model)
+        with MovingLine(f"merging {version.reference}"):
+            one = _merge(version, model)
         after = one(probe).logits.float()
     error = float((after - before).norm() / before.norm())
     dtype = str(next(one.parameters()).dtype).removeprefix("torch.")
@@ -50,7 +52,8 @@ def merge_into(version: Version, stage: Path, **loading: Any) -> dict[str, Any]:
         raise console.Problem(
             f"{version.reference}: merged, it is another model (logits differ by {error:.2g})", fix
         )
-    one.save_pretrained(stage)
+    with MovingLine("writing the merged model"):
+        one.save_pretrained(stage)
     tokenizer.save_pretrained(stage)
     facts = {"reference": version.reference, "base": card["base"], "dtype": dtype,
              "logits_relative_error": error}  # fmt: skip
