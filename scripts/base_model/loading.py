@@ -132,6 +132,12 @@ def read_by_one_process() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _shown(text: str) -> contextlib.AbstractContextManager:
+    """A MovingLine, in the first of several processes."""
+    first = os.environ.get("RANK", "0") == "0"
+    return MovingLine(text) if first else contextlib.nullcontext()
+
+
 def load(
     folder: Path,
     *,
@@ -155,9 +161,8 @@ def load(
 
     auto = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     skipped = ["score"] if scores else None
-    first = os.environ.get("RANK", "0") == "0"  # one of several processes shows that it loads
     try:
-        with MovingLine(f"loading {folder.name}") if first else contextlib.nullcontext():
+        with _shown(f"loading {folder.name}"):
             model = auto.from_pretrained(
                 folder,
                 dtype=getattr(torch, dtype) if dtype else "auto",

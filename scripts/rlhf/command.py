@@ -34,7 +34,9 @@ def run(kind: str, args, settings, argv: Sequence[str] | None = None) -> int:
     if why:
         from rlhf import preference_plan
 
-        made = trainer_command.planned(args, lambda cards: preference_plan.make(kind, settings, cards))
+        made = trainer_command.planned(
+            args, lambda cards: preference_plan.make(kind, settings, cards)
+        )
         return trainer_command.show_plan(made, preference_plan.lines(made), args, why)
     code = trainer_command.relaunched(args, argv)
     return _train(kind, args, settings) if code is None else code

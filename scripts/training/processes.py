@@ -181,10 +181,9 @@ def launch(gpus: str, script: str, arguments: list[str]) -> int:
 
 
 def note_end(code: int, text: str = "", result: str = "") -> bool:
-    """Tell the launcher how this process ended; False where no launcher of ours started it.
+    """Tell the launcher how this process ended; False where none of ours started it, or has room.
 
     text: the cause of a failure; result: the line for stdout.
-
     torchrun turns every exit code but 0 into a traceback and 1, so a stop by signal ends with 0
     and a note of its code.
     """
@@ -192,8 +191,10 @@ def note_end(code: int, text: str = "", result: str = "") -> bool:
     if not folder:
         return False
     note = {"code": code, "text": text, "result": result}
-    with contextlib.suppress(OSError):
+    try:
         Path(folder, os.environ.get("RANK", "0")).write_text(json.dumps(note), encoding="utf-8")
+    except OSError:
+        return False
     return True
 
 

@@ -3,13 +3,18 @@
 import collections
 import json
 import os
+import subprocess
+import sys
 import types
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
 from kit import console
 from training import model_shape, processes, saving, session, setting_checks, trainer_command
+
+SCRIPTS = Path(console.__file__).parent.parent
 
 
 @pytest.mark.parametrize(
@@ -104,10 +109,38 @@ def test_a_number_of_gpus_is_a_number(text):
 
 
 def test_the_launcher_gives_the_noted_code_and_prints_the_cause_last(tmp_path, capsys):
-    (tmp_path / "0").write_text(json.dumps({"code": 2, "text": "no such rows; make data"}))
-    (tmp_path / "1").write_text(json.dumps({"code": 2, "text": ""}))
+    for rank, text in enumerate(("no such rows; make data", "")):
+        note = {"code": 2, "text": text, "result": ""}
+        (tmp_path / str(rank)).write_text(json.dumps(note))
     assert processes.noted(tmp_path, 1) == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("no such rows; make data")
+
+
+LAUNCHED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from training import processes
+print("[Gloo] Ra", end="", flush=True)
+print("nk 0 is connected", flush=True)
+processes.note_end(0, result="runs/new" if os.environ["RANK"] == "0" else "")
+"""
+LAUNCHER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from training import processes
+sys.exit(processes.launch("2", sys.argv[2], [sys.argv[1]]))
+"""
+
+
+@pytest.mark.remote_env
+@pytest.mark.slow
+def test_stdout_of_launched_processes_is_the_noted_result_whatever_they_write(tmp_path):
+    """Several processes write gloo's lines in pieces, between each other."""
+    (tmp_path / "trainer.py").write_text(LAUNCHED)
+    words = [sys.executable, "-c", LAUNCHER, str(SCRIPTS), str(tmp_path / "trainer.py")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout) == (0, "runs/new\n"), done.stderr
+    assert "is connected" in done.stderr
 
 
 # --- settings against base and machine ------------------------------------------------------------
