@@ -46,6 +46,8 @@ def begin(desk, name, place, *words):
     desk.hold(place)
     assert "is started" in desk.train(name, *words)
     desk.wait_held(place)
+    if place.startswith("step "):  # slurmstepd writes the log: a crash loses what it still holds
+        wait_until(lambda: f"{place}/" in desk.log(name))
     return number(desk, name)
 
 
