@@ -6,6 +6,7 @@ Tiny random models; an adapter of each kind, saved by PEFT as trainers save it.
 from __future__ import annotations
 
 import shutil
+import types
 from pathlib import Path
 
 import pytest
@@ -256,3 +257,22 @@ def test_weights_that_the_base_has_no_place_for_are_refused(bases, tmp_path, kin
     save_file(tensors, file)
     with pytest.raises(console.Problem, match="does not fit the base model: its . layers"):
         shop.load(*([other] * beside), folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("CUDA error: unspecified launch failure", "the GPU failed"),
+        ("CUDA out of memory. Tried to allocate 2 GiB", "out of GPU memory"),
+        ("size mismatch", "cannot be merged"),
+    ],
+)
+def test_a_merge_that_fails_says_whether_memory_card_or_adapter_is_the_cause(words, told):
+    from adapters.exports import merged
+
+    def fails(**_):
+        raise RuntimeError(words)
+
+    model = types.SimpleNamespace(merge_and_unload=fails)
+    with pytest.raises(console.Problem, match=told):
+        merged._merge(types.SimpleNamespace(reference="a@v1.0.0"), model)

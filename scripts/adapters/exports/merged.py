@@ -7,7 +7,7 @@ from typing import Any
 
 from adapters import effect, load
 from adapters.version_store import Version
-from base_model.gpu_errors import memory_is_full
+from base_model.gpu_errors import gpu_is_lost, lost_gpu, memory_is_full
 from kit import console, publish
 from kit.moving_line import MovingLine
 
@@ -70,6 +70,8 @@ def _merge(version: Version, model) -> Any:
             raise console.Problem(
                 f"{version.reference}: out of GPU memory", "merge it with --device cpu"
             ) from None
+        if gpu_is_lost(error):
+            raise lost_gpu(error) from None
         raise console.Problem(
             f"{version.reference} cannot be merged ({console.first_line(error)})",
             f"serve it: python scripts/model_server.py --checkpoint {version.reference}",
