@@ -91,6 +91,11 @@ class JobFolder:
     now: float = 0.0  # the host's clock
 
     @property
+    def completed(self) -> bool:
+        """Whether there is nothing left to do: the run is completed, or the job ended well."""
+        return self.exit_code == 0 or self.status.get("state") == "completed"
+
+    @property
     def begun(self) -> bool:
         """Whether an engine ever took the job: it has a number, a process, a run or an end."""
         known = self.id or self.lives or self.life or self.status

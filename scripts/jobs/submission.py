@@ -187,7 +187,7 @@ def _submit_alone(host: Host, job: Job) -> tuple[Job, str]:
         state = engines.engine_of(old.engine).state(host, old)
         if not state.over:
             return old, "runs"
-        if folder.exit_code == 0 or folder.status.get("state") == "completed":
+        if folder.completed:
             raise console.Problem(
                 f"the job {job.name} on {host.name} is completed"
                 + (f" (run {old.run_id})" if old.run_id else ""),

@@ -3,9 +3,12 @@
 import json
 import os
 import shutil
+import types
 
 import pytest
 
+from jobs import files
+from jobs.engines import shell
 from kit import publish
 from support.jobs_desk import STAND_IN, JobsDesk, kit_files
 from support.processes import wait_until
@@ -189,3 +192,22 @@ def kill_tree(pid):
 
 def test_the_host_gets_what_git_has():
     assert "scripts/jobs/supervisor.py" in kit_files()
+
+
+@pytest.mark.parametrize(
+    ("facts", "state"),
+    [
+        ({"exit_code": 137, "status": {"state": "running"}}, ("ended", 137)),
+        ({"exit_code": 137, "status": {"state": "completed"}}, ("ended", 0)),
+        ({"status": {"state": "completed"}}, ("ended", 0)),
+        ({"alive": True, "status": {"state": "completed"}}, ("running", None)),
+        ({"status": {"state": "running"}}, ("gone", None)),
+    ],
+)
+def test_a_run_completed_by_a_trainer_that_outlived_its_supervisor_is_done(
+    monkeypatch, facts, state
+):
+    """What `run` calls completed, `jobs` must not call killed: the same command ends well."""
+    monkeypatch.setattr(shell, "read_folder", lambda host, name: files.JobFolder(**facts))
+    answer = shell.state(None, types.SimpleNamespace(name="drilled"))
+    assert (answer.kind, answer.code) == state

@@ -26,12 +26,17 @@ def submit(host: Host, job: Job) -> str:
 
 
 def state(host: Host, job: Job) -> JobState:
-    """The exit file is the truth; without one, whether run.sh still runs."""
+    """The exit file is the truth; without one, whether run.sh still runs.
+
+    A trainer that outlived its supervisor may have completed the run of a life that was killed.
+    """
     facts = read_folder(host, job.name)
+    if facts.exit_code is None and facts.alive:
+        return JobState(RUNNING)
+    if facts.completed:
+        return JobState(ENDED, 0)
     if facts.exit_code is not None:
         return JobState(ENDED, facts.exit_code)
-    if facts.alive:
-        return JobState(RUNNING)
     return JobState(GONE, why="its process is gone and left no exit code: a reboot, or killed")
 
 
