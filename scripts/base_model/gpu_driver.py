@@ -13,7 +13,6 @@ from checks import gpu
 from kit import console, paths
 from kit.report import Check
 
-SECONDS = 60.0  # for the driver's start; eight cards without the persistence daemon take 10
 SMI_SECONDS = 10.0
 ON_CPU = "CUDA_VISIBLE_DEVICES=-1 in front of the command takes the CPU"
 
@@ -21,8 +20,9 @@ ON_CPU = "CUDA_VISIBLE_DEVICES=-1 in front of the command takes the CPU"
 @functools.cache
 def require_answer() -> None:
     """Problem where the driver does not come back. Call it before torch is asked for GPUs."""
-    for check in gpu.hanging_driver(SECONDS):
-        raise console.Problem(f"the NVIDIA driver: {check.found} in {SECONDS:g} s", check.fix)
+    for check in gpu.hanging_driver():
+        what = f"the NVIDIA driver: {check.found} in {gpu.DRIVER_SECONDS:g} s"
+        raise console.Problem(what, check.fix)
 
 
 @functools.cache

@@ -29,6 +29,7 @@ from kit import paths
 from kit.report import Check
 
 TIMEOUT = 30.0  # seconds; eight cards without the persistence daemon take 10
+DRIVER_SECONDS = 60.0  # for the driver's start, before torch is asked
 BUSY = 2048  # MiB in use by others above which a run may not fit
 HANGS = "sudo dmesg | grep -i -e nvrm -e xid; reboot the host, or take another one"
 ALLOW_CPU = "run this on the GPU host; to rehearse without a GPU add --allow-cpu"
@@ -174,13 +175,14 @@ def driver_is_there() -> bool:
     return find_smi() is not None or Path("/proc/driver/nvidia").is_dir()
 
 
-def hanging_driver(seconds: float) -> list[Check]:
-    """The failed check of a driver that does not answer CUDA in time; [] where it does, or where
-    there is none. torch would hang with it, and nothing could end that with a reason.
+def hanging_driver() -> list[Check]:
+    """The failed check of a driver that does not answer in DRIVER_SECONDS; [] where it does.
+
+    [] also where there is none. torch would hang with it, and nothing could end that with a reason.
     """
     if not driver_is_there():
         return []
-    answer = ask({"cuda": CUDA_QUESTION}, seconds)["cuda"]
+    answer = ask({"cuda": CUDA_QUESTION}, DRIVER_SECONDS)["cuda"]
     return [cuda_hangs()] if answer.code is None else []
 
 

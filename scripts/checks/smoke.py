@@ -19,7 +19,6 @@ from checks import gpu  # noqa: E402
 from kit import console  # noqa: E402
 from kit.report import Check, report  # noqa: E402
 
-GPU_SECONDS = 60.0  # for the driver's start
 PAGE = (
     "<html><head><title>Tandem</title></head><body><nav>Home</nav><article><h1>Two machines</h1>"
     + "<p>A tandem is a bicycle for two riders, one behind the other, who pedal together.</p>" * 6
@@ -97,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
     fix = f"./setup_{args.env}.sh --force"
-    if args.env == "remote" and (hangs := gpu.hanging_driver(GPU_SECONDS)):
+    if args.env == "remote" and (hangs := gpu.hanging_driver()):
         return report(hangs, args.json)
     uses = USES[args.env].items()
     return report([attempt(f"use {name}", use, fix) for name, use in uses], args.json)

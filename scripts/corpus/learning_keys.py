@@ -48,7 +48,7 @@ _FILE_NAMES = ("file_name", "filename", "file", "path", "media", "attachment", "
 _CHOICES = ("choices", "options", "endings", "choice", "answer_choices", "mc1_targets")
 # a column for each choice: A B C, option_a, opa, choice1, ending0
 _CHOICE_COLUMN = re.compile(
-    r"(?:(option|choice|ending|alternative|opt|op|sol)[ _-]?([a-f0-6])|(([A-F])))", re.I
+    r"(?:(option|choice|ending|alternative|opt|op|sol)[ _-]?([a-f0-6])|([A-F]))", re.I
 )
 _WORSE = ("rejected", "rejected_response", "rejected_responses", "rejected_answer",
           "non_preferred_output", "response_k")  # fmt: skip
@@ -116,7 +116,7 @@ def _choice_columns(keys: Iterable[str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for key in keys:
         if match := _CHOICE_COLUMN.fullmatch(key):
-            if match[4] and not key.isupper():
+            if match[3] and not key.isupper():
                 continue
             groups.setdefault((match[1] or "").lower(), []).append(key)
     least = {name: 3 if name == "" else 2 for name in groups}

@@ -49,7 +49,7 @@ def torch_sees(monkeypatch):
 def test_a_driver_that_hangs_is_one_line(smi, monkeypatch):
     smi(LOST, 15)
     monkeypatch.setattr(gpu, "CUDA_QUESTION", ["sleep", "600"])
-    monkeypatch.setattr(gpu_driver, "SECONDS", 0.1)
+    monkeypatch.setattr(gpu, "DRIVER_SECONDS", 0.1)
     with pytest.raises(console.Problem, match="cuInit does not come back.*reboot the host"):
         gpu_driver.require_answer()
 
@@ -59,7 +59,7 @@ def test_using_the_stack_once_does_not_hang_with_the_driver(smi, monkeypatch, ca
 
     smi(LOST, 15)
     monkeypatch.setattr(gpu, "CUDA_QUESTION", ["sleep", "600"])
-    monkeypatch.setattr(smoke, "GPU_SECONDS", 0.1)
+    monkeypatch.setattr(gpu, "DRIVER_SECONDS", 0.1)
     assert smoke.main(["remote"]) == 1
     out = capsys.readouterr().out
     assert "cuInit does not come back" in out and "reboot the host" in out

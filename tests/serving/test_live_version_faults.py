@@ -81,13 +81,16 @@ def service(store, monkeypatch):
     return made
 
 
-def resolved(service, *names):
-    """What Service.resolve gives for names that are asked for at once: ids or errors."""
+def resolved(service, *names, then=lambda: None):
+    """What Service.resolve gives for names that are asked for at once: ids or errors; `then` is
+    called when all have answered."""
     import asyncio
 
     async def ask_all():
         service._adding = asyncio.Lock()
-        return await asyncio.gather(*map(service.resolve, names), return_exceptions=True)
+        answers = await asyncio.gather(*map(service.resolve, names), return_exceptions=True)
+        then()
+        return answers
 
     return [getattr(one, "id", one) for one in asyncio.run(ask_all())]
 
@@ -124,15 +127,15 @@ def test_a_thousand_damaged_versions_cost_a_request_a_few_looks(store, service, 
 
 
 def test_a_version_that_takes_too_long_to_check_keeps_nobody_for_ever(store, service, monkeypatch):
-    import time
+    import threading
 
     from serving import service as services
 
     store.more("minor")
     monkeypatch.setattr(services, "NEWER_SECONDS", 0.01)
-    check = service.live.prepare
-    monkeypatch.setattr(service.live, "prepare", lambda v: time.sleep(0.2) or check(v))
-    older, late = resolved(service, "one-lora", "one-lora@v1.1.0")
+    check, answered = service.live.prepare, threading.Event()
+    monkeypatch.setattr(service.live, "prepare", lambda v: answered.wait(60) and check(v))
+    older, late = resolved(service, "one-lora", "one-lora@v1.1.0", then=answered.set)
     assert older == "one-lora@v1.0.0"
     assert (late.status, late.reason) == (503, "not_ready") and "still being verified" in str(late)
 
