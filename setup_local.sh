@@ -43,7 +43,7 @@ missing_folders() {
 make_folders() {
   local folder
   for folder in "${FOLDERS[@]}"; do
-    mkdir -p "$KIT_ROOT/$folder" 2>/dev/null ||
+    [ -d "$KIT_ROOT/$folder" ] || mkdir -p "$KIT_ROOT/$folder" 2>/dev/null ||
       die "$folder cannot be made; check the owner and the permissions of $KIT_ROOT (ls -la)"
     if [ ! -e "$KIT_ROOT/$folder/.gitkeep" ] && [ -w "$KIT_ROOT/$folder" ]; then
       : >"$KIT_ROOT/$folder/.gitkeep"

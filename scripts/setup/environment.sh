@@ -62,10 +62,10 @@ take_lock() {
   { mkdir -p "$ENVS" && : >>"$lock"; } 2>/dev/null ||
     die "$lock cannot be written; sudo chown -R \$(id -un) $ENVS"
   exec 9>"$lock"
-  if ! "$PYTHON" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; then
+  if ! "$PYTHON" -I -S -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; then
     note "another set-up of .venv-$ENV_NAME is running; waiting for it to end"
     run_with_ticker "waiting for the other set-up" \
-      "$PYTHON" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2>/dev/null ||
+      "$PYTHON" -I -S -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2>/dev/null ||
       warn "this filesystem has no locks; do not run two set-ups at once"
   fi
 }
@@ -158,7 +158,7 @@ clean_cache() {
 
 # switch_link: one rename, so that there is always an environment under the link.
 switch_link() {
-  "$PYTHON" -c 'import os, sys
+  "$PYTHON" -I -S -c 'import os, sys
 target, link = sys.argv[1:]
 part = f"{link}.{os.getpid()}.part"
 os.symlink(target, part)

@@ -82,10 +82,13 @@ candidates() {
 # search VERSION: the first that fits. A version manager's shims are slow and run only where a
 # version is chosen, so they come last.
 search() {
-  local place candidate
+  local place candidate last=''
   for place in path pyenv uv conda shims; do
     while IFS= read -r candidate; do
-      if [ -x "$candidate" ] && fits "$candidate" "$1"; then return 0; fi
+      if [ -x "$candidate" ] && ! [ "$candidate" -ef "$last" ]; then # /bin may be /usr/bin
+        fits "$candidate" "$1" && return 0
+        last=$candidate
+      fi
     done < <(candidates "$place" "$1")
   done
   return 1

@@ -55,10 +55,12 @@ place_pythons() {
 place() {
   local usual=$2 why=''
   if [ -n "${!1:-}" ]; then return 0; fi
-  until [ -e "$usual" ]; do usual=$(dirname "$usual"); done
+  until [ -e "$usual" ]; do
+    case $usual in */*) usual=${usual%/*} usual=${usual:-/} ;; *) usual=. ;; esac
+  done
   if [ ! -d "$usual" ] || [ ! -w "$usual" ]; then
     why="$usual cannot be written"
-  elif [ "$4" -gt 0 ] && [ "$(mount_of "$usual")" != "$(mount_of "$KIT_ROOT")" ] &&
+  elif [ "$4" -gt 0 ] && ! on_one_disk "$usual" "$KIT_ROOT" &&
     [ "$(free_kb "$usual")" -lt $(($4 * 1024 * 1024)) ]; then
     why="$usual is another disk"
   fi
@@ -68,7 +70,10 @@ place() {
   note "$1=$KIT_ROOT/.cache/$3 ($why)"
 }
 
-mount_of() { df -P -k "$1" | awk 'NR == 2 { print $1, $NF }'; }
+# on_one_disk FOLDER FOLDER: whether one file system holds both.
+on_one_disk() {
+  df -P -k "$1" "$2" | awk 'NR > 1 { disk[NR] = $1 " " $NF } END { exit disk[2] != disk[3] }'
+}
 
 # free_kb FOLDER: free room, read from the right: a device's name may have spaces.
 free_kb() {

@@ -1,7 +1,7 @@
 """Worker processes that hash packages' files and import their modules, one a core.
 
 Hashing may begin while a program still fills the environment: a package is compared as soon as
-its INSTALLER is there, and once more if its RECORD is another one at the end. Modules are
+its last file is there, and once more if its RECORD is another one at the end. Modules are
 imported when every file is in place. A worker that dies costs one task. Standard library only.
 """
 
@@ -14,13 +14,14 @@ import importlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from setup.installed_packages import (  # noqa: E402
@@ -33,7 +34,7 @@ from setup.installed_packages import (  # noqa: E402
 
 POLL = 0.02  # seconds between two looks at a folder that is being filled
 MOST_WORKERS = 16
-BLOCK = 1 << 20  # bytes
+BLOCK = 1 << 19  # bytes
 
 
 class Findings(NamedTuple):
@@ -111,11 +112,14 @@ def work() -> None:
 
 # --- in the command ---------------------------------------------------------------------------
 class _Worker:
-    """One worker process; started again when a task kills it."""
+    """One worker process; started again when a task kills it.
 
-    def __init__(self, options: list[str]):
+    `_process` may be any that has stdin, stdout and wait().
+    """
+
+    def __init__(self, options: list[str], process: _ForkedProcess | None = None):
         self._command = [sys.executable, "-I", *options, __file__]
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen | _ForkedProcess | None = process
 
     def ask(self, *task: object) -> tuple[list[str], int]:
         process = self._process = self._process or self._start()
@@ -142,6 +146,34 @@ class _Worker:
             self._process.wait()
 
 
+class _ForkedProcess:
+    """A worker that needs no new interpreter: made before the first thread, for hashing alone."""
+
+    def __init__(self):
+        tasks, self.stdin = _pipe()
+        self.stdout, answers = _pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            with contextlib.suppress(BaseException):
+                os.dup2(tasks.fileno(), 0)
+                os.dup2(answers.fileno(), 1)
+                os.closerange(3, 256)  # other workers' pipes, the set-up's lock
+                sys.stdin = os.fdopen(0)
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                work()
+            os._exit(1)
+        tasks.close()
+        answers.close()
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def _pipe() -> tuple[IO[str], IO[str]]:
+    read, write = os.pipe()
+    return os.fdopen(read), os.fdopen(write, "w")
+
+
 class PackageChecker:
     """Hash every package of `site`, import every module, on all cores.
 
@@ -159,15 +191,16 @@ class PackageChecker:
         self._modules: dict[str, tuple[list[str], int]] = {}
         self._tasks: queue.SimpleQueue = queue.SimpleQueue()
         self._asked = 0
+        number = min(os.cpu_count() or 1, MOST_WORKERS)
+        workers = [_Worker(["-S"], _ForkedProcess()) for _ in range(number)]
         self._threads = [
-            threading.Thread(target=self._drive, args=(["-S"], self._hash), daemon=True)
-            for _ in range(min(os.cpu_count() or 1, MOST_WORKERS))
+            threading.Thread(target=self._drive, args=(worker, self._hash), daemon=True)
+            for worker in workers
         ]
         for thread in self._threads:
             thread.start()
 
-    def _drive(self, options: list[str], do: Callable) -> None:
-        worker = _Worker(options)
+    def _drive(self, worker: _Worker, do: Callable) -> None:
         while (task := self._tasks.get()) is not None:
             do(worker, task)
         worker.close()
@@ -232,7 +265,7 @@ class PackageChecker:
 
     def _import_all(self, dist_infos: list[Path]) -> None:
         self._threads = [
-            threading.Thread(target=self._drive, args=([], self._import), daemon=True)
+            threading.Thread(target=self._drive, args=(_Worker([]), self._import), daemon=True)
             for _ in self._threads
         ]
         for module in dict.fromkeys(m for d in dist_infos for m in modules(_rows(d))):
@@ -256,8 +289,13 @@ def _rows(dist_info: Path) -> list:
 
 
 def is_complete(dist_info: Path) -> bool:
-    """Whether uv has put every file of the package in place: it writes INSTALLER after them."""
-    return (dist_info / "INSTALLER").exists()
+    """Whether uv has put every file of the package in place: it writes INSTALLER after them, and
+    the RECORD with what it added last of all."""
+    try:
+        installer, record = (os.stat(dist_info / name) for name in ("INSTALLER", "RECORD"))
+    except OSError:
+        return False
+    return record.st_mtime_ns >= installer.st_mtime_ns
 
 
 def _record_size(dist_info: Path) -> int:

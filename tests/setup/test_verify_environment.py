@@ -224,6 +224,14 @@ def test_a_package_that_changes_after_it_was_compared_is_compared_again(env):
     assert list(checker.finish().files) == ["good"]
 
 
+def test_a_package_is_complete_when_its_record_was_written_after_its_installer(env):
+    info = site_packages(env) / "good-1.0.dist-info"
+    os.utime(info / "INSTALLER", (2e9, 2e9))
+    assert not package_workers.is_complete(info)  # this RECORD came with the wheel
+    os.utime(info / "RECORD", (2e9, 2e9))
+    assert package_workers.is_complete(info)
+
+
 def test_a_command_that_fails_is_not_called_damage(env):
     words = [env / "bin/python", "-I", "-S", SCRIPT, env, "--", "/bin/sh", "-c", "exit 1"]
     assert subprocess.run([*map(str, words)], capture_output=True).returncode == 3
