@@ -21,7 +21,7 @@
 # 130/143 interrupted.
 set -euo pipefail
 # shellcheck source=scripts/kit/common.sh
-. "$(dirname "${BASH_SOURCE[0]}")/kit/common.sh"
+. "${BASH_SOURCE[0]%sync_from_remote.sh}kit/common.sh" # dirname would be a process
 
 case " ${*-} " in *" -h "* | *" --help "*) usage && exit 0 ;; esac
 python=$KIT_ROOT/.venv-local/bin/python # without asking it for its version: that takes as long

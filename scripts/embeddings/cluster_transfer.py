@@ -18,7 +18,7 @@ from typing import Any
 from embeddings import child_processes, cluster_ssh
 from embeddings.cluster_listing import BANNER_BYTES, SILENCE_SECONDS, ShardFile
 from kit import console, publish
-from transfer.refusals import NETWORK, NOISY_LOGIN, START_FILE, is_final
+from transfer.refusals import NETWORK, START_FILE, is_final, is_noisy
 from transfer.retries import TRIES, wait_before
 from transfer.rsync_carrier import SOME_FILES
 
@@ -189,7 +189,7 @@ class ClusterTransfer:
     def failed(self, code: int, stderr: str) -> console.Problem:
         """What the last try of a transfer said, as one line with its remedy."""
         name, last = self.cluster.name, cluster_ssh.last_line(stderr)
-        if NOISY_LOGIN.search(stderr):
+        if is_noisy(stderr):
             return console.Problem(
                 f"{name}: its login prints text, so rsync cannot work", START_FILE
             )

@@ -8,7 +8,7 @@ export TANDEM_FORGOTTEN=${PYTHONPATH:+PYTHONPATH}\ ${PYTHONHOME:+PYTHONHOME}
 # they change what commands do or print, or which modules a Python finds
 unset CDPATH POSIXLY_CORRECT GREP_OPTIONS PYTHONSAFEPATH PYTHONINSPECT PYTHONPATH PYTHONHOME
 PROGRAM=${0##*/}
-KIT_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
+KIT_ROOT=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd -P)
 
 if [ -t 2 ] && [ -z "${NO_COLOR+set}" ]; then
   BOLD=$'\033[1m' YELLOW=$'\033[33m' PLAIN=$'\033[0m'

@@ -5,10 +5,10 @@ TANDEM_WORKDIR moves all relative folders under another root (a rehearsal does t
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ def load(config: Path | None = None) -> dict[str, Any]:
             raise console.Misuse(f"{config}: {name} must be an object", "correct that value")
         for key, value in section.items():
             if key not in known:
-                closest = difflib.get_close_matches(key, known, 1, 0)[0]
-                raise console.Misuse(f"{config}: unknown key {key!r}", f"did you mean {closest!r}?")
+                hint = f"did you mean {_closest(key, known)!r}?"
+                raise console.Misuse(f"{config}: unknown key {key!r}", hint)
             if not isinstance(value, known[key]):
                 kind = {dict: "an object", str: "a string"}[known[key]]
                 raise console.Misuse(f"{config}: {key} must be {kind}", "correct that value")
@@ -106,12 +106,17 @@ def is_of_another_program(host: str) -> bool:
     )
 
 
+def _closest(name: str, known: Iterable[str]) -> str:
+    import difflib  # only a mistake waits for it
+
+    return difflib.get_close_matches(name, known, 1, 0)[0]
+
+
 def folder(name: str) -> Path:
     """The absolute path of one folder of the configuration, `data_raw` say."""
     folders = load()["folders"]
     if name not in folders:
-        similar = difflib.get_close_matches(name, folders, 1, 0)
-        hint = f"did you mean {similar[0]}?" if similar else f"add it to {CONFIG}"
+        hint = f"did you mean {_closest(name, folders)}?" if folders else f"add it to {CONFIG}"
         raise console.Misuse(f"{CONFIG}: no folder is named {name!r}", hint)
     return workdir() / folders[name]
 

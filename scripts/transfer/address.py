@@ -7,7 +7,6 @@ Apple's openrsync treat the same name differently.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -17,8 +16,9 @@ from kit import console, paths
 
 SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?")
 REMOTE_PATH = re.compile(r"[A-Za-z0-9._/+=@~-]+")
-WITH_PORT = re.compile(r"(?:ssh://)?([^\s:/]+?)(?:\s+-p\s*|:)(\d+)/?|ssh://([^\s:/]+)/?")
-BUCKET_NAME = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.+@-]*):(.*)", re.DOTALL)
+# Compiled where they are asked for: a sync with a host waits for neither.
+WITH_PORT = r"(?:ssh://)?([^\s:/]+?)(?:\s+-p\s*|:)(\d+)/?|ssh://([^\s:/]+)/?"
+BUCKET_NAME = r"(?s)([A-Za-z0-9_][A-Za-z0-9_.+@-]*):(.*)"
 A_BUCKET = "BUCKET=REMOTE:name/path, where rclone listremotes lists REMOTE"
 NO_HOST = (
     "name one: as the argument (gpu1, me@10.0.0.7, ./folder), in HOST=, "
@@ -46,6 +46,8 @@ class Address(NamedTuple):
     @property
     def ident(self) -> str:
         """One word for file names, another for each host and folder there."""
+        import hashlib  # 3 ms, which the login does not wait for
+
         where = f"{self.folder or self.name}:{self.remote_dir}"
         word = re.sub(r"[^A-Za-z0-9]+", "-", where).strip("-")[-40:]
         return f"{word}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
@@ -67,7 +69,7 @@ def parse(name: str, remote_dir: str) -> Address:
         return _folder(name, remote_dir)
     if SSH_NAME.fullmatch(name):
         return Address(name, remote_dir)
-    if match := WITH_PORT.fullmatch(name):
+    if match := re.fullmatch(WITH_PORT, name):
         host, port = match[1] or match[3], match[2]
         user, _, address = host.rpartition("@")
         lines = f"Host gpu1 / HostName {address}" + f" / Port {port}" * bool(port)
@@ -122,7 +124,7 @@ def parse_bucket(text: str) -> Address:
             f"BUCKET {text!r}: a URL does not go here",
             f"name the remote that rclone has for it: BUCKET={match[1]}:{match[2]}",
         )
-    if text.startswith((":", "/", ".")) or not (match := BUCKET_NAME.fullmatch(text)):
+    if text.startswith((":", "/", ".")) or not (match := re.fullmatch(BUCKET_NAME, text)):
         why = "keys do not belong into a command" if text.startswith(":") else "it names no remote"
         raise console.Misuse(f"BUCKET {_shown(text)}: {why}", A_BUCKET)
     path = re.sub(r"/(\./|/)*", "/", match[2]).strip("/")

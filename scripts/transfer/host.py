@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,11 +38,16 @@ class Host:
 
     def __init__(self, where: Address):
         self.address, self.name = where, where.name
-        self.root, self.place, self.ident = where.root, where.place, where.ident
+        self.root, self.place = where.root, where.place
         self.private: Path | None = None
         self.reached = False  # an answer came already, so that a failure is the connection's
         self.banner = b""  # what its login prints before every answer
         self._kept: RemoteScript | None = None  # the last script of the kept shell
+
+    @property
+    def ident(self) -> str:
+        """One word for file names, another for each host and folder there."""
+        return self.address.ident
 
     def open(self) -> None:
         """Make the private folder of this command."""
@@ -54,7 +58,7 @@ class Host:
         if self._kept:
             self._kept.end()
         if self.private:
-            shutil.rmtree(self.private, ignore_errors=True)
+            ssh_configuration.remove(self.private)
         ssh_configuration.sweep()
 
     def start(self, script: str, keep_input: bool = False, data: bytes = b"", **pipes):

@@ -65,19 +65,19 @@ place=$root
 while [ ! -d "$place" ]; do
   case $place in (*/*) place=${place%/*}; [ -n "$place" ] || place=/;; (*) place=.;; esac
 done
-before_percent() { # the last word before a percentage
+before_percent() { # NAME OPTION: the last word before a percentage in what df says
   value='' before=''
-  for word in $(df "$1" "$place" 2>/dev/null); do
+  for word in $(df "$2" "$place" 2>/dev/null); do
     case $word in ([0-9]*%) value=$before;; esac
     before=$word
   done
-  printf '%s\n' "$value"
+  printf '%s %s\n' "$1" "$value"
 }
-printf 'rsync %s\n' "$(command -v rsync || true)"
-printf 'tar %s\n' "$(command -v tar || true)"
-printf 'free %s\n' "$(before_percent -Pk)"
-printf 'inodes %s\n' "$(before_percent -Pi)"
-printf 'writable %s\n' "$([ -w "$place" ] && echo yes)"
+printf 'rsync '; command -v rsync || echo
+printf 'tar '; command -v tar || echo
+before_percent free -Pk
+before_percent inodes -Pi
+if [ -w "$place" ]; then echo writable yes; else echo 'writable '; fi
 """
 
 

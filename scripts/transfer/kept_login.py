@@ -8,7 +8,6 @@ kept for some hours in a folder that only this user can read.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import stat
@@ -31,8 +30,11 @@ def control_lines(private: Path, name: str, included: list[str]) -> list[str] | 
     """
     if _mentions_master(included) and _is_alive(private, name, included):
         return []  # the user's ControlPath holds
-    socket = kept_socket(name)
-    if socket.exists() and _is_alive(private, name, included, socket):
+    if (
+        _folder().exists()
+        and (socket := kept_socket(name)).exists()
+        and _is_alive(private, name, included, socket)
+    ):
         return ["ControlMaster no", f"ControlPath {socket}"]
     return None
 
@@ -69,10 +71,16 @@ def _is_alive(private: Path, name: str, included: list[str], socket: Path | None
         return False
 
 
+def _folder() -> Path:
+    return Path(f"{FOLDER}{os.getuid()}")
+
+
 def kept_socket(name: str) -> Path:
     """Where a login that was offered here is kept, one for each name and configuration."""
+    import hashlib  # 3 ms, which most logins need not wait for
+
     words = f"{name}\0{os.environ.get('TANDEM_SSH_CONFIG', '')}"
-    return Path(f"{FOLDER}{os.getuid()}") / hashlib.sha256(words.encode()).hexdigest()[:16]
+    return _folder() / hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
 def may_be_offered(problem: console.Problem) -> bool:

@@ -11,6 +11,7 @@ outside what was asked for, or means the same file as another on a Mac's disk is
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -143,10 +144,7 @@ def read_listing(
             if why := names.why_refused(path):
                 listing.refused[path] = why
                 continue
-            sig = b" ".join(fields[:5]).decode()
-            seconds = int(fields[3].partition(b".")[0])
-            executable = bool(int(fields[0], 8) & 0o100)
-            listing.files[path] = ListedFile(int(fields[2]), seconds, executable, sig)
+            listing.files[path] = _listed(b" ".join(fields[:5]).decode())
             listing.records[record] = path, listing.files[path]
         elif record.startswith(b"error "):
             _read_error(host, record[6:].decode(errors="replace"), listing)
@@ -156,6 +154,23 @@ def read_listing(
             shown = record.decode(errors="replace")[:80]
             listing.refused[shown] = "is not a record of a file (a line break in a name?)"
     return listing
+
+
+def _listed(sig: str) -> ListedFile:
+    mode, _, size, mtime, _ = sig.split(" ")
+    return ListedFile(int(size), int(mtime.partition(".")[0]), bool(int(mode, 8) & 0o100), sig)
+
+
+def records_of(signatures: Iterable[tuple[str, str]]) -> dict[bytes, tuple[str, ListedFile]]:
+    """(path, signature there) of an earlier listing as the records that it was read from.
+
+    What a sync wrote down is read while the host answers: its listing is mostly the same records.
+    """
+    records = {}
+    with contextlib.suppress(AttributeError, TypeError, ValueError):  # written by no sync
+        for path, sig in signatures:
+            records[os.fsencode(f"{sig} ./{path}")] = path, _listed(sig)
+    return records
 
 
 def _is_record(fields: list[bytes]) -> bool:

@@ -86,7 +86,9 @@ class Push:
         """List both sides and decide."""
         answer = Background(self._listed)
         self.local = self._files_here()  # while the host answers
+        known = None if self.host.is_folder else self.record.records_there()
         self.state = answer.result()
+        self.state.known = known
         if self.state.facts.get("there") == "closed":
             raise console.Problem(f"{self.host.place} cannot be entered", "check its permissions")
         plan, local, verify = self.plan, self.local, self.args.verify

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kit import console, lock, paths, publish
 from transfer.host import Host
-from transfer.listing import ListedFile
+from transfer.listing import ListedFile, records_of
 
 NOTHING = ("", "", "")
 
@@ -58,6 +58,10 @@ class TransferRecord:
         """The same for what lies here. `moved`: a rename changed its ctime, which is left out."""
         known = self.files.get(path, NOTHING)[1]
         return known.split()[:4] == sig.split()[:4] if moved else known == sig
+
+    def records_there(self) -> dict[bytes, tuple[str, ListedFile]]:
+        """The records of a listing there in which all the signatures hold."""
+        return records_of((path, sig) for path, (_, _, sig) in self.files.items())
 
     def put(
         self, path: str, digest: str, here: ListedFile | None, remote: ListedFile | None

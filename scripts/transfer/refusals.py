@@ -14,7 +14,7 @@ from transfer.ssh_configuration import timeout
 # What each exit code of ssh and rsync asks for: these are the network, to be tried again.
 NETWORK = {10, 12, 30, 35, 255}
 # What rsync says of a connection into which a login prints.
-NOISY_LOGIN = re.compile("is your shell clean|protocol version mismatch|unexpected tag|unclean")
+_NOISY_LOGIN = "is your shell clean|protocol version mismatch|unexpected tag|unclean"
 START_FILE = (
     "let it print only where the shell is interactive: in its start file (~/.bashrc, ~/.profile) "
     "put the output behind: case $- in *i*) …;; esac"
@@ -27,9 +27,10 @@ START_FILE_READS = (
 
 class Refusal(NamedTuple):
     """`pattern` in ssh's stderr; `final`: trying again cannot help; `login`: the host was reached,
-    and took none of the keys and passwords."""
+    and took none of the keys and passwords. A pattern is compiled when a host refuses: every
+    sync would wait for them."""
 
-    pattern: re.Pattern
+    pattern: str
     meaning: str
     remedy: str
     final: bool = False
@@ -44,10 +45,6 @@ class Refused(console.Problem):
         self.refusal, self.wants_more = refusal, wants_more
 
 
-def _refusal(pattern: str, meaning: str, remedy: str, **kind: bool) -> Refusal:
-    return Refusal(re.compile(pattern, re.MULTILINE), meaning, remedy, **kind)
-
-
 # Ways to log in, as ssh lists them; a program there may put other words behind its own refusal.
 _WAYS = r"(?:publickey|hostbased|gssapi-[a-z-]+|keyboard-interactive|password|none)(?:,|(?=\)))"
 DENIED = rf"^(?:\S+: )?Permission denied \((?:{_WAYS})+\)\.?\s*$"
@@ -60,53 +57,53 @@ _METHODS = {
 }  # fmt: skip
 # The first that matches counts. NAME, TIMEOUT and \1 are filled in.
 REFUSALS = (
-    _refusal(
+    Refusal(
         r"^Offending \S+ key in (.+):\d+\s*$[\s\S]*?^Host key for (\S+) has changed",
         "its host key is not the one this machine knows",
         "if the host was rebuilt, compare the new fingerprint and remove the old key "
         r"(ssh-keygen -R '\2' -f '\1'); if not, somebody may stand between: do not go on",
         final=True,
     ),
-    _refusal(
+    Refusal(
         r"Host key for (\S+) has changed",
         "its host key is not the one this machine knows",
         "if the host was rebuilt, compare the new fingerprint and remove the old key "
         r"(ssh-keygen -R '\1'); if not, somebody may stand between: do not go on",
         final=True,
     ),
-    _refusal(
+    Refusal(
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
         "its host key is not the one this machine knows",
         "if the host was rebuilt, compare the new fingerprint and remove the old key "
         "(ssh-keygen -R NAME); if not, somebody may stand between: do not go on",
         final=True,
     ),
-    _refusal(
+    Refusal(
         r"^The \S+ host key for \S+ is marked as revoked",
         "its host key is marked as revoked here",
         "ask the owner of the host for its new key: do not go on with this one",
         final=True,
     ),
-    _refusal(
+    Refusal(
         "Host key verification failed",
         "its host key is not known here yet",
         "log in once with ssh and compare the fingerprint, or add --accept-new-host-key",
         final=True,
     ),
-    _refusal(
+    Refusal(
         r"Permissions \d+ for '(.+)' are too open",
         r"ssh does not use the key \1: other users can read it",
         r"chmod 600 '\1'",
         final=True,
     ),
-    _refusal(
+    Refusal(
         rf'^Load key "(.+)": ([^\r\n]+?)\s*$[\s\S]*?{DENIED}',
         r"it refused the login, and ssh cannot use the key \1 (\2)",
         "name the file of a private key of yours as IdentityFile in ~/.ssh/config",
         final=True,
         login=True,
     ),
-    _refusal(
+    Refusal(
         WANTS_MORE,
         "it refused the login: another key, a password or a code is wanted",
         "check User and IdentityFile, or log in once: the same command in a terminal offers it and "
@@ -115,7 +112,7 @@ REFUSALS = (
         final=True,
         login=True,
     ),
-    _refusal(
+    Refusal(
         DENIED,
         "it refused the login",
         "try ssh with this name: check User and IdentityFile, ssh-add a key with a passphrase, or "
@@ -123,21 +120,21 @@ REFUSALS = (
         final=True,
         login=True,
     ),
-    _refusal(
+    Refusal(
         "Too many authentication failures",
         "it refused the login after too many keys",
         "name one key for it in ~/.ssh/config: IdentityFile and IdentitiesOnly yes",
         final=True,
         login=True,
     ),
-    _refusal(
+    Refusal(
         r"Bad configuration option|Bad owner or permissions|terminating, \d+ bad",
         "the ssh configuration has an error",
         "correct the line that ssh names",
         final=True,
     ),
     *(
-        _refusal(
+        Refusal(
             rf"Unable to negotiate with .*?: (no matching {what} found)\. Their offer: (\S+)",
             r"\1: it offers \2",
             rf"add it to the Host block in ~/.ssh/config ({line} +\2), or update sshd there",
@@ -145,23 +142,23 @@ REFUSALS = (
         )
         for what, line in _METHODS.items()
     ),
-    _refusal(
+    Refusal(
         "Unable to negotiate",
         "ssh here and sshd there have no method in common",
         "update sshd there",
         final=True,
     ),
-    _refusal(
+    Refusal(
         "Could not resolve hostname",
         "no such name",
         "check the spelling, ~/.ssh/config and the network",
     ),
-    _refusal(
+    Refusal(
         "Connection refused",
         "nothing listens on its ssh port",
         "check that the host is up, and HostName and Port in ~/.ssh/config",
     ),
-    _refusal(
+    Refusal(
         "timed out",
         "no answer within TIMEOUT s",
         "check that the host is up and that the VPN or firewall lets ssh through",
@@ -172,9 +169,14 @@ REFUSALS = (
 def refusal_in(stderr: str) -> tuple[Refusal, re.Match] | None:
     """The Refusal that ssh's stderr names, and where."""
     for refusal in REFUSALS:
-        if match := refusal.pattern.search(stderr):
+        if match := re.search(refusal.pattern, stderr, re.MULTILINE):
             return refusal, match
     return None
+
+
+def is_noisy(stderr: str) -> bool:
+    """Whether rsync met what a login prints into its connection."""
+    return re.search(_NOISY_LOGIN, stderr) is not None
 
 
 def is_final(stderr: str) -> bool:

@@ -122,7 +122,7 @@ class RsyncCarrier:
             return RsyncFailed(f"{name}: rsync is missing there", NO_RSYNC, rc)
         if known := refusals.explain(name, rc, stderr):
             return RsyncFailed(known.text, known.remedy, rc)
-        if refusals.NOISY_LOGIN.search(stderr):
+        if refusals.is_noisy(stderr):
             return RsyncFailed(
                 f"{name}: its login prints something into rsync's connection",
                 refusals.START_FILE, rc,
@@ -136,8 +136,11 @@ class RsyncCarrier:
 def _is_final(rc: int, stderr: str) -> bool:
     """Whether another try cannot help: a refused login, a full disk, no rsync there."""
     texts = ("No space left on device", "command not found")
-    noisy = refusals.NOISY_LOGIN.search(stderr) is not None
-    return noisy or refusals.is_final(stderr) or any(text in stderr for text in texts)
+    return (
+        refusals.is_noisy(stderr)
+        or refusals.is_final(stderr)
+        or any(text in stderr for text in texts)
+    )
 
 
 class TransferGuard:

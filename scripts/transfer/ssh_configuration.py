@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from pathlib import Path
 
 from kit import console
@@ -99,6 +98,13 @@ def private_folder() -> Path:
     return private
 
 
+def remove(private: Path) -> None:
+    """Remove a private folder, as far as that can be done."""
+    import shutil  # 2 ms, which the login does not wait for
+
+    shutil.rmtree(private, ignore_errors=True)
+
+
 def sweep() -> None:
     """Remove the private folders that killed commands of this user left."""
     folder, _, prefix = PRIVATE.rpartition("/")
@@ -111,4 +117,4 @@ def sweep() -> None:
                 try:
                     os.kill(int(pid), 0)
                 except ProcessLookupError:
-                    shutil.rmtree(f"{folder}/{name}", ignore_errors=True)
+                    remove(Path(f"{folder}/{name}"))

@@ -47,6 +47,7 @@ trap 'exit 143' TERM
 "$KIT_ROOT/tests/sshd.sh" start "$place/sshd" >/dev/null
 export TANDEM_SSH_CONFIG="$place/sshd/ssh_config"
 unset HOST BUCKET TANDEM_HOST TANDEM_REMOTE_DIR DRY_RUN RSYNC
+unset PYTHONDONTWRITEBYTECODE # as on a laptop, where Python keeps what it compiled
 host_home="$place/sshd/home"
 ssh="ssh -F $TANDEM_SSH_CONFIG -o Ciphers=aes128-gcm@openssh.com -o BatchMode=yes -o LogLevel=ERROR"
 

@@ -165,6 +165,22 @@ def test_a_missing_folder_and_a_loop_of_links_are_no_failure(line):
     assert not listing.read_listing(gpu1(), b"nul\nerror " + line.encode() + b"\0", TOPS).unread
 
 
+def test_what_an_earlier_listing_knew_is_read_as_a_new_one_would_be():
+    first = read("./a/ü b", "./c", "./d\\n", below=())
+    signatures = [(path, file.sig) for path, file in first.files.items()]
+    known = listing.records_of(signatures)
+    assert known == first.records
+    answer = b"nul\n" + b"\0".join([*known, GOOD.replace(b" 5 ", b" 6 ") + b"./c", b""])
+    again = listing.read_listing(gpu1(), answer, (), known)
+    assert again.files == listing.read_listing(gpu1(), answer).files
+    assert again.files["c"].size == 6, "the record there counts, not the one that was known"
+
+
+@pytest.mark.parametrize("sig", ["", "644 7 5", "x 7 5 1.5 1.5", "644 7 five 1.5 1.5", 7, None])
+def test_a_damaged_record_is_no_listing(sig):
+    assert listing.records_of([("a", sig)]) == {}
+
+
 def test_a_failure_that_names_no_path_is_one_line():
     with pytest.raises(console.Problem, match="listing there failed"):
         listing.read_listing(gpu1(), b"nul\nerror Segmentation fault\0", TOPS)
