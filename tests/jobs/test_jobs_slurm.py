@@ -277,8 +277,9 @@ def test_a_job_that_hears_no_warning_is_killed_at_its_time_and_goes_on(desk, slu
     (desk.there / "deaf").touch()
     job = begin(desk, "deaf", "step 15")
     desk.wait_for(lambda: slurm.word(job) not in ("RUNNING", "COMPLETING"), "deaf")
+    desk.wait_for(lambda: "DUE TO TIME LIMIT" in desk.log("deaf"), "deaf")
+    desk.wait_for(lambda: desk.state("deaf") == "gone", "deaf")
     (desk.there / "deaf").unlink()
-    assert "DUE TO TIME LIMIT" in desk.log("deaf") and desk.state("deaf") == "gone"
     desk.release()
     assert "goes on" in desk.train("deaf")
     must_end_as_the_whole(desk, "deaf")
