@@ -33,7 +33,7 @@ def predictions(args, settings) -> tuple[dict[str, Any], Path | None]:
 
 def model(args, settings) -> tuple[dict[str, Any], Path | None]:
     """(report, run folder) for --model on --dataset; an adapter is measured with its base."""
-    from base_model import loading, readiness
+    from base_model import library_exit, loading, readiness
     from evaluation import generate, targets
 
     target = targets.resolve(args.model, args.base, settings)
@@ -53,7 +53,8 @@ def model(args, settings) -> tuple[dict[str, Any], Path | None]:
     examples = _fitting(tokenizer, examples, settings.data.max_length)
     generate.fill_references(tokenizer, examples)
     try:
-        columns = measure(target, tokenizer, examples, settings)
+        with library_exit.handled(_ended_by_library):
+            columns = measure(target, tokenizer, examples, settings)
     except (RuntimeError, MemoryError, OSError) as error:
         raise _gpu_problem(error, target) from None
     facts = {
@@ -95,6 +96,20 @@ def _gpu_problem(error: Exception, target) -> Exception:
         f"out of GPU memory while loading {target.model.model_name_or_path}",
         "free the GPU (nvidia-smi names its processes), or load it in 4 bits (QLoRA)",
     )
+
+
+def _ended_by_library(error) -> None:
+    """Print why this process ends although no Python code can go on."""
+    from base_model import library_exit
+    from training import gpu_memory
+
+    if gpu_is_lost(error):
+        library_exit.tell(lost_gpu(error))
+    elif memory_is_full(error):
+        smaller = ["--batch-size", "--max-new-tokens", "the base's size, with load_in_4bit: true"]
+        library_exit.tell(gpu_memory.out_of_memory(None, smaller))
+    else:
+        library_exit.tell(library_exit.unknown(error))
 
 
 def measure(target, tokenizer, examples, settings) -> list[Column]:

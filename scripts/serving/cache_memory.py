@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from base_model import library_exit
+from base_model.gpu_errors import gpu_is_lost, lost_gpu, memory_is_full
 from kit import console
 
 GPU_SHARE, CPU_SHARE = 0.6, 0.5  # of the free memory at most; others live on the machine too
@@ -45,3 +47,16 @@ def cells(free: int, per_token: float, config: Any, rows: int, piece: int, gpu: 
             "lower --rows, add --load-in-4bit, or end what else uses the memory (nvidia-smi)",
         )
     return room
+
+
+def print_end(error: Exception) -> None:
+    """Print why the server ends although no request can be answered to its end."""
+    from training import gpu_memory
+
+    if gpu_is_lost(error):
+        problem: console.Problem = lost_gpu(error, "then restart the server")
+    elif memory_is_full(error):
+        problem = gpu_memory.out_of_memory(None, ["--rows", "--max-length", "--load-in-4bit"])
+    else:
+        problem = library_exit.unknown(error)
+    library_exit.tell(problem)

@@ -13,7 +13,7 @@ from typing import Any
 
 from adapters.names import LONGEST
 from adapters.version_store import Version
-from base_model import chat_template
+from base_model import chat_template, library_exit, loading
 from kit import console
 from serving import cache_memory, tool_calls
 from serving.answer_exchange import Exchange
@@ -64,6 +64,7 @@ class Service:
         self.embedded = 0  # tokens that the model's embedding knows
         self.context, self.usual = 0, 1.0  # tokens; seconds that a request takes
         self.shapes = AnswerShapes()
+        self._forget: Callable[[], None] = lambda: None  # ends the handling of a library's exit()
         self.cut = 0  # requests that were not finished when the server stopped
 
     # --- its life -------------------------------------------------------------------------
@@ -88,6 +89,8 @@ class Service:
         self._loop.call_soon_threadsafe(finish)
 
     def _build_engine(self) -> None:
+        if loading.device() == "cuda":
+            self._forget = library_exit.handle(cache_memory.print_end)
         model = load_all(self.catalog)
         limits = self.limits
         engine = Engine(model, limits.rows, 0, limits.queue, self.catalog.mixed, self._post)
@@ -123,6 +126,7 @@ class Service:
         """End the engine; what still runs is cut off."""
         if self.engine:
             self.engine.close()
+        self._forget()
 
     def _post(self, pieces: list[Piece]) -> None:
         if pieces:

@@ -6,8 +6,10 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterator
 
+from base_model import library_exit
 from base_model.gpu_errors import gpu_is_lost, lost_gpu, memory_is_full
 from kit import console
+from training import processes
 from training.run_folder import RunFolder
 
 RESUME = "once it is back, --resume goes on (not ppo)"
@@ -20,7 +22,8 @@ def recorded(
 ) -> Iterator[None]:
     """Record any failure in status.json; turn out-of-memory and disk-full into a Problem."""
     try:
-        yield
+        with library_exit.handled(lambda error: ended_by_library(writer, error, out_of_memory)):
+            yield
         return
     except (KeyboardInterrupt, SystemExit):
         if writer:
@@ -28,20 +31,37 @@ def recorded(
                 writer.end("stopped")
         raise
     except Exception as error:
-        if memory_is_full(error):
-            problem = out_of_memory(error)
-        elif disk_is_full(error):
-            problem = console.Problem(
-                f"the disk is full ({console.first_line(error)})",
-                "free space there; --resume goes on (not ppo)",
-            )
-        elif gpu_is_lost(error):
-            problem = lost_gpu(error, RESUME)
-        else:
-            end_failed(writer, error)
+        problem = as_problem(error, out_of_memory)
+        end_failed(writer, problem or error)
+        if problem is None:
             raise
-    end_failed(writer, problem)
     raise problem
+
+
+def as_problem(
+    error: Exception, out_of_memory: Callable[[Exception], console.Problem]
+) -> console.Problem | None:
+    """The Problem for full memory, a full disk and a lost GPU; None for other errors."""
+    if memory_is_full(error):
+        return out_of_memory(error)
+    if disk_is_full(error):
+        return console.Problem(
+            f"the disk is full ({console.first_line(error)})",
+            "free space there; --resume goes on (not ppo)",
+        )
+    return lost_gpu(error, RESUME) if gpu_is_lost(error) else None
+
+
+def ended_by_library(
+    writer: RunFolder | None,
+    error: library_exit.LibraryExit,
+    out_of_memory: Callable[[Exception], console.Problem],
+) -> None:
+    """Record, note and print why this process ends although no Python code can go on."""
+    problem = as_problem(error, out_of_memory) or library_exit.unknown(error)
+    end_failed(writer, problem)
+    processes.note_end(problem.code, str(problem))
+    library_exit.tell(problem)
 
 
 def disk_is_full(error: BaseException) -> bool:

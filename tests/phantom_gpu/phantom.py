@@ -91,7 +91,7 @@ def _compile(packages: Path, place: Path) -> None:
         text = "".join(f"int {name}(void) {{ return 0; }}\n" for name in sorted(functions))
         (place / file).write_text(text)
     gcc = ["gcc", "-O1", "-shared", "-fPIC", "-w", f"-I{packages / HEADERS}", f"-I{place}"]
-    runtime = [*gcc, "-o", place / "libphantom.so", *SOURCES, "-lpthread"]
+    runtime = [*gcc, "-o", place / "libphantom.so", *SOURCES, "-lpthread", "-ldl"]
     library = [*gcc, "-Wl,-soname,libcuda.so.1", "-o", place / "libcuda.so.1", place / "driver.c"]
     for words in (runtime, library):
         subprocess.run([str(word) for word in words], check=True)

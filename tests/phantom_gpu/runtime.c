@@ -5,7 +5,9 @@
 //   PHANTOM_GPUS=1         cards                PHANTOM_GB=80        memory of each card, GiB
 //   PHANTOM_SM=90          compute capability   PHANTOM_LOST=N       the card is lost at launch N
 //   PHANTOM_WORDS=text     what CUDA says then (default: unspecified launch failure)
+//   PHANTOM_FULL=N         a kernel of bitsandbytes at launch N or later finds no memory
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <driver_types.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -295,8 +297,15 @@ void **__cudaRegisterFatBinary(void *binary) {
   static void *registered[1];
   return registered;
 }
+static int of_bitsandbytes(void *caller) {
+  Dl_info library;
+  return dladdr(caller, &library) && strstr(library.dli_fname, "bitsandbytes") != NULL;
+}
 int cudaLaunchKernel(void) {
+  long full = (long)number("PHANTOM_FULL", 0);
   __sync_fetch_and_add(&phantom_launches, 1);
+  if (full && phantom_launches >= full && of_bitsandbytes(__builtin_return_address(0)))
+    return fail(cudaErrorMemoryAllocation);
   return state();
 }
 int cudaLaunchKernelExC(void) { return cudaLaunchKernel(); }

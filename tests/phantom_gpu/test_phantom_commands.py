@@ -114,6 +114,26 @@ def test_a_card_that_is_lost_in_an_evaluation_is_one_line(work):
     assert "the GPU failed (CUDA error: GPU is lost)" in err.splitlines()[-1]
 
 
+def test_bitsandbytes_that_ends_an_evaluation_is_one_line_with_what_to_lower(work):
+    words = ["--model", "models/random", "--dataset", "data/processed/val_sft.jsonl"]
+    words += ["--set", "quantization.load_in_4bit=true"]
+    process = runs.start(work, "eval.py", *words, card={"full": 5})
+    _, err = process.communicate(timeout=400)
+    assert process.returncode == 1 and "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert "eval.py: out of GPU memory (stand-in sm_90: 80.0 GB" in last
+    assert "lower, in this order: 1. --batch-size" in last
+
+
+def test_bitsandbytes_that_ends_the_server_is_one_line_with_what_to_lower(work):
+    words = ("--base", str(work / "models" / "random"), "--load-in-4bit", "--port", "0")
+    process = runs.start(work, "model_server.py", *words, card={"full": 5})
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 1 and "Traceback" not in err and out == ""
+    last = err.splitlines()[-1]
+    assert "model_server.py: out of GPU memory" in last and "1. --rows" in last
+
+
 def test_the_server_answers_from_a_base_in_four_bits(work):
     import httpx
 

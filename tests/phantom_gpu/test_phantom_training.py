@@ -70,6 +70,19 @@ def test_a_full_card_in_cublas_words_is_the_same_line(work):
     assert "out of GPU memory" in runs.status(run)["error"]
 
 
+@pytest.mark.parametrize("launch", [30, 4000])
+def test_bitsandbytes_that_ends_the_process_is_the_same_line(work, launch):
+    """It calls exit(1) itself: while the base is loaded in 4 bits, and in a step."""
+    name = f"ended-{launch}"
+    code, err, run = runs.train(work, name, card={"full": launch})
+    assert code == 1 and "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert "lora_trainer.py: out of GPU memory (stand-in sm_90: 80.0 GB" in last
+    assert "lower, in this order: 1. " in last and "estimated need" in last
+    assert runs.status(run)["state"] == "failed"
+    assert "out of GPU memory" in runs.status(run)["error"]
+
+
 def test_a_card_that_is_lost_is_one_line_and_the_run_can_go_on(work):
     code, err, run = runs.train(work, "lost", card={"lost": 9000}, training__max_steps=400)
     assert code == 1 and "Traceback" not in err
