@@ -162,11 +162,14 @@ def launch(gpus: str, script: str, arguments: list[str]) -> int:
     if 0 < seen < count and gpu.driver_is_there():
         text = f"--gpus {count}: a process gets one GPU, and torch sees {seen} here"
         raise console.Problem(text, f"--gpus {seen}; python scripts/check_gpu.py shows them")
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher = Path(__file__).with_name("rank_launcher.py")
+    words = [sys.executable, str(launcher), "--standalone"]
     words += ["--nproc_per_node", str(count), script, *arguments]
     console.note(f"{count} process(es), one a GPU")
     with tempfile.TemporaryDirectory(prefix="tandem-launch-") as notes:
         env = os.environ | {NOTES: notes}
+        if count > 1:
+            env.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, with five lines about it
         # A session of its own: Ctrl-C of the terminal reaches the trainers through `forward` alone.
         # Its stdout is no result: gloo writes there, from several processes at once.
         with subprocess.Popen(words, start_new_session=True, env=env, stdout=2) as torchrun:

@@ -143,6 +143,25 @@ def test_stdout_of_launched_processes_is_the_noted_result_whatever_they_write(tm
     assert "is connected" in done.stderr
 
 
+@pytest.mark.remote_env
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "code", "last"),
+    [
+        ("processes.note_end(2, 'no rows; make data'); sys.exit(2)", 2, "no rows; make data"),
+        ("os.kill(os.getpid(), 9)", 1, "process 2 was ended by SIGKILL; SIGKILL is often"),
+        ("sys.exit(7)", 1, "process 2 ended with exit code 7; its lines are above"),
+    ],
+)
+def test_a_process_that_fails_is_one_line_without_torchruns_traceback(end, code, last, tmp_path):
+    trainer = LAUNCHED.replace("print(", f"if os.environ['RANK'] == '1':\n    {end}\nprint(", 1)
+    (tmp_path / "trainer.py").write_text(trainer)
+    words = [sys.executable, "-c", LAUNCHER, str(SCRIPTS), str(tmp_path / "trainer.py")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    assert last in done.stderr.splitlines()[-1]
+
+
 # --- settings against base and machine ------------------------------------------------------------
 
 
