@@ -149,7 +149,7 @@ class _Worker:
 class _ForkedProcess:
     """A worker that needs no new interpreter: made before the first thread, for hashing alone."""
 
-    def __init__(self):
+    def __init__(self, earlier: list[_ForkedProcess]):
         tasks, self.stdin = _pipe()
         self.stdout, answers = _pipe()
         self.pid = os.fork()
@@ -157,7 +157,9 @@ class _ForkedProcess:
             with contextlib.suppress(BaseException):
                 os.dup2(tasks.fileno(), 0)
                 os.dup2(answers.fileno(), 1)
-                os.closerange(3, 256)  # other workers' pipes, the set-up's lock
+                for process in (*earlier, self):  # a worker ends when its tasks do
+                    process.stdin.close()
+                    process.stdout.close()
                 sys.stdin = os.fdopen(0)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
                 work()
@@ -192,10 +194,14 @@ class PackageChecker:
         self._tasks: queue.SimpleQueue = queue.SimpleQueue()
         self._asked = 0
         number = min(os.cpu_count() or 1, MOST_WORKERS)
-        workers = [_Worker(["-S"], _ForkedProcess()) for _ in range(number)]
+        forked: list[_ForkedProcess] = []
+        for _ in range(number):
+            forked.append(_ForkedProcess(forked))
         self._threads = [
-            threading.Thread(target=self._drive, args=(worker, self._hash), daemon=True)
-            for worker in workers
+            threading.Thread(
+                target=self._drive, args=(_Worker(["-S"], process), self._hash), daemon=True
+            )
+            for process in forked
         ]
         for thread in self._threads:
             thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -222,6 +223,14 @@ def test_a_package_that_changes_after_it_was_compared_is_compared_again(env):
 
     checker.follow(filling)
     assert list(checker.finish().files) == ["good"]
+
+
+def test_workers_end_in_a_process_that_has_many_files_open(env):
+    with contextlib.ExitStack() as files:
+        for _ in range(300):
+            files.enter_context(open(os.devnull))
+        findings = package_workers.PackageChecker(site_packages(env), imports=False).finish()
+    assert findings.file_count and not findings.files
 
 
 def test_a_package_is_complete_when_its_record_was_written_after_its_installer(env):
