@@ -86,7 +86,7 @@ def unknown(error: LibraryExit) -> console.Problem:
     )
 
 
-def tell(problem: console.Problem) -> None:
+def print_problem(problem: console.Problem) -> None:
     """Print the Problem as `console.run` does for the commands whose Python goes on."""
     console.note(console.printable_line(f"{console.program()}: {problem}"))
 

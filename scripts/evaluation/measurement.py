@@ -104,12 +104,12 @@ def _ended_by_library(error) -> None:
     from training import gpu_memory
 
     if gpu_is_lost(error):
-        library_exit.tell(lost_gpu(error))
+        library_exit.print_problem(lost_gpu(error))
     elif memory_is_full(error):
         smaller = ["--batch-size", "--max-new-tokens", "the base's size, with load_in_4bit: true"]
-        library_exit.tell(gpu_memory.out_of_memory(None, smaller))
+        library_exit.print_problem(gpu_memory.out_of_memory(None, smaller))
     else:
-        library_exit.tell(library_exit.unknown(error))
+        library_exit.print_problem(library_exit.unknown(error))
 
 
 def measure(target, tokenizer, examples, settings) -> list[Column]:

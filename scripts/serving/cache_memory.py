@@ -59,4 +59,4 @@ def print_end(error: Exception) -> None:
         problem = gpu_memory.out_of_memory(None, ["--rows", "--max-length", "--load-in-4bit"])
     else:
         problem = library_exit.unknown(error)
-    library_exit.tell(problem)
+    library_exit.print_problem(problem)

@@ -61,7 +61,7 @@ def ended_by_library(
     problem = as_problem(error, out_of_memory) or library_exit.unknown(error)
     end_failed(writer, problem)
     processes.note_end(problem.code, str(problem))
-    library_exit.tell(problem)
+    library_exit.print_problem(problem)
 
 
 def disk_is_full(error: BaseException) -> bool:
