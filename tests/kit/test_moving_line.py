@@ -6,10 +6,10 @@ import itertools
 import pty
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from kit import console, moving_line
+from support.processes import wait_until
 
 SCRIPTS = Path(moving_line.__file__).parent.parent
 PROGRAM = """
@@ -77,8 +77,7 @@ def test_of_lines_inside_each_other_the_innermost_shows(capsys, monkeypatch):
     monkeypatch.setattr(moving_line, "STEP", 0.01)
     monkeypatch.setattr(moving_line, "QUIET", 0)
     with moving_line.MovingLine("training"), moving_line.MovingLine("loading") as inner:
-        while not inner.shown:
-            time.sleep(0.001)
+        wait_until(lambda: inner.shown)
         shown = capsys.readouterr().err
     assert "loading, 0 s" in shown and "training" not in shown
 
